@@ -1,0 +1,141 @@
+//! Private keys: made where they are used, wiped when dropped, never printed, cloned or serialized.
+
+use std::sync::Arc;
+
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SignatureAlgorithm};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::CertifiedKey;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+/// The kinds of key that this project makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyAlgorithm {
+    /// Ed25519 (RFC 8410).
+    Ed25519,
+    /// ECDSA on NIST P-256: the default, because every TLS peer takes it and its signatures are the fastest.
+    #[default]
+    P256,
+    /// ECDSA on NIST P-384, where a rule book asks for 192 bits of strength.
+    P384,
+}
+
+/// A private key in PKCS#8, wiped from memory when dropped.
+pub struct PrivateKey {
+    pkcs8: Zeroizing<Vec<u8>>,
+}
+
+/// Why a private key cannot be had or used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The library could not make a key.
+    #[error("no key could be generated")]
+    Generate,
+    /// The certificate holds another public key.
+    #[error("the private key does not belong to the certificate")]
+    Mismatch,
+    /// Encrypted, of an unknown kind, or not a key at all.
+    #[error("the private key cannot be read; an unencrypted PKCS#8, SEC 1 or PKCS#1 key in PEM is expected")]
+    Unreadable,
+}
+
+impl KeyAlgorithm {
+    fn signature_algorithm(self) -> &'static SignatureAlgorithm {
+        match self {
+            Self::Ed25519 => &PKCS_ED25519,
+            Self::P256 => &PKCS_ECDSA_P256_SHA256,
+            Self::P384 => &PKCS_ECDSA_P384_SHA384,
+        }
+    }
+}
+
+impl PrivateKey {
+    /// Makes a new key from the operating system's randomness.
+    ///
+    /// # Errors
+    /// The library refuses, which it does only where the system has no randomness.
+    pub fn generate(algorithm: KeyAlgorithm) -> Result<Self, KeyError> {
+        let pair = KeyPair::generate_for(algorithm.signature_algorithm()).map_err(|_library| KeyError::Generate)?;
+        Ok(Self { pkcs8: Zeroizing::new(pair.serialize_der()) })
+    }
+
+    /// Takes a key in PKCS#8 DER.
+    ///
+    /// # Errors
+    /// The bytes are no key of a known kind.
+    pub fn from_pkcs8(pkcs8: Zeroizing<Vec<u8>>) -> Result<Self, KeyError> {
+        let key = Self { pkcs8 };
+        any_supported_type(&key.der()).map_err(|_unknown_kind| KeyError::Unreadable)?;
+        Ok(key)
+    }
+
+    /// Reads the first private key of a PEM text, in PKCS#8, SEC 1 or PKCS#1.
+    ///
+    /// # Errors
+    /// There is none, or it is encrypted or of an unknown kind.
+    pub fn from_pem(pem: &[u8]) -> Result<KeyInPem, KeyError> {
+        let der = PrivateKeyDer::from_pem_slice(pem).map_err(|_no_key| KeyError::Unreadable)?;
+        let key = KeyInPem(der);
+        any_supported_type(&key.0).map_err(|_unknown_kind| KeyError::Unreadable)?;
+        Ok(key)
+    }
+
+    /// PKCS#8 PEM, wiped when dropped. For files of mode 0600 only.
+    pub fn to_pem(&self) -> Zeroizing<String> {
+        Zeroizing::new(crate::pem::encode("PRIVATE KEY", &self.pkcs8))
+    }
+
+    /// PKCS#8 DER, for encryption at rest.
+    pub fn pkcs8(&self) -> &[u8] {
+        &self.pkcs8
+    }
+
+    /// The key as rcgen signs with it.
+    ///
+    /// # Errors
+    /// rcgen cannot use this kind of key.
+    pub fn key_pair(&self) -> Result<KeyPair, KeyError> {
+        KeyPair::try_from(&PrivatePkcs8KeyDer::from(self.pkcs8.as_slice())).map_err(|_library| KeyError::Unreadable)
+    }
+
+    /// The key joined to its chain, ready for TLS.
+    ///
+    /// # Errors
+    /// The chain's leaf holds another public key.
+    pub fn certified(&self, chain: Vec<CertificateDer<'static>>) -> Result<Arc<CertifiedKey>, KeyError> {
+        certify(&self.der(), chain)
+    }
+
+    fn der(&self) -> PrivateKeyDer<'_> {
+        PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.pkcs8.as_slice()))
+    }
+}
+
+/// A private key read from somebody else's PEM file, in whichever of the three encodings it had. Wiped when dropped.
+pub struct KeyInPem(PrivateKeyDer<'static>);
+
+impl KeyInPem {
+    /// The key joined to its chain, ready for TLS.
+    ///
+    /// # Errors
+    /// The chain's leaf holds another public key.
+    pub fn certified(&self, chain: Vec<CertificateDer<'static>>) -> Result<Arc<CertifiedKey>, KeyError> {
+        certify(&self.0, chain)
+    }
+}
+
+impl Drop for KeyInPem {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.0);
+    }
+}
+
+fn certify(key: &PrivateKeyDer<'_>, chain: Vec<CertificateDer<'static>>) -> Result<Arc<CertifiedKey>, KeyError> {
+    let signing_key = any_supported_type(key).map_err(|_unknown_kind| KeyError::Unreadable)?;
+    let certified = CertifiedKey::new(chain, signing_key);
+    certified.keys_match().map_err(|_differs| KeyError::Mismatch)?;
+    Ok(Arc::new(certified))
+}

@@ -1,0 +1,180 @@
+//! Files that are either the old ones or the new ones, never half of each, and that only their owner can read.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+/// Largest file that [`read`] takes, in bytes.
+pub const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Why a file could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The operating system refused.
+    #[error("{path}: {operation} failed")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried.
+        operation: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Anybody on the host could read a secret.
+    #[error("{path} has mode {mode:04o} and every user can read it; run: chmod o-rwx {path}")]
+    Readable {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Larger than [`FILE_BYTES_MAX`].
+    #[error("{path} has {bytes} bytes, the limit is {FILE_BYTES_MAX}")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+}
+
+impl StoreError {
+    fn io(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, operation, source }
+    }
+
+    /// Whether the file simply is not there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// Makes a folder, and its parents, that only the owner can enter. Leaves one that exists as it is.
+///
+/// # Errors
+/// The folder cannot be made.
+pub fn create_folder(path: &Path) -> Result<(), StoreError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StoreError::io(path, "creating the folder"))
+}
+
+/// Replaces a file as a whole: a temporary file beside it (mode 0600), flushed to disk, renamed over it, and the folder
+/// flushed too. After a crash the file is the old or the new one.
+///
+/// # Errors
+/// Any step failed, for example on a full disk; the old file is untouched then.
+pub fn write(path: &Path, contents: &[u8]) -> Result<(), StoreError> {
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = folder.join(format!(".{name}.{}.new", std::process::id()));
+    let written = write_and_rename(&temporary, path, contents);
+    if written.is_err() {
+        // The failed half must not stay behind; that it cannot be removed either changes nothing for the caller.
+        fs::remove_file(&temporary).ok();
+    }
+    written?;
+    let folder_file = File::open(folder).map_err(StoreError::io(folder, "opening the folder"))?;
+    folder_file.sync_all().map_err(StoreError::io(folder, "flushing the folder"))
+}
+
+fn write_and_rename(temporary: &Path, path: &Path, contents: &[u8]) -> Result<(), StoreError> {
+    fs::remove_file(temporary).or_else(ignore_not_found).map_err(StoreError::io(temporary, "removing a leftover"))?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(temporary)
+        .map_err(StoreError::io(temporary, "creating"))?;
+    file.write_all(contents).map_err(StoreError::io(temporary, "writing"))?;
+    file.sync_all().map_err(StoreError::io(temporary, "flushing"))?;
+    fs::rename(temporary, path).map_err(StoreError::io(path, "replacing"))
+}
+
+fn ignore_not_found(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+/// Reads a whole file of bounded size.
+///
+/// # Errors
+/// It cannot be read or is too large.
+pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+    let file = File::open(path).map_err(StoreError::io(path, "opening"))?;
+    read_open(path, file)
+}
+
+/// Reads a file that holds a secret, and refuses if every user of the host could read it too.
+///
+/// # Errors
+/// It cannot be read, is too large, or is readable by others than owner and group.
+pub fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+    let file = File::open(path).map_err(StoreError::io(path, "opening"))?;
+    let mode = file.metadata().map_err(StoreError::io(path, "looking at"))?.mode();
+    if mode & 0o007 != 0 {
+        return Err(StoreError::Readable { path: path.to_owned(), mode: mode & 0o7777 });
+    }
+    read_open(path, file)
+}
+
+fn read_open(path: &Path, file: File) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+    let bytes = file.metadata().map_err(StoreError::io(path, "looking at"))?.len();
+    if bytes > FILE_BYTES_MAX {
+        return Err(StoreError::TooLarge { path: path.to_owned(), bytes });
+    }
+    // One byte over the limit shows a file that grew since; capacity up front, so that no copy is left unwiped.
+    let capacity = usize::try_from(bytes).unwrap_or(0).saturating_add(1);
+    let mut contents = Zeroizing::new(Vec::with_capacity(capacity));
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut contents).map_err(StoreError::io(path, "reading"))?;
+    let read = u64::try_from(contents.len()).unwrap_or(u64::MAX);
+    if read > FILE_BYTES_MAX {
+        return Err(StoreError::TooLarge { path: path.to_owned(), bytes: read });
+    }
+    Ok(contents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_written_file_is_whole_private_and_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("svid.pem");
+        write(&path, b"old").unwrap();
+        write(&path, b"new").unwrap();
+        assert_eq!(read_secret(&path).unwrap().as_slice(), b"new");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("taken");
+        fs::create_dir(&path).unwrap();
+        assert!(write(&path, b"new").is_err());
+        assert!(path.is_dir());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_secret_that_everybody_can_read_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key.pem");
+        write(&path, b"secret").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(read_secret(&path), Err(StoreError::Readable { mode: 0o644, .. })));
+    }
+
+    #[test]
+    fn a_huge_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("huge");
+        File::create(&path).unwrap().set_len(FILE_BYTES_MAX + 1).unwrap();
+        assert!(matches!(read(&path), Err(StoreError::TooLarge { .. })));
+    }
+}

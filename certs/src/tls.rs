@@ -1,0 +1,437 @@
+//! The two ends of a TLS connection: TLS 1.3 only, mutual, no resumption, no early data.
+//!
+//! A [`ServerSide`] or [`ClientSide`] holds what is the same for many connections. [`ServerSide::begin`] and
+//! [`ClientSide::begin`] make the configuration of one connection; its [`Handshake`] tells afterwards who the peer is, or
+//! why it was refused. Resumption stays off because a resumed session would skip the verifier (RFC 8446 §2.2): a revoked
+//! peer would come back in.
+
+use std::fmt;
+use std::sync::{Arc, LazyLock, OnceLock};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ClientConfig, ResolvesClientCert, Resumption};
+use rustls::crypto::aws_lc_rs::{cipher_suite, kx_group};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig};
+use rustls::sign::CertifiedKey;
+use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme, SupportedProtocolVersion};
+
+use crate::bundle::TrustBundle;
+use crate::certificate::sha256;
+use crate::revocation::Revocations;
+use crate::san::San;
+use crate::spiffe_id::SpiffeId;
+use crate::svid::X509Svid;
+use crate::time::{Clock, Timestamp};
+use crate::verify::{PeerRefusal, Side, Trust, TrustedDomain, VerifiedPeer};
+
+/// ALPN protocol IDs (RFC 7301) that this project speaks.
+pub mod alpn {
+    /// HTTP/2 over TLS (RFC 9113 §3.2).
+    pub const HTTP_2: &[u8] = b"h2";
+    /// HTTP/1.1.
+    pub const HTTP_1_1: &[u8] = b"http/1.1";
+}
+
+/// Which key exchanges are offered and taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KeyExchange {
+    /// X25519MLKEM768 first, then X25519, P-256 and P-384 for peers that lack it.
+    #[default]
+    PostQuantumPreferred,
+    /// X25519MLKEM768 only: recorded traffic stays secret from a later quantum computer, older peers are refused.
+    PostQuantumRequired,
+}
+
+/// Whether a client must show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientCertificate {
+    /// Only where the caller may prove itself otherwise (enrollment at the CA). One that is shown must still be valid.
+    Optional,
+    /// Everywhere else.
+    Required,
+}
+
+/// What many inbound connections share.
+#[derive(Clone)]
+pub struct ServerSide {
+    /// The identity that is shown.
+    pub identity: Arc<X509Svid>,
+    /// Whom we believe.
+    pub trust: Arc<Trust>,
+    /// Protocols in order of preference; empty to leave ALPN out.
+    pub alpn: Vec<Vec<u8>>,
+    /// Key exchanges taken.
+    pub key_exchange: KeyExchange,
+    /// Whether the client must prove who it is.
+    pub client_certificate: ClientCertificate,
+    /// The time for checking certificates.
+    pub clock: Clock,
+}
+
+/// What many outbound connections share.
+#[derive(Clone)]
+pub struct ClientSide {
+    /// The identity that is shown.
+    pub identity: Arc<X509Svid>,
+    /// Whom we believe.
+    pub trust: Arc<Trust>,
+    /// Who must answer: one of these names.
+    pub expected: Arc<[San]>,
+    /// Protocols in order of preference; empty to leave ALPN out.
+    pub alpn: Vec<Vec<u8>>,
+    /// Key exchanges offered.
+    pub key_exchange: KeyExchange,
+    /// The time for checking certificates.
+    pub clock: Clock,
+}
+
+/// What a handshake found out about the peer. Ask it when the handshake has ended, well or badly.
+#[derive(Clone)]
+pub struct Handshake(Arc<OnceLock<Result<Arc<VerifiedPeer>, PeerRefusal>>>);
+
+impl Handshake {
+    fn new() -> Self {
+        Self(Arc::new(OnceLock::new()))
+    }
+
+    /// The peer, if it showed a certificate and was believed. Meaningful once the handshake has succeeded, because only
+    /// then has the peer proved that it holds the key.
+    pub fn peer(&self) -> Option<Arc<VerifiedPeer>> {
+        self.0.get().and_then(|outcome| outcome.as_ref().ok()).cloned()
+    }
+
+    /// Why the peer's certificate was refused, if that is why the handshake failed.
+    pub fn refusal(&self) -> Option<&PeerRefusal> {
+        self.0.get().and_then(|outcome| outcome.as_ref().err())
+    }
+
+    fn conclude<T>(&self, outcome: Result<Arc<VerifiedPeer>, PeerRefusal>, accepted: T) -> Result<T, rustls::Error> {
+        let answer = outcome.as_ref().map(|_peer| accepted).map_err(rustls::Error::from);
+        // A second certificate message does not exist in TLS 1.3 without post-handshake authentication, which is off.
+        self.0.set(outcome).map_err(|_twice| rustls::Error::General("a second certificate".to_owned()))?;
+        answer
+    }
+}
+
+impl ServerSide {
+    /// The configuration of one connection, and the handle that tells who the client is.
+    ///
+    /// # Errors
+    /// The library refuses the settings, which it does not for those made here.
+    pub fn begin(&self) -> Result<(Arc<ServerConfig>, Handshake), rustls::Error> {
+        let handshake = Handshake::new();
+        let verifier = InboundVerifier {
+            trust: Arc::clone(&self.trust),
+            handshake: handshake.clone(),
+            mandatory: self.client_certificate == ClientCertificate::Required,
+        };
+        let mut config =
+            ServerConfig::builder_with_details(provider_with(self.key_exchange), Arc::new(self.clock.clone()))
+                .with_protocol_versions(TLS_1_3)?
+                .with_client_cert_verifier(Arc::new(verifier))
+                .with_cert_resolver(Arc::new(Own(self.identity.certified())));
+        config.alpn_protocols.clone_from(&self.alpn);
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        config.max_early_data_size = 0;
+        Ok((Arc::new(config), handshake))
+    }
+}
+
+impl ClientSide {
+    /// The configuration of one connection, and the handle that tells who the server is.
+    ///
+    /// # Errors
+    /// The library refuses the settings, which it does not for those made here.
+    pub fn begin(&self) -> Result<(Arc<ClientConfig>, Handshake), rustls::Error> {
+        let handshake = Handshake::new();
+        let verifier = OutboundVerifier {
+            trust: Arc::clone(&self.trust),
+            expected: Arc::clone(&self.expected),
+            handshake: handshake.clone(),
+        };
+        let mut config =
+            ClientConfig::builder_with_details(provider_with(self.key_exchange), Arc::new(self.clock.clone()))
+                .with_protocol_versions(TLS_1_3)?
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(verifier))
+                .with_client_cert_resolver(Arc::new(Own(self.identity.certified())));
+        config.alpn_protocols.clone_from(&self.alpn);
+        config.resumption = Resumption::disabled();
+        config.enable_early_data = false;
+        Ok((Arc::new(config), handshake))
+    }
+}
+
+/// A client that has no identity yet: it knows the CA by the fingerprint of its root, which came with the join token.
+///
+/// # Errors
+/// The library refuses the settings, which it does not for those made here.
+pub fn enrollment(
+    root_fingerprint: [u8; 32],
+    ca: SpiffeId,
+    clock: &Clock,
+) -> Result<(Arc<ClientConfig>, Handshake), rustls::Error> {
+    let handshake = Handshake::new();
+    let verifier = EnrollmentVerifier { root_fingerprint, ca, handshake: handshake.clone() };
+    let mut config = ClientConfig::builder_with_details(provider_with(KeyExchange::default()), Arc::new(clock.clone()))
+        .with_protocol_versions(TLS_1_3)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![alpn::HTTP_1_1.to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok((Arc::new(config), handshake))
+}
+
+const TLS_1_3: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+/// The one cryptography provider of the project: aws-lc-rs with AES-128-GCM first, because the SHA-384 that comes with
+/// AES-256-GCM has no help from the hardware and costs about a tenth of a handshake.
+pub fn provider() -> &'static Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        Arc::new(with_groups(vec![
+            kx_group::X25519MLKEM768,
+            kx_group::X25519,
+            kx_group::SECP256R1,
+            kx_group::SECP384R1,
+        ]))
+    });
+    &PROVIDER
+}
+
+fn provider_with(key_exchange: KeyExchange) -> Arc<CryptoProvider> {
+    static POST_QUANTUM: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(with_groups(vec![kx_group::X25519MLKEM768])));
+    match key_exchange {
+        KeyExchange::PostQuantumPreferred => Arc::clone(provider()),
+        KeyExchange::PostQuantumRequired => Arc::clone(&POST_QUANTUM),
+    }
+}
+
+fn with_groups(kx_groups: Vec<&'static dyn SupportedKxGroup>) -> CryptoProvider {
+    CryptoProvider {
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ],
+        kx_groups,
+        ..rustls::crypto::aws_lc_rs::default_provider()
+    }
+}
+
+#[derive(Debug)]
+struct Own(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Own {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+impl ResolvesClientCert for Own {
+    fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// Server side: any name that a trusted authority vouches for. What the name may do is decided later.
+struct InboundVerifier {
+    trust: Arc<Trust>,
+    handshake: Handshake,
+    mandatory: bool,
+}
+
+impl ClientCertVerifier for InboundVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // Naming our roots would tell every scanner which CAs we trust.
+        &[]
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let outcome = self.trust.verify(&joined(end_entity, intermediates), Side::Client, timestamp(now));
+        self.handshake.conclude(outcome, ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(tls_1_3_only())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Client side: exactly one of the expected names.
+struct OutboundVerifier {
+    trust: Arc<Trust>,
+    expected: Arc<[San]>,
+    handshake: Handshake,
+}
+
+impl ServerCertVerifier for OutboundVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let outcome = self
+            .trust
+            .verify(&joined(end_entity, intermediates), Side::Server, timestamp(now))
+            .and_then(|peer| peer.check_expected(&self.expected).map(|()| peer));
+        self.handshake.conclude(outcome, ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(tls_1_3_only())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Before enrollment: the chain shown must end in the root of the join token, and the leaf must be the CA itself.
+struct EnrollmentVerifier {
+    root_fingerprint: [u8; 32],
+    ca: SpiffeId,
+    handshake: Handshake,
+}
+
+impl EnrollmentVerifier {
+    fn verify(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<Arc<VerifiedPeer>, PeerRefusal> {
+        let expected = San::Spiffe(self.ca.clone());
+        let unvouched = |reason: String| PeerRefusal::Unvouched { peer: expected.clone(), reason };
+        let root = chain.iter().find(|certificate| sha256(certificate) == self.root_fingerprint).ok_or_else(|| {
+            unvouched(
+                "none of the certificates shown is the root of the join token; the token is for another CA".into(),
+            )
+        })?;
+        let domain = self.ca.trust_domain().clone();
+        let bundle = TrustBundle::new(domain, vec![root.clone().into_owned()], 0)
+            .map_err(|_no_authority| unvouched("the root of the join token is no CA certificate".into()))?;
+        let trusted = TrustedDomain { bundle, revocations: Arc::new(Revocations::default()) };
+        let trust = Trust::new([trusted], &[])
+            .map_err(|_no_anchor| unvouched("the root of the join token cannot serve as a root".into()))?;
+        let peer = trust.verify(chain, Side::Server, now)?;
+        peer.check_expected(&[expected])?;
+        Ok(peer)
+    }
+}
+
+impl ServerCertVerifier for EnrollmentVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let outcome = self.verify(&joined(end_entity, intermediates), timestamp(now));
+        self.handshake.conclude(outcome, ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(tls_1_3_only())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn joined<'der>(
+    end_entity: &CertificateDer<'der>,
+    intermediates: &[CertificateDer<'der>],
+) -> Vec<CertificateDer<'der>> {
+    std::iter::once(end_entity).chain(intermediates).map(|certificate| CertificateDer::clone(certificate)).collect()
+}
+
+fn timestamp(now: UnixTime) -> Timestamp {
+    Timestamp::from_unix_seconds(now.as_secs())
+}
+
+fn tls_1_3_only() -> rustls::Error {
+    rustls::Error::General("only TLS 1.3 is spoken here".to_owned())
+}
+
+impl fmt::Debug for InboundVerifier {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("InboundVerifier")
+    }
+}
+
+impl fmt::Debug for OutboundVerifier {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("OutboundVerifier")
+    }
+}
+
+impl fmt::Debug for EnrollmentVerifier {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("EnrollmentVerifier")
+    }
+}
