@@ -54,6 +54,12 @@ pub enum BundleError {
         /// Authorities found.
         count: usize,
     },
+    /// Two bundles are for one trust domain.
+    #[error("there are two bundles for the trust domain {trust_domain}")]
+    Twice {
+        /// The trust domain.
+        trust_domain: TrustDomain,
+    },
 }
 
 impl TrustBundle {

@@ -8,8 +8,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use aws_lc_rs::digest;
 use rustls::pki_types::CertificateDer;
-use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::certificate::{BasicExtension, X509Certificate, X509CertificateParser};
+use x509_parser::error::X509Error;
+use x509_parser::extensions::{BasicConstraints, ExtendedKeyUsage, GeneralName, KeyUsage, SubjectAlternativeName};
+use x509_parser::nom::Parser;
+use x509_parser::oid_registry::{
+    OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE,
+    OID_X509_EXT_SUBJECT_ALT_NAME, Oid,
+};
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 
@@ -41,9 +47,10 @@ pub struct PeerCertificate {
 /// What a certificate may be used for, so far as its extended key usage says (RFC 5280 §4.2.1.12).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExtendedUsage {
-    /// The extension is absent or says "any": both sides.
+    /// The extension is absent: both sides.
     Any,
-    /// Listed purposes.
+    /// Listed purposes. `anyExtendedKeyUsage` is neither of the two: RFC 5280 §4.2.1.12 leaves it to the reader, and
+    /// OpenSSL and webpki do not take it for a purpose that they ask for by name.
     Only {
         /// id-kp-serverAuth is listed.
         server: bool,
@@ -114,8 +121,7 @@ impl PeerCertificate {
         Ok(Self {
             spiffe_id,
             sans: sans.into(),
-            serial: SerialNumber::from_bytes(certificate.raw_serial())
-                .map_err(|_out_of_range| CertificateError::Malformed("serial number out of range"))?,
+            serial: serial(&certificate)?,
             validity: validity(&certificate)?,
             usage: extended_usage(&certificate)?,
             fingerprint: sha256(der),
@@ -177,17 +183,63 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     fingerprint
 }
 
-/// Reads DER strictly: bounded, and nothing after the end.
+/// Reads DER strictly: bounded, nothing after the end, no extension twice (RFC 5280 §4.2).
+///
+/// The contents of extensions are left to [`extension`], because the parser passes over bytes after their end.
 pub(crate) fn parse_der<'der>(der: &'der CertificateDer<'_>) -> Result<X509Certificate<'der>, CertificateError> {
     if der.len() > CERTIFICATE_BYTES_MAX {
         return Err(CertificateError::Malformed("larger than the limit"));
     }
-    let (rest, certificate) =
-        X509Certificate::from_der(der).map_err(|_unreadable| CertificateError::Malformed("not a DER certificate"))?;
+    let (rest, certificate) = X509CertificateParser::new()
+        .with_deep_parse_extensions(false)
+        .parse(der)
+        .map_err(|_unreadable| CertificateError::Malformed("not a DER certificate"))?;
     if !rest.is_empty() {
         return Err(CertificateError::Malformed("bytes after the end"));
     }
+    certificate.extensions_map().map_err(|_twice| CertificateError::Malformed("an extension appears twice"))?;
     Ok(certificate)
+}
+
+/// One extension, if it is there; an error, if it cannot be read to its last byte.
+fn extension<'der, T: FromDer<'der, X509Error>>(
+    certificate: &X509Certificate<'der>,
+    oid: &Oid<'_>,
+) -> Result<Option<BasicExtension<T>>, CertificateError> {
+    let Some(found) = certificate.extensions().iter().find(|extension| extension.oid == *oid) else { return Ok(None) };
+    match T::from_der(found.value) {
+        Ok(([], value)) => Ok(Some(BasicExtension::new(found.critical, value))),
+        Ok(_) | Err(_) => Err(CertificateError::Malformed("an extension cannot be read")),
+    }
+}
+
+/// The subject alternative names, as they are written.
+pub(crate) fn general_names<'der>(
+    certificate: &X509Certificate<'der>,
+) -> Result<Vec<GeneralName<'der>>, CertificateError> {
+    let extension: Option<BasicExtension<SubjectAlternativeName<'_>>> =
+        extension(certificate, &OID_X509_EXT_SUBJECT_ALT_NAME)?;
+    Ok(extension.map(|names| names.value.general_names).unwrap_or_default())
+}
+
+fn key_usage(certificate: &X509Certificate<'_>) -> Result<Option<BasicExtension<KeyUsage>>, CertificateError> {
+    extension(certificate, &OID_X509_EXT_KEY_USAGE)
+}
+
+fn is_authority(certificate: &X509Certificate<'_>) -> Result<bool, CertificateError> {
+    let constraints: Option<BasicExtension<BasicConstraints>> =
+        extension(certificate, &OID_X509_EXT_BASIC_CONSTRAINTS)?;
+    Ok(constraints.is_some_and(|constraints| constraints.value.ca))
+}
+
+/// Serial numbers are positive (RFC 5280 §4.1.2.2): the sign would be lost where they are compared.
+pub(crate) fn serial(certificate: &X509Certificate<'_>) -> Result<SerialNumber, CertificateError> {
+    let bytes = certificate.raw_serial();
+    let negative = bytes.first().is_some_and(|byte| byte & 0x80 != 0);
+    SerialNumber::from_bytes(bytes)
+        .ok()
+        .filter(|_serial| !negative)
+        .ok_or(CertificateError::Malformed("serial number out of range"))
 }
 
 /// The certificate's own validity.
@@ -204,11 +256,10 @@ pub(crate) fn validity(certificate: &X509Certificate<'_>) -> Result<Validity, Ce
 }
 
 fn check_form(certificate: &X509Certificate<'_>) -> Result<(), CertificateError> {
-    let twice = |_duplicate| CertificateError::Malformed("an extension appears twice or cannot be read");
-    if certificate.basic_constraints().map_err(twice)?.is_some_and(|constraints| constraints.value.ca) {
+    if is_authority(certificate)? {
         return Err(CertificateError::CertificateAuthority);
     }
-    let Some(usage) = certificate.key_usage().map_err(twice)? else { return Err(CertificateError::KeyUsage) };
+    let Some(usage) = key_usage(certificate)? else { return Err(CertificateError::KeyUsage) };
     if usage.value.key_cert_sign() || usage.value.crl_sign() {
         return Err(CertificateError::ForbiddenKeyUsage);
     }
@@ -236,22 +287,20 @@ fn check_public_key(certificate: &X509Certificate<'_>) -> Result<(), Certificate
 }
 
 fn names(certificate: &X509Certificate<'_>) -> Result<(Option<SpiffeId>, Vec<San>), CertificateError> {
-    let extension = certificate
-        .subject_alternative_name()
-        .map_err(|_duplicate| CertificateError::Malformed("subject alternative names twice or unreadable"))?;
-    let Some(extension) = extension else { return Err(CertificateError::NoName) };
-    let names = &extension.value.general_names;
+    let names = general_names(certificate)?;
     if names.len() > SANS_MAX {
         return Err(CertificateError::TooManyNames { count: names.len() });
     }
     let mut uris = Vec::new();
     let mut others = Vec::new();
-    for name in names {
+    for name in &names {
         match name {
             GeneralName::URI(uri) => uris.push(*uri),
-            // A wildcard names a set of hosts, not the one that is calling; it gives no role, and harms nobody.
-            GeneralName::DNSName(name) if name.starts_with("*.") => {}
-            GeneralName::DNSName(name) => others.push(San::Dns(DnsName::parse(name)?)),
+            GeneralName::DNSName(name) => match name.strip_prefix("*.") {
+                // A wildcard names a set of hosts, not the one that is calling; it gives no role, and harms nobody.
+                Some(parent) => drop(DnsName::parse(parent)?),
+                None => others.push(San::Dns(DnsName::parse(name)?)),
+            },
             GeneralName::RFC822Name(address) => others.push(San::Email(EmailAddress::parse(address)?)),
             GeneralName::IPAddress(bytes) => others.push(San::Ip(ip_address(bytes)?)),
             GeneralName::OtherName(..)
@@ -288,34 +337,34 @@ fn ip_address(bytes: &[u8]) -> Result<IpAddr, CertificateError> {
 }
 
 fn extended_usage(certificate: &X509Certificate<'_>) -> Result<ExtendedUsage, CertificateError> {
-    let extension = certificate
-        .extended_key_usage()
-        .map_err(|_duplicate| CertificateError::Malformed("extended key usage twice or unreadable"))?;
-    Ok(match extension {
-        None => ExtendedUsage::Any,
-        Some(usage) if usage.value.any => ExtendedUsage::Any,
-        Some(usage) => ExtendedUsage::Only { server: usage.value.server_auth, client: usage.value.client_auth },
-    })
+    let extension: Option<BasicExtension<ExtendedKeyUsage<'_>>> =
+        extension(certificate, &OID_X509_EXT_EXTENDED_KEY_USAGE)?;
+    Ok(extension.map_or(ExtendedUsage::Any, |usage| ExtendedUsage::Only {
+        server: usage.value.server_auth,
+        client: usage.value.client_auth,
+    }))
 }
 
-/// Whether `der` is a CA certificate that may sign others (X509-SVID.md §3.2, §4.3).
+/// Whether `der` is a CA certificate that may sign others (RFC 5280 §6.1.4 (k) and (n)).
+///
+/// X509-SVID.md §4.3 obliges issuers to write a critical key usage with keyCertSign; to readers §5.1 says no more than
+/// RFC 5280 does. So a root of a company that has no key usage at all is taken, as OpenSSL makes them by default.
 ///
 /// # Errors
-/// It cannot be read, is no CA, or lacks keyCertSign.
+/// It cannot be read, is no CA, or has a key usage without keyCertSign.
 pub fn check_authority(der: &CertificateDer<'_>) -> Result<Validity, CertificateError> {
     let certificate = parse_der(der)?;
-    let constraints = certificate
-        .basic_constraints()
-        .map_err(|_duplicate| CertificateError::Malformed("basic constraints twice or unreadable"))?;
-    if !constraints.is_some_and(|constraints| constraints.value.ca) {
+    check_signs(&certificate)?;
+    validity(&certificate)
+}
+
+/// The same for a certificate that is already read.
+pub(crate) fn check_signs(certificate: &X509Certificate<'_>) -> Result<(), CertificateError> {
+    if !is_authority(certificate)? {
         return Err(CertificateError::Malformed("not a CA certificate"));
     }
-    let signs = certificate.extensions().iter().all(|extension| match extension.parsed_extension() {
-        ParsedExtension::KeyUsage(usage) => usage.key_cert_sign(),
-        _ => true,
-    });
-    if !signs {
+    if key_usage(certificate)?.is_some_and(|usage| !usage.value.key_cert_sign()) {
         return Err(CertificateError::Malformed("a CA certificate whose key usage lacks keyCertSign"));
     }
-    validity(&certificate)
+    Ok(())
 }

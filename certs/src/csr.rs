@@ -149,13 +149,10 @@ fn check_attribute(attribute: &ParsedCriAttribute<'_>, id: &SpiffeId) -> Result<
             return Err(CsrError::Extra(format!("the extension {}", extension.oid.to_id_string())));
         };
         for name in &names.general_names {
-            match name {
-                GeneralName::URI(uri) if *uri == id.as_str() => {}
-                GeneralName::URI(uri) => {
-                    let found = uri.chars().take(256).collect();
-                    return Err(CsrError::ForeignName { found, expected: id.clone() });
-                }
-                other => return Err(CsrError::Extra(format!("the name {other}"))),
+            let GeneralName::URI(uri) = name else { return Err(CsrError::Extra(format!("the name {name}"))) };
+            if *uri != id.as_str() {
+                let found = uri.chars().take(256).collect();
+                return Err(CsrError::ForeignName { found, expected: id.clone() });
             }
         }
     }

@@ -74,7 +74,7 @@ impl DnsName {
         let valid = text.len() <= DNS_NAME_BYTES_MAX && text.split('.').all(label_is_valid);
         // A dotted number is an address that was written into the wrong field; taking it would let one kind pass as another.
         if !valid || text.parse::<IpAddr>().is_ok() {
-            return Err(SanError::Dns(text.to_owned()));
+            return Err(SanError::Dns(quotable(text)));
         }
         Ok(Self(text.to_ascii_lowercase().into()))
     }
@@ -91,7 +91,7 @@ impl EmailAddress {
     /// # Errors
     /// Not exactly one `@`, a domain that is no DNS name, or a character that is not printable ASCII.
     pub fn parse(text: &str) -> Result<Self, SanError> {
-        let refused = || SanError::Email(text.to_owned());
+        let refused = || SanError::Email(quotable(text));
         let (local, domain) = text.split_once('@').ok_or_else(refused)?;
         let local_is_valid = !local.is_empty()
             && local.len() <= 64
@@ -109,6 +109,11 @@ impl EmailAddress {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// As much of a refused text as an error may quote: peers choose how long it is.
+fn quotable(text: &str) -> String {
+    text.chars().take(256).collect()
 }
 
 impl fmt::Display for San {
@@ -132,11 +137,11 @@ impl FromStr for San {
         } else if let Some(address) = text.strip_prefix("email:") {
             EmailAddress::parse(address).map(Self::Email)
         } else if let Some(address) = text.strip_prefix("ip:") {
-            address.parse().map(Self::Ip).map_err(|_not_an_address| SanError::Ip(address.to_owned()))
+            address.parse().map(Self::Ip).map_err(|_not_an_address| SanError::Ip(quotable(address)))
         } else if text.contains("://") {
-            SpiffeId::parse(text).map(Self::Spiffe).map_err(|source| SanError::Spiffe { text: text.to_owned(), source })
+            SpiffeId::parse(text).map(Self::Spiffe).map_err(|source| SanError::Spiffe { text: quotable(text), source })
         } else {
-            Err(SanError::Kind(text.to_owned()))
+            Err(SanError::Kind(quotable(text)))
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 
-use crate::certificate::{CertificateError, PeerCertificate, parse_der, validity};
+use crate::certificate::{CertificateError, PeerCertificate, check_authority};
 use crate::key::{KeyError, PrivateKey};
 use crate::pem::{self, PemError};
 use crate::san::San;
@@ -107,9 +107,8 @@ fn read(chain: &[CertificateDer<'_>], expected: &San) -> Result<(PeerCertificate
     }
     let mut usable = leaf.validity();
     for (index, certificate) in rest.iter().enumerate() {
-        let its_validity = parse_der(certificate)
-            .and_then(|parsed| validity(&parsed))
-            .map_err(|source| SvidError::Certificate { position: index + 1, source })?;
+        let its_validity =
+            check_authority(certificate).map_err(|source| SvidError::Certificate { position: index + 1, source })?;
         usable = usable.intersection(&its_validity);
     }
     Ok((leaf, usable))

@@ -4,19 +4,22 @@
 //! Peers without a SPIFFE ID are tried only against the foreign authorities that the operator named, if any. URI name
 //! constraints are not relied on: the rule that an authority signs for its own trust domain only is enforced here.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest;
-use rustls::pki_types::{CertificateDer, TrustAnchor};
-use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
 use x509_parser::extensions::GeneralName;
 
 use crate::bundle::{BundleError, TrustBundle};
-use crate::certificate::{CertificateError, PeerCertificate, parse_der, validity};
-use crate::revocation::Revocations;
+use crate::certificate::{
+    CertificateError, PeerCertificate, check_authority, check_signs, general_names, parse_der, serial, validity,
+};
+use crate::revocation::{Revocations, SerialNumber};
 use crate::san::San;
-use crate::spiffe_id::TrustDomain;
+use crate::spiffe_id::{SpiffeId, TrustDomain};
 use crate::svid::CHAIN_LENGTH_MAX;
 use crate::time::{Timestamp, Validity};
 
@@ -36,7 +39,7 @@ pub enum Side {
 /// bundle or revocation makes a new one, and with it what was remembered of chains is forgotten.
 pub struct Trust {
     domains: BTreeMap<TrustDomain, DomainTrust>,
-    foreign: Vec<TrustAnchor<'static>>,
+    foreign: Anchors,
     remembered: Mutex<HashMap<[u8; 32], Arc<VerifiedPeer>>>,
 }
 
@@ -50,8 +53,15 @@ pub struct TrustedDomain {
 }
 
 struct DomainTrust {
-    anchors: Vec<TrustAnchor<'static>>,
+    anchors: Anchors,
     revocations: Arc<Revocations>,
+}
+
+/// Roots, and beside each the time in which it may vouch. The one that lasts longest is tried first, so that of two
+/// certificates for one key the newer counts.
+struct Anchors {
+    roots: Vec<TrustAnchor<'static>>,
+    validities: Vec<Validity>,
 }
 
 /// A peer for whose certificate somebody trusted vouches. Made only by [`Trust::verify`].
@@ -60,6 +70,7 @@ pub struct VerifiedPeer {
     certificate: PeerCertificate,
     principal: San,
     chain: Box<[CertificateDer<'static>]>,
+    issuers: Box<[SerialNumber]>,
     usable: Validity,
 }
 
@@ -101,13 +112,13 @@ pub enum PeerRefusal {
         /// Our time.
         now: Timestamp,
     },
-    /// Revoked by the trust domain that vouched for it.
+    /// Revoked by the trust domain that vouched for it: the identity, its certificate, or one above it.
     #[error("{peer} is revoked (serial {serial})")]
     Revoked {
         /// Whom it names.
         peer: San,
         /// Serial number of the certificate.
-        serial: crate::revocation::SerialNumber,
+        serial: SerialNumber,
     },
     /// A valid peer, but not the one that was called.
     #[error("the peer is {found}, expected was {expected}")]
@@ -147,19 +158,20 @@ impl Trust {
     /// Trust in these domains, and in these foreign authorities for peers without a SPIFFE ID.
     ///
     /// # Errors
-    /// A certificate cannot serve as a root.
+    /// A certificate cannot serve as a root, or two bundles are for the same trust domain: which of them is meant?
     pub fn new(
         domains: impl IntoIterator<Item = TrustedDomain>,
         foreign: &[CertificateDer<'static>],
     ) -> Result<Self, BundleError> {
-        let domains = domains
-            .into_iter()
-            .map(|domain| {
-                let anchors = anchors(domain.bundle.authorities())?;
-                Ok((domain.bundle.trust_domain().clone(), DomainTrust { anchors, revocations: domain.revocations }))
-            })
-            .collect::<Result<_, BundleError>>()?;
-        Ok(Self { domains, foreign: anchors(foreign)?, remembered: Mutex::new(HashMap::new()) })
+        let mut trusts = BTreeMap::new();
+        for TrustedDomain { bundle, revocations } in domains {
+            let anchors = Anchors::new(bundle.authorities())?;
+            let trust_domain = bundle.trust_domain().clone();
+            if trusts.insert(trust_domain.clone(), DomainTrust { anchors, revocations }).is_some() {
+                return Err(BundleError::Twice { trust_domain });
+            }
+        }
+        Ok(Self { domains: trusts, foreign: Anchors::new(foreign)?, remembered: Mutex::new(HashMap::new()) })
     }
 
     /// Verifies the chain (leaf first) that a peer on `side` shows, at `now`.
@@ -181,14 +193,21 @@ impl Trust {
             self.recheck(&peer, now)?;
             return Ok(peer);
         }
-        let peer = Arc::new(self.validate(chain, side, now)?);
+        let (peer, chain) = self.validate(chain, side, now)?;
         self.recheck(&peer, now)?;
+        let peer = Arc::new(peer);
+        if chain == Chain::Exact {
+            self.remember(digest, &peer);
+        }
+        Ok(peer)
+    }
+
+    fn remember(&self, digest: [u8; 32], peer: &Arc<VerifiedPeer>) {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         if remembered.len() >= REMEMBERED_MAX {
             remembered.clear();
         }
-        remembered.insert(digest, Arc::clone(&peer));
-        Ok(peer)
+        remembered.insert(digest, Arc::clone(peer));
     }
 
     /// Verifies anew a peer that another trust verified: whoever is connected when trust changes.
@@ -206,27 +225,31 @@ impl Trust {
 
     /// Whether peers without a SPIFFE ID can be verified at all.
     pub fn admits_foreign(&self) -> bool {
-        !self.foreign.is_empty()
+        !self.foreign.roots.is_empty()
     }
 
     /// What changes with time and revocation alone.
     fn recheck(&self, peer: &VerifiedPeer, now: Timestamp) -> Result<(), PeerRefusal> {
         check_time(&peer.principal, &peer.usable, now)?;
-        let revocations = peer
-            .certificate
-            .spiffe_id()
-            .and_then(|id| self.domains.get(id.trust_domain()))
-            .map(|domain| &domain.revocations);
-        if revocations.is_some_and(|revocations| revocations.cover(&peer.certificate)) {
-            return Err(PeerRefusal::Revoked {
-                peer: peer.principal.clone(),
-                serial: peer.certificate.serial().clone(),
-            });
+        let trust_domain = peer.certificate.spiffe_id().map(SpiffeId::trust_domain);
+        let Some(domain) = trust_domain.and_then(|trust_domain| self.domains.get(trust_domain)) else { return Ok(()) };
+        let revoked = if domain.revocations.cover(&peer.certificate) {
+            Some(peer.certificate.serial())
+        } else {
+            peer.issuers.iter().find(|serial| domain.revocations.serials.contains_key(serial))
+        };
+        match revoked {
+            None => Ok(()),
+            Some(serial) => Err(PeerRefusal::Revoked { peer: peer.principal.clone(), serial: serial.clone() }),
         }
-        Ok(())
     }
 
-    fn validate(&self, chain: &[CertificateDer<'_>], side: Side, now: Timestamp) -> Result<VerifiedPeer, PeerRefusal> {
+    fn validate(
+        &self,
+        chain: &[CertificateDer<'_>],
+        side: Side,
+        now: Timestamp,
+    ) -> Result<(VerifiedPeer, Chain), PeerRefusal> {
         if chain.len() > CHAIN_LENGTH_MAX {
             return Err(PeerRefusal::ChainLength { count: chain.len() });
         }
@@ -235,29 +258,40 @@ impl Trust {
         };
         let certificate = PeerCertificate::parse(leaf)?;
         let principal = certificate.principal().ok_or(CertificateError::NoName)?.clone();
+        let unvouched = |reason: String| PeerRefusal::Unvouched { peer: principal.clone(), reason };
         check_usage(&principal, &certificate, side)?;
         check_time(&principal, &certificate.validity(), now)?;
         let (anchors, domain) = self.anchors_for(&principal, &certificate)?;
         let mut usable = certificate.validity();
-        for intermediate in intermediates {
-            usable = usable.intersection(&check_intermediate(intermediate, domain)?);
+        let mut issuers = Vec::new();
+        for (index, der) in intermediates.iter().enumerate() {
+            let intermediate = Intermediate::read(der, domain)
+                .map_err(|error| unvouched(format!("certificate {} of its chain: {error}", index + 1)))?;
+            usable = usable.intersection(&intermediate.validity);
+            issuers.extend(intermediate.serial);
         }
         check_time(&principal, &usable, now)?;
-        validate_path(leaf, intermediates, anchors, side, now)
-            .map_err(|error| PeerRefusal::Unvouched { peer: principal.clone(), reason: error.to_string() })?;
-        let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
-        Ok(VerifiedPeer { certificate, principal, chain, usable })
+        let path = anchors.validate(leaf, intermediates, side, now).map_err(|error| unvouched(explanation(&error)))?;
+        let peer = VerifiedPeer {
+            certificate,
+            principal,
+            chain: chain.iter().map(|certificate| certificate.clone().into_owned()).collect(),
+            issuers: issuers.into(),
+            usable: usable.intersection(&path.root),
+        };
+        Ok((peer, if path.length == intermediates.len() { Chain::Exact } else { Chain::Padded }))
     }
 
     fn anchors_for<'trust, 'id>(
         &'trust self,
         principal: &San,
         certificate: &'id PeerCertificate,
-    ) -> Result<(&'trust [TrustAnchor<'static>], Option<&'id TrustDomain>), PeerRefusal> {
+    ) -> Result<(&'trust Anchors, Option<&'id TrustDomain>), PeerRefusal> {
         let Some(id) = certificate.spiffe_id() else {
-            return match self.foreign.as_slice() {
-                [] => Err(PeerRefusal::ForeignNotAdmitted { peer: principal.clone() }),
-                foreign => Ok((foreign, None)),
+            return if self.admits_foreign() {
+                Ok((&self.foreign, None))
+            } else {
+                Err(PeerRefusal::ForeignNotAdmitted { peer: principal.clone() })
             };
         };
         let trust_domain = id.trust_domain();
@@ -266,6 +300,74 @@ impl Trust {
             trust_domain: trust_domain.clone(),
         })?;
         Ok((&domain.anchors, Some(trust_domain)))
+    }
+}
+
+/// Whether a chain can be remembered. Anybody can add certificates to a chain that he has seen, without end, and before
+/// he has proved that he holds any key: such chains are verified each time, so that they neither fill the memory nor
+/// push out the chains of those who are known.
+#[derive(PartialEq, Eq)]
+enum Chain {
+    /// Every certificate is needed.
+    Exact,
+    /// The path to the root passes over some.
+    Padded,
+}
+
+/// What path validation found.
+struct Path {
+    root: Validity,
+    /// Certificates between leaf and root.
+    length: usize,
+}
+
+impl Anchors {
+    fn new(authorities: &[CertificateDer<'static>]) -> Result<Self, BundleError> {
+        let mut anchors = Vec::with_capacity(authorities.len());
+        for (position, authority) in authorities.iter().enumerate() {
+            let refused = |source| BundleError::Authority { position, source };
+            let validity = check_authority(authority).map_err(refused)?;
+            let root = anchor_from_trusted_cert(authority)
+                .map_err(|_not_an_anchor| refused(CertificateError::Malformed("cannot serve as a root")))?;
+            anchors.push((root.to_owned(), validity));
+        }
+        anchors.sort_by_key(|(_root, validity)| Reverse(validity.not_after));
+        let (roots, validities) = anchors.into_iter().unzip();
+        Ok(Self { roots, validities })
+    }
+
+    /// RFC 5280 §6, and what webpki leaves to its caller: a root vouches only while its own certificate is valid.
+    fn validate(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        side: Side,
+        now: Timestamp,
+    ) -> Result<Path, webpki::Error> {
+        let usage = match side {
+            Side::Client => KeyUsage::client_auth(),
+            Side::Server => KeyUsage::server_auth(),
+        };
+        let algorithms = crate::tls::provider().signature_verification_algorithms.all;
+        let (leaf, time) = (EndEntityCert::try_from(leaf)?, now.as_unix_time());
+        let root_is_valid = |path: &VerifiedPath<'_>| {
+            let Validity { not_before, not_after } = self.validity_of(path)?;
+            if now < not_before {
+                return Err(webpki::Error::CertNotValidYet { time, not_before: not_before.as_unix_time() });
+            }
+            if now > not_after {
+                return Err(webpki::Error::CertExpired { time, not_after: not_after.as_unix_time() });
+            }
+            Ok(())
+        };
+        let path =
+            leaf.verify_for_usage(algorithms, &self.roots, intermediates, time, usage, None, Some(&root_is_valid))?;
+        Ok(Path { root: self.validity_of(&path)?, length: path.intermediate_certificates().count() })
+    }
+
+    fn validity_of(&self, path: &VerifiedPath<'_>) -> Result<Validity, webpki::Error> {
+        let position = self.roots.iter().position(|root| std::ptr::eq(root, path.anchor()));
+        position.and_then(|position| self.validities.get(position)).copied().ok_or(webpki::Error::UnknownIssuer)
     }
 }
 
@@ -350,35 +452,17 @@ impl From<&PeerRefusal> for rustls::Error {
     }
 }
 
-fn anchors(authorities: &[CertificateDer<'static>]) -> Result<Vec<TrustAnchor<'static>>, BundleError> {
-    authorities
-        .iter()
-        .enumerate()
-        .map(|(position, authority)| {
-            let anchor = anchor_from_trusted_cert(authority).map_err(|_not_an_anchor| BundleError::Authority {
-                position,
-                source: CertificateError::Malformed("cannot serve as a root"),
-            })?;
-            Ok(anchor.to_owned())
-        })
-        .collect()
-}
-
-fn validate_path(
-    leaf: &CertificateDer<'_>,
-    intermediates: &[CertificateDer<'_>],
-    anchors: &[TrustAnchor<'_>],
-    side: Side,
-    now: Timestamp,
-) -> Result<(), webpki::Error> {
-    let usage = match side {
-        Side::Client => KeyUsage::client_auth(),
-        Side::Server => KeyUsage::server_auth(),
-    };
-    let algorithms = crate::tls::provider().signature_verification_algorithms.all;
-    EndEntityCert::try_from(leaf)?
-        .verify_for_usage(algorithms, anchors, intermediates, now.as_unix_time(), usage, None, None)
-        .map(drop)
+/// What path validation said, in words for the operator.
+fn explanation(error: &webpki::Error) -> String {
+    let shown = |time: UnixTime| Timestamp::from_unix_seconds(time.as_secs());
+    // Leaf and intermediates have been looked at before: what is out of its time here is the root.
+    if let webpki::Error::CertExpired { not_after, .. } = error {
+        return format!("its root expired at {}", shown(*not_after));
+    }
+    if let webpki::Error::CertNotValidYet { not_before, .. } = error {
+        return format!("its root is not valid before {}", shown(*not_before));
+    }
+    error.to_string()
 }
 
 fn check_usage(principal: &San, certificate: &PeerCertificate, side: Side) -> Result<(), PeerRefusal> {
@@ -400,22 +484,32 @@ fn check_time(principal: &San, validity: &Validity, now: Timestamp) -> Result<()
     Ok(())
 }
 
-/// An intermediate that is itself an SVID must be of the trust domain for which it signs, and without a path
-/// (X509-SVID.md §3.2).
-fn check_intermediate(der: &CertificateDer<'_>, domain: Option<&TrustDomain>) -> Result<Validity, CertificateError> {
-    let certificate = parse_der(der)?;
-    let names = certificate
-        .subject_alternative_name()
-        .map_err(|_duplicate| CertificateError::Malformed("subject alternative names twice or unreadable"))?;
-    for name in names.iter().flat_map(|extension| &extension.value.general_names) {
-        let (GeneralName::URI(uri), Some(domain)) = (name, domain) else { continue };
-        let foreign = uri.get(..9).is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe://"))
-            && uri.get(9..).is_none_or(|rest| !rest.eq_ignore_ascii_case(domain.as_str()));
-        if foreign {
-            return Err(CertificateError::Malformed("an intermediate of another trust domain"));
+/// What is read of a certificate between leaf and root.
+struct Intermediate {
+    validity: Validity,
+    /// None if it has a number that cannot be revoked by number: zero or too long.
+    serial: Option<SerialNumber>,
+}
+
+impl Intermediate {
+    /// Only a CA certificate may stand here; webpki asks for cA but not for keyCertSign. One that is itself an SVID must
+    /// be of the trust domain for which it signs, and without a path (X509-SVID.md §3.2).
+    fn read(der: &CertificateDer<'_>, domain: Option<&TrustDomain>) -> Result<Self, CertificateError> {
+        let certificate = parse_der(der)?;
+        check_signs(&certificate)?;
+        for name in general_names(&certificate)? {
+            if matches!(name, GeneralName::Invalid(..)) {
+                return Err(CertificateError::Malformed("an unreadable alternative name"));
+            }
+            let (GeneralName::URI(uri), Some(domain)) = (name, domain) else { continue };
+            let foreign = uri.get(..9).is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe://"))
+                && uri.get(9..).is_none_or(|rest| !rest.eq_ignore_ascii_case(domain.as_str()));
+            if foreign {
+                return Err(CertificateError::Malformed("it is an authority of another trust domain"));
+            }
         }
+        Ok(Self { validity: validity(&certificate)?, serial: serial(&certificate).ok() })
     }
-    validity(&certificate)
 }
 
 fn digest_of(chain: &[CertificateDer<'_>], side: Side) -> [u8; 32] {
