@@ -11,7 +11,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, ResolvesClientCert, Resumption};
 use rustls::crypto::aws_lc_rs::{cipher_suite, kx_group};
-use rustls::crypto::{CryptoProvider, SupportedKxGroup, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig};
@@ -26,6 +26,9 @@ use crate::spiffe_id::SpiffeId;
 use crate::svid::X509Svid;
 use crate::time::{Clock, Timestamp};
 use crate::verify::{PeerRefusal, Side, Trust, TrustedDomain, VerifiedPeer};
+
+/// What the TLS library refuses; named here so that nobody else needs the library for it.
+pub use rustls::Error as TlsError;
 
 /// ALPN protocol IDs (RFC 7301) that this project speaks.
 pub mod alpn {
@@ -123,8 +126,10 @@ impl ServerSide {
     /// The library refuses the settings, which it does not for those made here.
     pub fn begin(&self) -> Result<(Arc<ServerConfig>, Handshake), rustls::Error> {
         let handshake = Handshake::new();
-        let verifier = InboundVerifier {
-            trust: Arc::clone(&self.trust),
+        let trust = Arc::clone(&self.trust);
+        let verifier = Verifier {
+            // Any name that a trusted authority vouches for. What the name may do is decided later.
+            decide: move |chain: &[CertificateDer<'_>], now| trust.verify(chain, Side::Client, now),
             handshake: handshake.clone(),
             mandatory: self.client_certificate == ClientCertificate::Required,
         };
@@ -148,10 +153,15 @@ impl ClientSide {
     /// The library refuses the settings, which it does not for those made here.
     pub fn begin(&self) -> Result<(Arc<ClientConfig>, Handshake), rustls::Error> {
         let handshake = Handshake::new();
-        let verifier = OutboundVerifier {
-            trust: Arc::clone(&self.trust),
-            expected: Arc::clone(&self.expected),
+        let (trust, expected) = (Arc::clone(&self.trust), Arc::clone(&self.expected));
+        let verifier = Verifier {
+            // One of the expected names, and no other that is trusted too.
+            decide: move |chain: &[CertificateDer<'_>], now| {
+                let peer = trust.verify(chain, Side::Server, now)?;
+                peer.check_expected(&expected).map(|()| peer)
+            },
             handshake: handshake.clone(),
+            mandatory: true,
         };
         let mut config =
             ClientConfig::builder_with_details(provider_with(self.key_exchange), Arc::new(self.clock.clone()))
@@ -176,7 +186,11 @@ pub fn enrollment(
     clock: &Clock,
 ) -> Result<(Arc<ClientConfig>, Handshake), rustls::Error> {
     let handshake = Handshake::new();
-    let verifier = EnrollmentVerifier { root_fingerprint, ca, handshake: handshake.clone() };
+    let verifier = Verifier {
+        decide: move |chain: &[CertificateDer<'_>], now| verify_ca(chain, &root_fingerprint, &ca, now),
+        handshake: handshake.clone(),
+        mandatory: true,
+    };
     let mut config = ClientConfig::builder_with_details(provider_with(KeyExchange::default()), Arc::new(clock.clone()))
         .with_protocol_versions(TLS_1_3)?
         .dangerous()
@@ -243,14 +257,62 @@ impl ResolvesClientCert for Own {
     }
 }
 
-/// Server side: any name that a trusted authority vouches for. What the name may do is decided later.
-struct InboundVerifier {
-    trust: Arc<Trust>,
+/// Before enrollment: the chain shown must end in the root of the join token, and the leaf must be the CA itself.
+fn verify_ca(
+    chain: &[CertificateDer<'_>],
+    root_fingerprint: &[u8; 32],
+    ca: &SpiffeId,
+    now: Timestamp,
+) -> Result<Arc<VerifiedPeer>, PeerRefusal> {
+    let expected = San::Spiffe(ca.clone());
+    let unvouched = |reason: &str| PeerRefusal::Unvouched { peer: expected.clone(), reason: reason.to_owned() };
+    let root = chain.iter().find(|certificate| sha256(certificate) == *root_fingerprint).ok_or_else(|| {
+        unvouched("none of the certificates shown is the root of the join token; the token is for another CA")
+    })?;
+    let bundle = TrustBundle::new(ca.trust_domain().clone(), vec![root.clone().into_owned()], 0)
+        .map_err(|_no_authority| unvouched("the root of the join token is no CA certificate"))?;
+    let trusted = TrustedDomain { bundle, revocations: Arc::new(Revocations::default()) };
+    let trust = Trust::new([trusted], &[])
+        .map_err(|_no_anchor| unvouched("the root of the join token cannot serve as a root"))?;
+    let peer = trust.verify(chain, Side::Server, now)?;
+    peer.check_expected(&[expected])?;
+    Ok(peer)
+}
+
+/// Asks `decide` about the chain that the peer shows, and keeps the answer for the [`Handshake`].
+///
+/// rustls has one trait for each side of a connection; both are answered here.
+struct Verifier<D> {
+    decide: D,
     handshake: Handshake,
+    /// Whether a client may go without a certificate. A server never may.
     mandatory: bool,
 }
 
-impl ClientCertVerifier for InboundVerifier {
+impl<D> Verifier<D>
+where
+    D: Fn(&[CertificateDer<'_>], Timestamp) -> Result<Arc<VerifiedPeer>, PeerRefusal>,
+{
+    fn verify<T>(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        accepted: T,
+    ) -> Result<T, rustls::Error> {
+        let chain: Vec<_> = std::iter::once(end_entity)
+            .chain(intermediates)
+            .map(|certificate| CertificateDer::from(certificate.as_ref()))
+            .collect();
+        let now = Timestamp::from_unix_seconds(now.as_secs());
+        self.handshake.conclude((self.decide)(&chain, now), accepted)
+    }
+}
+
+impl<D> ClientCertVerifier for Verifier<D>
+where
+    D: Fn(&[CertificateDer<'_>], Timestamp) -> Result<Arc<VerifiedPeer>, PeerRefusal> + Send + Sync,
+{
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         // Naming our roots would tell every scanner which CAs we trust.
         &[]
@@ -266,8 +328,7 @@ impl ClientCertVerifier for InboundVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let outcome = self.trust.verify(&joined(end_entity, intermediates), Side::Client, timestamp(now));
-        self.handshake.conclude(outcome, ClientCertVerified::assertion())
+        self.verify(end_entity, intermediates, now, ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -285,22 +346,18 @@ impl ClientCertVerifier for InboundVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+        verify_tls13_signature(message, certificate, signature, algorithms())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
+        algorithms().supported_schemes()
     }
 }
 
-/// Client side: exactly one of the expected names.
-struct OutboundVerifier {
-    trust: Arc<Trust>,
-    expected: Arc<[San]>,
-    handshake: Handshake,
-}
-
-impl ServerCertVerifier for OutboundVerifier {
+impl<D> ServerCertVerifier for Verifier<D>
+where
+    D: Fn(&[CertificateDer<'_>], Timestamp) -> Result<Arc<VerifiedPeer>, PeerRefusal> + Send + Sync,
+{
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -309,11 +366,7 @@ impl ServerCertVerifier for OutboundVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let outcome = self
-            .trust
-            .verify(&joined(end_entity, intermediates), Side::Server, timestamp(now))
-            .and_then(|peer| peer.check_expected(&self.expected).map(|()| peer));
-        self.handshake.conclude(outcome, ServerCertVerified::assertion())
+        self.verify(end_entity, intermediates, now, ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -331,107 +384,24 @@ impl ServerCertVerifier for OutboundVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+        verify_tls13_signature(message, certificate, signature, algorithms())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
+        algorithms().supported_schemes()
     }
 }
 
-/// Before enrollment: the chain shown must end in the root of the join token, and the leaf must be the CA itself.
-struct EnrollmentVerifier {
-    root_fingerprint: [u8; 32],
-    ca: SpiffeId,
-    handshake: Handshake,
-}
-
-impl EnrollmentVerifier {
-    fn verify(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<Arc<VerifiedPeer>, PeerRefusal> {
-        let expected = San::Spiffe(self.ca.clone());
-        let unvouched = |reason: String| PeerRefusal::Unvouched { peer: expected.clone(), reason };
-        let root = chain.iter().find(|certificate| sha256(certificate) == self.root_fingerprint).ok_or_else(|| {
-            unvouched(
-                "none of the certificates shown is the root of the join token; the token is for another CA".into(),
-            )
-        })?;
-        let domain = self.ca.trust_domain().clone();
-        let bundle = TrustBundle::new(domain, vec![root.clone().into_owned()], 0)
-            .map_err(|_no_authority| unvouched("the root of the join token is no CA certificate".into()))?;
-        let trusted = TrustedDomain { bundle, revocations: Arc::new(Revocations::default()) };
-        let trust = Trust::new([trusted], &[])
-            .map_err(|_no_anchor| unvouched("the root of the join token cannot serve as a root".into()))?;
-        let peer = trust.verify(chain, Side::Server, now)?;
-        peer.check_expected(&[expected])?;
-        Ok(peer)
+impl<D> fmt::Debug for Verifier<D> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Verifier")
     }
 }
 
-impl ServerCertVerifier for EnrollmentVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let outcome = self.verify(&joined(end_entity, intermediates), timestamp(now));
-        self.handshake.conclude(outcome, ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(tls_1_3_only())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
-fn joined<'der>(
-    end_entity: &CertificateDer<'der>,
-    intermediates: &[CertificateDer<'der>],
-) -> Vec<CertificateDer<'der>> {
-    std::iter::once(end_entity).chain(intermediates).map(|certificate| CertificateDer::clone(certificate)).collect()
-}
-
-fn timestamp(now: UnixTime) -> Timestamp {
-    Timestamp::from_unix_seconds(now.as_secs())
+fn algorithms() -> &'static WebPkiSupportedAlgorithms {
+    &provider().signature_verification_algorithms
 }
 
 fn tls_1_3_only() -> rustls::Error {
     rustls::Error::General("only TLS 1.3 is spoken here".to_owned())
-}
-
-impl fmt::Debug for InboundVerifier {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("InboundVerifier")
-    }
-}
-
-impl fmt::Debug for OutboundVerifier {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("OutboundVerifier")
-    }
-}
-
-impl fmt::Debug for EnrollmentVerifier {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("EnrollmentVerifier")
-    }
 }
