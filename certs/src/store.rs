@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use zeroize::Zeroizing;
 
@@ -67,9 +68,12 @@ pub fn create_folder(path: &Path) -> Result<(), StoreError> {
 /// # Errors
 /// Any step failed, for example on a full disk; the old file is untouched then.
 pub fn write(path: &Path, contents: &[u8]) -> Result<(), StoreError> {
-    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = folder.join(format!(".{name}.{}.new", std::process::id()));
+    // The number keeps two threads that write the same file from renaming each other's half.
+    static WRITES: AtomicU64 = AtomicU64::new(0);
+    let number = WRITES.fetch_add(1, Ordering::Relaxed);
+    let temporary = folder.join(format!(".{name}.{}.{number}.new", std::process::id()));
     let written = write_and_rename(&temporary, path, contents);
     if written.is_err() {
         // The failed half must not stay behind; that it cannot be removed either changes nothing for the caller.
@@ -148,6 +152,22 @@ mod tests {
         write(&path, b"new").unwrap();
         assert_eq!(read_secret(&path).unwrap().as_slice(), b"new");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn writers_at_the_same_time_leave_one_whole_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bundle.pem");
+        std::thread::scope(|scope| {
+            for byte in *b"abcdefgh" {
+                let path = &path;
+                scope.spawn(move || (0..20).for_each(|_| write(path, &[byte; 100_000]).unwrap()));
+            }
+        });
+        let contents = read(&path).unwrap();
+        assert_eq!(contents.len(), 100_000);
+        assert!(contents.iter().all(|byte| *byte == contents[0]));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 

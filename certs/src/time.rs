@@ -62,9 +62,11 @@ impl Timestamp {
         UnixTime::since_unix_epoch(Duration::from_secs(self.0))
     }
 
-    /// As the standard library takes it.
+    /// As the standard library takes it. Nothing lies beyond the year 9999, the last that a certificate can name
+    /// (RFC 5280 §4.1.2.5): farther on the system's own type would overflow.
     pub fn as_system_time(self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_secs(self.0)
+        const LAST_SECOND: u64 = 253_402_300_799;
+        UNIX_EPOCH + Duration::from_secs(self.0.min(LAST_SECOND))
     }
 
     /// Later by `duration`, whole seconds of it; the last representable point in time at most.
@@ -141,6 +143,13 @@ mod tests {
             Validity { not_before: Timestamp::from_unix_seconds(10), not_after: Timestamp::from_unix_seconds(20) };
         let inside = |second| validity.contains(Timestamp::from_unix_seconds(second));
         assert_eq!([9, 10, 20, 21].map(inside), [false, true, true, false]);
+    }
+
+    #[test]
+    fn the_end_of_time_is_a_time() {
+        let end = Timestamp::from_unix_seconds(9).plus(Duration::MAX);
+        assert_eq!(Timestamp::from(end.as_system_time()).to_string(), "9999-12-31T23:59:59Z");
+        assert_eq!(end.to_string(), format!("@{}", u64::MAX));
     }
 
     #[test]
