@@ -7,8 +7,8 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
-use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::certificate::{CertificateError, check_authority, parse_der};
 use crate::pem::{self, PemError};
@@ -89,17 +89,17 @@ impl TrustBundle {
         Self::new(trust_domain, pem::certificates(pem)?, 0)
     }
 
-    /// Reads a SPIFFE bundle document. Keys of other uses and entries without `x5c` are passed over, and so is every
-    /// value of `x5c` after the first (X509-SVID.md §6).
+    /// Reads a SPIFFE bundle document. Passed over are keys of other uses and of kinds not known here, entries without
+    /// `x5c`, entries whose members are not of their type (RFC 7517 §5), and every value of `x5c` after the first
+    /// (X509-SVID.md §6).
     ///
     /// # Errors
     /// The document is not JSON of this form or an entry is no CA certificate.
     pub fn from_json(trust_domain: TrustDomain, json: &str) -> Result<Self, BundleError> {
-        let document: Document = serde_json::from_str(json)?;
+        let document: Document<serde_json::Value> = serde_json::from_str(json)?;
         let mut authorities = Vec::new();
         for (position, key) in document.keys.into_iter().enumerate() {
-            let first = key.x5c.into_iter().flatten().next();
-            let Some(encoded) = first.filter(|_certificate| key.usage.as_deref() == Some(X509_SVID)) else { continue };
+            let Some(encoded) = x509_authority(key) else { continue };
             let der = STANDARD.decode(encoded).map_err(|_not_base64| BundleError::Encoding { position })?;
             authorities.push(CertificateDer::from(der));
         }
@@ -143,8 +143,8 @@ impl TrustBundle {
 const X509_SVID: &str = "x509-svid";
 
 #[derive(Serialize, Deserialize)]
-struct Document {
-    keys: Vec<WebKey>,
+struct Document<K> {
+    keys: Vec<K>,
     #[serde(default)]
     spiffe_sequence: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -171,14 +171,17 @@ struct WebKey {
     x5c: Option<Vec<String>>,
 }
 
+/// The certificate, in base64, of an entry that a reader of X509-SVIDs looks at.
+fn x509_authority(key: serde_json::Value) -> Option<String> {
+    let key: WebKey = serde_json::from_value(key).ok()?;
+    let known = matches!(key.kty.as_str(), "EC" | "OKP" | "RSA") && key.usage.as_deref() == Some(X509_SVID);
+    key.x5c.filter(|_certificates| known)?.into_iter().next()
+}
+
 fn web_key(authority: &CertificateDer<'_>) -> Result<WebKey, CertificateError> {
     let certificate = parse_der(authority)?;
+    let key = certificate.public_key();
     let unreadable = CertificateError::Malformed("public key cannot be read");
-    let (rest, key) = x509_parser::x509::SubjectPublicKeyInfo::from_der(certificate.public_key().raw)
-        .map_err(|_not_der| unreadable.clone())?;
-    if !rest.is_empty() {
-        return Err(unreadable);
-    }
     let base =
         WebKey { usage: Some(X509_SVID.to_owned()), x5c: Some(vec![STANDARD.encode(authority)]), ..WebKey::default() };
     let encode = |bytes: &[u8]| Some(URL_SAFE_NO_PAD.encode(bytes));
@@ -187,16 +190,13 @@ fn web_key(authority: &CertificateDer<'_>) -> Result<WebKey, CertificateError> {
             // An uncompressed point is 0x04, then x and y of equal length (SEC 1 §2.3.3).
             let coordinates = point.data().split_first().filter(|(form, _)| **form == 4).map(|(_, rest)| rest);
             let (x, y) = coordinates.map(|both| both.split_at(both.len() / 2)).ok_or(unreadable)?;
-            let curve = match x.len() {
-                32 => "P-256",
-                48 => "P-384",
-                _ => return Err(CertificateError::WeakKey("a curve other than P-256 and P-384")),
-            };
-            Ok(WebKey { kty: "EC".to_owned(), crv: Some(curve.to_owned()), x: encode(x), y: encode(y), ..base })
+            let curve = curve(key)?.to_owned();
+            Ok(WebKey { kty: "EC".to_owned(), crv: Some(curve), x: encode(x), y: encode(y), ..base })
         }
         PublicKey::RSA(rsa) => {
             let modulus = rsa.modulus.strip_prefix(&[0]).unwrap_or(rsa.modulus);
-            Ok(WebKey { kty: "RSA".to_owned(), n: encode(modulus), e: encode(rsa.exponent), ..base })
+            let exponent = rsa.exponent.strip_prefix(&[0]).unwrap_or(rsa.exponent);
+            Ok(WebKey { kty: "RSA".to_owned(), n: encode(modulus), e: encode(exponent), ..base })
         }
         PublicKey::Unknown(bytes) if key.algorithm.algorithm.to_id_string() == "1.3.101.112" => {
             Ok(WebKey { kty: "OKP".to_owned(), crv: Some("Ed25519".to_owned()), x: encode(bytes), ..base })
@@ -204,5 +204,16 @@ fn web_key(authority: &CertificateDer<'_>) -> Result<WebKey, CertificateError> {
         PublicKey::Unknown(_) | PublicKey::DSA(_) | PublicKey::GostR3410(_) | PublicKey::GostR3410_2012(_) => {
             Err(CertificateError::WeakKey("neither EC, RSA nor Ed25519"))
         }
+    }
+}
+
+/// The name of a curve (RFC 7518 §6.2.1.1) by its identifier (RFC 5480 §2.1.1.1); other curves have points as long.
+fn curve(key: &SubjectPublicKeyInfo<'_>) -> Result<&'static str, CertificateError> {
+    let identifier = key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
+    match identifier.map(|identifier| identifier.to_id_string()).as_deref() {
+        Some("1.2.840.10045.3.1.7") => Ok("P-256"),
+        Some("1.3.132.0.34") => Ok("P-384"),
+        Some("1.3.132.0.35") => Ok("P-521"),
+        _ => Err(CertificateError::WeakKey("a curve other than P-256, P-384 and P-521")),
     }
 }
