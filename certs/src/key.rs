@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SignatureAlgorithm};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair,
+};
+use rcgen::KeyPair;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -42,24 +46,21 @@ pub enum KeyError {
     Unreadable,
 }
 
-impl KeyAlgorithm {
-    fn signature_algorithm(self) -> &'static SignatureAlgorithm {
-        match self {
-            Self::Ed25519 => &PKCS_ED25519,
-            Self::P256 => &PKCS_ECDSA_P256_SHA256,
-            Self::P384 => &PKCS_ECDSA_P384_SHA384,
-        }
-    }
-}
-
 impl PrivateKey {
     /// Makes a new key from the operating system's randomness.
     ///
     /// # Errors
     /// The library refuses, which it does only where the system has no randomness.
     pub fn generate(algorithm: KeyAlgorithm) -> Result<Self, KeyError> {
-        let pair = KeyPair::generate_for(algorithm.signature_algorithm()).map_err(|_library| KeyError::Generate)?;
-        Ok(Self { pkcs8: Zeroizing::new(pair.serialize_der()) })
+        let random = SystemRandom::new();
+        // The document wipes itself. PKCS#8 version 1 for Ed25519 too, because OpenSSL 3.0 reads no other.
+        let document = match algorithm {
+            KeyAlgorithm::Ed25519 => Ed25519KeyPair::generate().and_then(|pair| pair.to_pkcs8v1()),
+            KeyAlgorithm::P256 => EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random),
+            KeyAlgorithm::P384 => EcdsaKeyPair::generate_pkcs8(&ECDSA_P384_SHA384_ASN1_SIGNING, &random),
+        };
+        let document = document.map_err(|_no_randomness| KeyError::Generate)?;
+        Ok(Self { pkcs8: Zeroizing::new(document.as_ref().to_vec()) })
     }
 
     /// Takes a key in PKCS#8 DER.
@@ -93,7 +94,7 @@ impl PrivateKey {
         &self.pkcs8
     }
 
-    /// The key as rcgen signs with it.
+    /// The key as rcgen signs with it. rcgen does not wipe its copy: whoever asks for one calls `zeroize` on it.
     ///
     /// # Errors
     /// rcgen cannot use this kind of key.
