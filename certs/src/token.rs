@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn cut_off_and_strange_tokens_say_which_they_are() {
         let text = token().to_text();
-        assert_eq!(text[..text.len() - 1].parse::<JoinToken>().unwrap_err(), TokenError::Damaged);
+        assert_eq!(text.get(..text.len() - 1).unwrap().parse::<JoinToken>().unwrap_err(), TokenError::Damaged);
         assert_eq!(text.replacen("ey", "ez", 1).parse::<JoinToken>().unwrap_err(), TokenError::Damaged);
         assert_eq!("hello".parse::<JoinToken>().unwrap_err(), TokenError::Prefix);
     }

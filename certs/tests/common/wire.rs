@@ -8,6 +8,9 @@ use rustls::pki_types::ServerName;
 use rustls::server::ServerConfig;
 use rustls::{AlertDescription, ClientConnection, Error, ServerConnection};
 
+/// The name that clients of other makes ask for; our own look at the SPIFFE ID instead.
+pub(crate) const SERVER_NAME: &str = "server.prod.example";
+
 /// Both ends after the handshake, and what each says went wrong.
 pub(crate) struct Ended {
     pub(crate) client: ClientConnection,
@@ -36,14 +39,11 @@ impl Ended {
 }
 
 fn alert(error: Option<&Error>) -> Option<AlertDescription> {
-    match error? {
-        Error::AlertReceived(description) => Some(*description),
-        _ => None,
-    }
+    if let Some(Error::AlertReceived(description)) = error { Some(*description) } else { None }
 }
 
 pub(crate) fn connect(server: Arc<ServerConfig>, client: Arc<ClientConfig>) -> Ended {
-    let name = ServerName::try_from("not.looked.at").unwrap();
+    let name = ServerName::try_from(SERVER_NAME).unwrap();
     let mut ended = Ended {
         client: ClientConnection::new(client, name).unwrap(),
         server: ServerConnection::new(server).unwrap(),
