@@ -351,6 +351,12 @@ fn a_configuration_serves_one_connection() {
     let connect = || connect(Arc::clone(&server), mesh.client.begin().unwrap().0);
     assert!(connect().succeeded());
     assert!(!connect().succeeded(), "whose peer would the handle tell?");
+    // Nor does a ticket from the first connection help the second.
+    let (generous, (client, _)) =
+        (Arc::new(other_server(&mesh.root, Arc::clone(provider()))), mesh.client.begin().unwrap());
+    let connect = || common::wire::connect(Arc::clone(&generous), Arc::clone(&client));
+    assert!(connect().client.tls13_tickets_received() > 0);
+    assert!(!connect().succeeded());
 }
 
 #[test]
