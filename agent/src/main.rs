@@ -1,1 +1,124 @@
-fn main() {}
+//! `countersign-agent`: terminates and originates mutual TLS for the AI services of one host.
+//!
+//! Read [`inbound`] first; it is the story of a connection from another host, and `outbound` is its mirror.
+
+mod inbound;
+
+mod outbound;
+
+mod identify;
+
+mod authorize;
+
+mod forward;
+
+mod record;
+
+mod request;
+
+mod refusal;
+
+mod policy;
+
+mod live;
+
+mod worker;
+
+mod routes;
+
+mod listener;
+
+mod assemble;
+
+mod run;
+
+mod identity;
+
+mod config;
+
+mod watcher;
+
+mod control;
+
+mod systemd;
+
+mod commands;
+
+mod cli;
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use clap::Parser;
+use countersign_certs::time::Clock;
+
+use cli::{Arguments, Command};
+use commands::CommandError;
+
+/// Exit codes beside 0 and clap's own 2 for usage.
+const FAILED: u8 = 1;
+const BAD_CONFIG: u8 = 78;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let clock = system_clock();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(tokio::runtime::LocalOptions::default());
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(carry_out(arguments.command, clock)),
+        Err(error) => return fail(&error, None, FAILED),
+    };
+    match outcome {
+        Ok(text) => match std::io::stdout().write_all(text.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error, None, FAILED),
+        },
+        Err(error) => fail(&error, error.hint(), if error.is_config() { BAD_CONFIG } else { FAILED }),
+    }
+}
+
+async fn carry_out(command: Command, clock: Clock) -> Result<String, CommandError> {
+    match command {
+        Command::Check { config } => commands::check(&config.path),
+        Command::Enroll { token, token_file, dir } => commands::enroll(token, token_file, &dir, &clock).await,
+        Command::Explain { config, decision: Some(decision), .. } => {
+            commands::explain_decision(&config.path, &decision).await
+        }
+        Command::Explain { config, decision: None, inbound, peer, method, path } => {
+            commands::explain_question(&config.path, &inbound.unwrap_or_default(), &peer, &method, &path)
+        }
+        Command::Renew { config, id } => commands::renew(&config.path, id.as_deref()).await,
+        Command::Run { config } => run_agent(&config.path, clock).await,
+        Command::Status { config, json } => commands::status(&config.path, json).await,
+    }
+}
+
+async fn run_agent(path: &Path, clock: Clock) -> Result<String, CommandError> {
+    let (config, _) = run::load(path)?;
+    start_log(config.log_level);
+    run::run(path, config, clock).await?;
+    Ok(String::new())
+}
+
+/// Logs go to standard error: for people on a terminal, as JSON to a service manager.
+fn start_log(level: tracing::Level) {
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
+    if std::io::stderr().is_terminal() { log.init() } else { log.json().flatten_event(true).init() }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the one place where the system's clock is read")]
+fn system_clock() -> Clock {
+    Clock::new(SystemTime::now)
+}
+
+fn fail(error: &dyn std::error::Error, hint: Option<&str>, code: u8) -> ExitCode {
+    let mut text = format!("error: {}\n", refusal::in_one_line(error));
+    if let Some(hint) = hint {
+        text.push_str(&format!("hint: {hint}\n"));
+    }
+    // If standard error is gone too, the exit code is all that is left to say.
+    std::io::stderr().write_all(text.as_bytes()).ok();
+    ExitCode::from(code)
+}

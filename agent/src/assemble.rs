@@ -1,0 +1,231 @@
+//! Puts a [`Snapshot`] together: a checked config, the identities and trust that are at hand, and open sockets.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use countersign_certs::bundle::{BundleError, TrustBundle};
+use countersign_certs::san::San;
+use countersign_certs::svid::X509Svid;
+use countersign_certs::time::Clock;
+use countersign_certs::tls::{ClientCertificate, ClientSide, ServerSide, alpn};
+use countersign_certs::verify::{Trust, TrustedDomain};
+
+use crate::config::address::{ListenAddress, Protocol};
+use crate::config::checked::{Agent, Inbound, Outbound};
+use crate::identity::files::{self, FilesError};
+use crate::identity::{Credentials, TrustError, trusted_domains};
+use crate::listener::Listener;
+use crate::record::Direction;
+use crate::record::counters::RouteCounters;
+use crate::routes::{InboundRoute, Open, OutboundRoute, Route, Snapshot};
+
+/// Why no snapshot can be made. The one before stays.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AssembleError {
+    #[error("the authorities cannot be used")]
+    Bundle(#[from] BundleError),
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    #[error("{name:?} cannot listen on {address}")]
+    Listen { name: Arc<str>, address: ListenAddress, source: io::Error },
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+}
+
+/// What stays from one snapshot to the next: sockets and counters.
+pub(crate) struct Assembler {
+    clock: Clock,
+    workers: usize,
+    generation: u64,
+    listeners: HashMap<ListenAddress, Arc<Listener>>,
+    counters: BTreeMap<(&'static str, Arc<str>), Vec<Arc<RouteCounters>>>,
+}
+
+/// A new snapshot, and the routes that could not be in it yet.
+pub(crate) struct Assembled {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) waiting: Vec<Waiting>,
+}
+
+/// A route without an identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub(crate) route: Arc<str>,
+    pub(crate) identity: San,
+}
+
+/// Identities and trust, joined from every source.
+struct AtHand {
+    svids: BTreeMap<San, Arc<X509Svid>>,
+    domains: Vec<TrustedDomain>,
+    trusts: HashMap<Option<PathBuf>, Arc<Trust>>,
+}
+
+impl Assembler {
+    /// Nothing open yet.
+    pub(crate) fn new(clock: Clock, workers: usize) -> Self {
+        Self { clock, workers, generation: 0, listeners: HashMap::new(), counters: BTreeMap::new() }
+    }
+
+    /// A snapshot of this config and these credentials. Sockets that both the old and the new one listen on stay open.
+    pub(crate) fn assemble(
+        &mut self,
+        config: &Agent,
+        credentials: &Credentials,
+        draining: bool,
+    ) -> Result<Assembled, AssembleError> {
+        let mut at_hand = AtHand::gather(config, credentials)?;
+        let mut opened = HashMap::new();
+        let mut routes = BTreeMap::new();
+        let mut waiting = Vec::new();
+        for inbound in &config.inbounds {
+            let Some(route) = self.inbound(inbound, config, &mut at_hand)? else {
+                waiting.push(Waiting { route: Arc::clone(&inbound.name), identity: inbound.identity.clone() });
+                continue;
+            };
+            let listener = self.listener(&inbound.name, &inbound.listen, &mut opened)?;
+            routes.insert(inbound.listen.clone(), Open { route: Route::Inbound(Arc::new(route)), listener });
+        }
+        for outbound in &config.outbounds {
+            let Some(route) = self.outbound(outbound, config, &mut at_hand)? else {
+                waiting.push(Waiting { route: Arc::clone(&outbound.name), identity: outbound.identity.clone() });
+                continue;
+            };
+            let listener = self.listener(&outbound.name, &outbound.listen, &mut opened)?;
+            routes.insert(outbound.listen.clone(), Open { route: Route::Outbound(Arc::new(route)), listener });
+        }
+        // Only now is anything changed: a socket that is no longer used is closed, a new one is kept.
+        self.listeners = routes.iter().map(|(address, open)| (address.clone(), Arc::clone(&open.listener))).collect();
+        self.generation += 1;
+        let snapshot = Snapshot {
+            generation: self.generation,
+            limits: config.limits.clone(),
+            roles: Arc::clone(&config.roles),
+            routes,
+            draining,
+        };
+        Ok(Assembled { snapshot, waiting })
+    }
+
+    /// The counters of every route that there ever was, by direction and name.
+    pub(crate) fn counters(&self) -> &BTreeMap<(&'static str, Arc<str>), Vec<Arc<RouteCounters>>> {
+        &self.counters
+    }
+
+    fn inbound(
+        &mut self,
+        inbound: &Inbound,
+        config: &Agent,
+        at_hand: &mut AtHand,
+    ) -> Result<Option<InboundRoute>, AssembleError> {
+        let Some(identity) = at_hand.svids.get(&inbound.identity).cloned() else { return Ok(None) };
+        let trust = at_hand.trust(foreign_bundle(config, &inbound.identity, inbound.foreign_bundle.as_ref()))?;
+        let protocols = match inbound.backend.protocol {
+            Protocol::Http1 | Protocol::Http2 => vec![alpn::HTTP_2.to_vec(), alpn::HTTP_1_1.to_vec()],
+            Protocol::Tcp => Vec::new(),
+        };
+        Ok(Some(InboundRoute {
+            name: Arc::clone(&inbound.name),
+            tls: ServerSide {
+                identity,
+                trust,
+                alpn: protocols,
+                key_exchange: config.key_exchange,
+                client_certificate: ClientCertificate::Required,
+                clock: self.clock.clone(),
+            },
+            backend: inbound.backend.clone(),
+            policy: Arc::clone(&inbound.policy),
+            inject: inbound.inject.clone(),
+            counters: self.counters_of(Direction::Inbound, &inbound.name),
+        }))
+    }
+
+    fn outbound(
+        &mut self,
+        outbound: &Outbound,
+        config: &Agent,
+        at_hand: &mut AtHand,
+    ) -> Result<Option<OutboundRoute>, AssembleError> {
+        let Some(identity) = at_hand.svids.get(&outbound.identity).cloned() else { return Ok(None) };
+        let trust = at_hand.trust(foreign_bundle(config, &outbound.identity, outbound.foreign_bundle.as_ref()))?;
+        Ok(Some(OutboundRoute {
+            name: Arc::clone(&outbound.name),
+            tls: ClientSide {
+                identity,
+                trust,
+                expected: Arc::clone(&outbound.service),
+                alpn: Vec::new(),
+                key_exchange: config.key_exchange,
+                clock: self.clock.clone(),
+            },
+            is_tcp: outbound.is_tcp,
+            endpoints: outbound.endpoints.clone(),
+            allow: outbound.allow.clone(),
+            counters: self.counters_of(Direction::Outbound, &outbound.name),
+        }))
+    }
+
+    fn counters_of(&mut self, direction: Direction, name: &Arc<str>) -> Vec<Arc<RouteCounters>> {
+        let workers = self.workers;
+        let fresh = || std::iter::repeat_with(RouteCounters::new).take(workers).collect();
+        self.counters.entry((direction.as_str(), Arc::clone(name))).or_insert_with(fresh).clone()
+    }
+
+    fn listener(
+        &self,
+        name: &Arc<str>,
+        address: &ListenAddress,
+        opened: &mut HashMap<ListenAddress, Arc<Listener>>,
+    ) -> Result<Arc<Listener>, AssembleError> {
+        if let Some(listener) = self.listeners.get(address).or_else(|| opened.get(address)) {
+            return Ok(Arc::clone(listener));
+        }
+        let listener = Listener::open(address).map_err(|source| AssembleError::Listen {
+            name: Arc::clone(name),
+            address: address.clone(),
+            source,
+        })?;
+        tracing::info!(route = &**name, address = listener.local_address(), "listening");
+        let listener = Arc::new(listener);
+        opened.insert(address.clone(), Arc::clone(&listener));
+        Ok(listener)
+    }
+}
+
+/// The foreign authorities of a route: those it names, or those beside an identity that is itself foreign.
+fn foreign_bundle(config: &Agent, identity: &San, named: Option<&PathBuf>) -> Option<PathBuf> {
+    let beside = || match identity {
+        San::Spiffe(_) => None,
+        San::Dns(_) | San::Email(_) | San::Ip(_) => {
+            config.certificates.iter().find(|files| files.identity == *identity).map(|files| files.bundle.clone())
+        }
+    };
+    named.cloned().or_else(beside)
+}
+
+impl AtHand {
+    fn gather(config: &Agent, credentials: &Credentials) -> Result<Self, AssembleError> {
+        let mut svids = credentials.svids.clone();
+        let mut bundles: Vec<TrustBundle> = config.trust_domains.clone();
+        for certificate in &config.certificates {
+            let loaded = files::load(certificate)?;
+            svids.insert(certificate.identity.clone(), loaded.svid);
+            bundles.extend(loaded.bundle);
+        }
+        let domains = trusted_domains(credentials.trust.as_deref(), &bundles)?;
+        Ok(Self { svids, domains, trusts: HashMap::new() })
+    }
+
+    fn trust(&mut self, foreign: Option<PathBuf>) -> Result<Arc<Trust>, AssembleError> {
+        if let Some(trust) = self.trusts.get(&foreign) {
+            return Ok(Arc::clone(trust));
+        }
+        let authorities = foreign.as_deref().map(files::authorities).transpose()?.unwrap_or_default();
+        let trust = Arc::new(Trust::new(self.domains.iter().cloned(), &authorities)?);
+        self.trusts.insert(foreign, Arc::clone(&trust));
+        Ok(trust)
+    }
+}

@@ -1,0 +1,188 @@
+//! May they? From a peer and what it asks to a [`Permit`], which forwarding spends, or to a refusal.
+//!
+//! A permit stays bound to what allowed it. When a certificate ends, a peer is revoked or a rule is taken back, the worker
+//! asks [`again`] about everything under way and has ended what is no longer allowed.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::Method;
+use http::uri::PathAndQuery;
+
+use crate::forward::connection::{Connection, Current};
+use crate::live::{Live, Member, Signal};
+use crate::policy::decide::{self, Decision, Missing, Question};
+use crate::policy::explain::missing_in_words;
+use crate::policy::path::CheckedPath;
+use crate::policy::rule::Policy;
+use crate::refusal::{Refusal, Withdrawn};
+use crate::request::NormalRequest;
+use crate::routes::{InboundRoute, OutboundRoute};
+use crate::worker::Worker;
+
+/// Evidence that one request may be forwarded now. Made only by [`request`]; forwarding keeps it until the last byte.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Permit {
+    ongoing: Member<Ongoing>,
+    rule: Option<Arc<str>>,
+}
+
+/// What was asked, so that it can be asked again.
+#[derive(Debug)]
+pub(crate) struct Ongoing {
+    connection: Rc<Connection>,
+    method: Method,
+    target: PathAndQuery,
+    signal: Signal,
+    /// The worker's tick when the last byte passed.
+    last_byte: Cell<u64>,
+}
+
+impl Permit {
+    /// The rule that allowed it.
+    pub(crate) fn rule(&self) -> Option<Arc<str>> {
+        self.rule.clone()
+    }
+
+    /// What must be watched while it is spent.
+    pub(crate) fn ongoing(&self) -> &Rc<Ongoing> {
+        &self.ongoing
+    }
+}
+
+impl Ongoing {
+    /// Tells when it must end.
+    pub(crate) fn signal(&self) -> &Signal {
+        &self.signal
+    }
+
+    /// Notes that a byte has passed.
+    pub(crate) fn touch(&self) {
+        self.last_byte.set(self.connection.worker().tick());
+    }
+
+    /// The connection on which it was asked.
+    pub(crate) fn connection(&self) -> &Rc<Connection> {
+        &self.connection
+    }
+
+    /// How many ticks ago the last byte passed.
+    pub(crate) fn idle_ticks(&self, now: u64) -> u64 {
+        now.saturating_sub(self.last_byte.get())
+    }
+}
+
+/// Decides on one HTTP request of a connection.
+pub(crate) fn request(connection: &Rc<Connection>, request: &NormalRequest) -> Result<Permit, Refusal> {
+    let worker = connection.worker();
+    if worker.cannot_record() {
+        return Err(Refusal::AuditUnavailable);
+    }
+    let rule = match connection.current()? {
+        Current::Inbound(route) => Some(inbound_rule(
+            &route,
+            connection,
+            &request.method,
+            request.path().map_err(crate::request::RequestError::Path)?,
+        )?),
+        // A local program was judged by its socket when it connected; whom it may call is the other agent's to say.
+        Current::Outbound(_) => None,
+    };
+    let ongoing = Ongoing {
+        connection: Rc::clone(connection),
+        method: request.method.clone(),
+        target: request.target.clone(),
+        signal: Signal::default(),
+        last_byte: Cell::new(worker.tick()),
+    };
+    Ok(Permit { ongoing: Live::enter(worker.requests(), Rc::new(ongoing)), rule })
+}
+
+/// Decides on a connection whose bytes are not looked at.
+pub(crate) fn connection(connection: &Connection) -> Result<Option<Arc<str>>, Refusal> {
+    if connection.worker().cannot_record() {
+        return Err(Refusal::AuditUnavailable);
+    }
+    match connection.current()? {
+        Current::Inbound(route) => whole_connection(&route, connection).map(Some),
+        Current::Outbound(_) => Ok(None),
+    }
+}
+
+/// Decides whether a local user may use an outbound.
+pub(crate) fn local_caller(route: &OutboundRoute, user: Option<crate::listener::LocalUser>) -> Result<(), Refusal> {
+    let Some(allow) = &route.allow else { return Ok(()) };
+    match user {
+        Some(user) if allow.uids.contains(&user.uid) || allow.gids.contains(&user.gid) => Ok(()),
+        Some(user) => Err(Refusal::LocalUser { uid: user.uid, gid: user.gid }),
+        // Users are named, but the kernel does not say who this is.
+        None => Err(Refusal::LocalUser { uid: u32::MAX, gid: u32::MAX }),
+    }
+}
+
+/// Looks at everything under way again, after trust, policy or routes have changed.
+pub(crate) fn again(worker: &Worker) {
+    for connection in worker.connections().all() {
+        if let Err(withdrawn) = still_connected(&connection) {
+            connection.signal().cut(withdrawn);
+        }
+    }
+    for ongoing in worker.requests().all() {
+        if let Err(withdrawn) = still_allowed(&ongoing) {
+            ongoing.signal.cut(withdrawn);
+        }
+    }
+}
+
+fn still_connected(connection: &Connection) -> Result<(), Withdrawn> {
+    match connection.current()? {
+        Current::Inbound(route) => {
+            connection.verify_again(&route.tls.trust)?;
+            if connection.is_whole() {
+                whole_connection(&route, connection)
+                    .map(drop)
+                    .map_err(|refusal| Withdrawn::Policy(refusal.detail()))?;
+            }
+            Ok(())
+        }
+        Current::Outbound(route) => {
+            local_caller(&route, connection.address().user()).map_err(|refusal| Withdrawn::Policy(refusal.detail()))
+        }
+    }
+}
+
+fn still_allowed(ongoing: &Ongoing) -> Result<(), Withdrawn> {
+    still_connected(&ongoing.connection)?;
+    let Current::Inbound(route) = ongoing.connection.current()? else { return Ok(()) };
+    let path = CheckedPath::parse(ongoing.target.path()).map_err(|error| Withdrawn::Policy(error.to_string()))?;
+    inbound_rule(&route, &ongoing.connection, &ongoing.method, path)
+        .map(drop)
+        .map_err(|refusal| Withdrawn::Policy(refusal.detail()))
+}
+
+fn inbound_rule(
+    route: &InboundRoute,
+    connection: &Connection,
+    method: &Method,
+    path: CheckedPath<'_>,
+) -> Result<Arc<str>, Refusal> {
+    let roles = connection.peer().roles();
+    rule_of(&route.policy, decide::request(&route.policy, Question { roles: &roles, method, path }))
+}
+
+fn whole_connection(route: &InboundRoute, connection: &Connection) -> Result<Arc<str>, Refusal> {
+    rule_of(&route.policy, decide::connection(&route.policy, &connection.peer().roles()))
+}
+
+fn rule_of(policy: &Policy, decision: Decision) -> Result<Arc<str>, Refusal> {
+    let denied = |missing: Missing| Refusal::Denied { missing, words: missing_in_words(policy, missing) };
+    match decision {
+        Decision::Allow { rule } => {
+            // A decision names a rule of the policy that it was made by.
+            policy.rules.get(rule).map(|rule| Arc::clone(&rule.name)).ok_or_else(|| denied(Missing::Role))
+        }
+        Decision::Deny(missing) => Err(denied(missing)),
+    }
+}

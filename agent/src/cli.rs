@@ -1,0 +1,94 @@
+//! What users type.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Terminates and originates mutual TLS for the AI services of one host.
+#[derive(Debug, Parser)]
+#[command(name = "countersign-agent", version, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check a config and say what is wrong with it, with line and column.
+    #[command(after_help = "Example: countersign-agent check --config /etc/countersign/agent.toml")]
+    Check {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Join a trust domain: spend a join token and store this host's identity.
+    #[command(
+        after_help = "Example: countersign-agent enroll --token-file /run/join-token --dir /var/lib/countersign-agent"
+    )]
+    Enroll {
+        /// The join token that `countersign-ca token create` printed. Other users can see arguments; prefer --token-file.
+        #[arg(long, required_unless_present = "token_file", conflicts_with = "token_file")]
+        token: Option<String>,
+        /// A file with the join token; `-` reads it from standard input.
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+        /// The state folder, the `state_dir` of the config.
+        #[arg(long)]
+        dir: PathBuf,
+    },
+    /// Explain a decision: one that was made, or one that would be.
+    #[command(
+        after_help = "Examples:\n  countersign-agent explain --config agent.toml 5f0c2a9e11d07b44-0000000007\n  countersign-agent explain --config agent.toml --inbound llm --peer spiffe://prod.example/web/frontend --method POST --path /v1/chat/completions"
+    )]
+    Explain {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The ID of a decision that the running agent has made.
+        #[arg(conflicts_with_all = ["inbound", "peer", "method", "path"], required_unless_present = "inbound")]
+        decision: Option<String>,
+        /// The inbound that would be asked.
+        #[arg(long, requires = "peer")]
+        inbound: Option<String>,
+        /// Who would ask: a SPIFFE ID, dns:NAME, email:ADDRESS or ip:ADDRESS. May be given more than once.
+        #[arg(long)]
+        peer: Vec<String>,
+        /// The method that would be used.
+        #[arg(long, default_value = "GET")]
+        method: String,
+        /// The path that would be asked for.
+        #[arg(long, default_value = "/")]
+        path: String,
+    },
+    /// Have the running agent renew its identities now.
+    #[command(after_help = "Example: countersign-agent renew --config /etc/countersign/agent.toml")]
+    Renew {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Only this identity.
+        #[arg(long)]
+        id: Option<String>,
+    },
+    /// Run until SIGTERM. SIGHUP has the config read again; a changed file is noticed without it.
+    #[command(after_help = "Example: countersign-agent run --config /etc/countersign/agent.toml")]
+    Run {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Show what a running agent does.
+    #[command(after_help = "Example: countersign-agent status --config /etc/countersign/agent.toml --json")]
+    Status {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// The config file.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConfigFile {
+    /// The config file.
+    #[arg(long = "config", value_name = "FILE", default_value = "/etc/countersign/agent.toml")]
+    pub(crate) path: PathBuf,
+}

@@ -1,0 +1,162 @@
+//! The config as used: every name resolved, every value in range, every reference answered.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_certs::bundle::TrustBundle;
+use countersign_certs::san::San;
+use countersign_certs::tls::KeyExchange;
+use http::{HeaderName, HeaderValue};
+
+use super::address::{BackendAddress, Endpoint, ListenAddress};
+use crate::policy::role::Roles;
+use crate::policy::rule::Policy;
+
+/// The whole config.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    /// What `enroll` wrote; none if every identity comes from files.
+    pub(crate) state_dir: Option<PathBuf>,
+    pub(crate) workers: usize,
+    pub(crate) key_exchange: KeyExchange,
+    pub(crate) control: Control,
+    pub(crate) audit: AuditOutput,
+    pub(crate) log_level: tracing::Level,
+    pub(crate) limits: Limits,
+    pub(crate) roles: Arc<Roles>,
+    pub(crate) trust_domains: Vec<TrustBundle>,
+    pub(crate) certificates: Vec<CertificateFiles>,
+    pub(crate) inbounds: Vec<Inbound>,
+    pub(crate) outbounds: Vec<Outbound>,
+    /// Every file that this config was made from besides itself; a change of one is a change of the config.
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// Where the control socket is if the config does not say.
+pub(crate) const CONTROL_SOCKET: &str = "/run/countersign/agent.sock";
+
+/// Where the operator looks at the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Control {
+    pub(crate) socket: PathBuf,
+    pub(crate) metrics: Option<std::net::SocketAddr>,
+}
+
+/// Where audit lines go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum AuditOutput {
+    /// Appended to this file.
+    File(PathBuf),
+    /// Standard output, which systemd hands to the journal.
+    Stdout,
+}
+
+/// A bound on everything that a peer can make grow.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    /// Connections of one listener.
+    pub(crate) connections: u32,
+    /// Connections of one identity to one inbound.
+    pub(crate) connections_per_peer: u32,
+    /// Handshakes under way on one worker.
+    pub(crate) handshakes: u32,
+    pub(crate) handshake_timeout: Duration,
+    /// Bytes of all header fields of a message.
+    pub(crate) header_bytes: u32,
+    pub(crate) streams_per_connection: u32,
+    /// How long a connection without a request is kept.
+    pub(crate) idle_connection: Duration,
+    /// How long a request or a TCP connection may go without a byte in either direction.
+    pub(crate) idle_stream: Duration,
+    pub(crate) connect_timeout: Duration,
+    /// How long a connection to a backend waits for reuse.
+    pub(crate) backend_idle: Duration,
+    /// How long running requests may go on when the agent stops or a certificate nears its end.
+    pub(crate) drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            connections_per_peer: 1_000,
+            handshakes: 256,
+            handshake_timeout: Duration::from_secs(10),
+            header_bytes: 64 * 1024,
+            streams_per_connection: 256,
+            idle_connection: Duration::from_secs(5 * 60),
+            // A model may think for minutes before its first token, and a total would cut long answers.
+            idle_stream: Duration::from_secs(15 * 60),
+            connect_timeout: Duration::from_secs(5),
+            // Shorter than the 5 s after which uvicorn, Node.js and llama.cpp close an idle connection.
+            backend_idle: Duration::from_secs(4),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+/// An identity whose files somebody else keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CertificateFiles {
+    pub(crate) identity: San,
+    pub(crate) chain: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) bundle: PathBuf,
+}
+
+/// Terminates mTLS and forwards to a local service.
+#[derive(Debug, Clone)]
+pub(crate) struct Inbound {
+    pub(crate) name: Arc<str>,
+    pub(crate) identity: San,
+    pub(crate) listen: ListenAddress,
+    pub(crate) backend: BackendAddress,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) inject: Vec<Injection>,
+    /// Authorities for peers without a SPIFFE ID.
+    pub(crate) foreign_bundle: Option<PathBuf>,
+}
+
+/// A header that every forwarded request gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Injection {
+    pub(crate) header: HeaderName,
+    /// Marked sensitive: it prints as `Sensitive` and is never indexed by HPACK.
+    pub(crate) value: HeaderValue,
+}
+
+/// Takes clear text from local programs and originates mTLS.
+#[derive(Debug, Clone)]
+pub(crate) struct Outbound {
+    pub(crate) name: Arc<str>,
+    pub(crate) identity: San,
+    pub(crate) listen: ListenAddress,
+    pub(crate) is_tcp: bool,
+    /// Who must answer: one of these.
+    pub(crate) service: Arc<[San]>,
+    pub(crate) foreign_bundle: Option<PathBuf>,
+    pub(crate) endpoints: Vec<Endpoint>,
+    /// Which local users may use the socket; none named means whoever can reach it.
+    pub(crate) allow: Option<LocalUsers>,
+}
+
+/// Users and groups of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LocalUsers {
+    pub(crate) uids: Vec<u32>,
+    pub(crate) gids: Vec<u32>,
+}
+
+impl Agent {
+    /// The identities that the CA must certify: named by a route and not kept in files.
+    pub(crate) fn enrolled_identities(&self) -> Vec<&San> {
+        let named = self.inbounds.iter().map(|inbound| &inbound.identity);
+        let named = named.chain(self.outbounds.iter().map(|outbound| &outbound.identity));
+        let mut wanted: Vec<&San> =
+            named.filter(|identity| !self.certificates.iter().any(|files| files.identity == **identity)).collect();
+        wanted.sort();
+        wanted.dedup();
+        wanted
+    }
+}

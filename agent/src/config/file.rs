@@ -1,0 +1,198 @@
+//! The config as written: field by field what stands in `agent.toml`, with the places where it stands.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use toml::Spanned;
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Agent {
+    pub(crate) state_dir: Option<PathBuf>,
+    pub(crate) workers: Option<Spanned<usize>>,
+    pub(crate) require_post_quantum: Option<bool>,
+    #[serde(default)]
+    pub(crate) control: Control,
+    #[serde(default)]
+    pub(crate) audit: Audit,
+    #[serde(default)]
+    pub(crate) log: Log,
+    #[serde(default)]
+    pub(crate) limits: Limits,
+    #[serde(default)]
+    pub(crate) trust_domain: Vec<ExtraTrustDomain>,
+    #[serde(default)]
+    pub(crate) role: Vec<Role>,
+    #[serde(default)]
+    pub(crate) certificate: Vec<Certificate>,
+    #[serde(default)]
+    pub(crate) inbound: Vec<Inbound>,
+    #[serde(default)]
+    pub(crate) outbound: Vec<Outbound>,
+}
+
+/// `[control]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Control {
+    pub(crate) socket: Option<Spanned<PathBuf>>,
+    pub(crate) metrics: Option<Spanned<String>>,
+}
+
+/// `[audit]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Audit {
+    pub(crate) output: Option<Spanned<String>>,
+}
+
+/// `[log]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Log {
+    pub(crate) level: Option<Spanned<String>>,
+}
+
+/// `[limits]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Limits {
+    pub(crate) connections: Option<Spanned<u32>>,
+    pub(crate) connections_per_peer: Option<Spanned<u32>>,
+    pub(crate) handshakes: Option<Spanned<u32>>,
+    pub(crate) handshake_timeout: Option<Spanned<String>>,
+    pub(crate) header_bytes: Option<Spanned<u32>>,
+    pub(crate) streams_per_connection: Option<Spanned<u32>>,
+    pub(crate) idle_connection: Option<Spanned<String>>,
+    pub(crate) idle_stream: Option<Spanned<String>>,
+    pub(crate) connect_timeout: Option<Spanned<String>>,
+    pub(crate) backend_idle: Option<Spanned<String>>,
+    pub(crate) drain: Option<Spanned<String>>,
+}
+
+/// `[[trust_domain]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ExtraTrustDomain {
+    pub(crate) name: Spanned<String>,
+    pub(crate) bundle: Spanned<PathBuf>,
+}
+
+/// `[[role]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Role {
+    pub(crate) name: Spanned<String>,
+    #[serde(default)]
+    pub(crate) members: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) includes: Vec<Spanned<String>>,
+}
+
+/// `[[certificate]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Certificate {
+    pub(crate) identity: Spanned<String>,
+    pub(crate) chain: Spanned<PathBuf>,
+    pub(crate) key: Spanned<PathBuf>,
+    pub(crate) bundle: Spanned<PathBuf>,
+}
+
+/// `[[inbound]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Inbound {
+    pub(crate) name: Spanned<String>,
+    pub(crate) identity: Spanned<String>,
+    pub(crate) listen: Spanned<String>,
+    pub(crate) backend: Spanned<String>,
+    #[serde(default)]
+    pub(crate) unsafe_backend_beyond_loopback: bool,
+    pub(crate) foreign_bundle: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    pub(crate) allow: Vec<Spanned<Allow>>,
+    #[serde(default)]
+    pub(crate) inject: OneOrMany<Inject>,
+}
+
+/// `[[inbound.allow]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Allow {
+    pub(crate) roles: Vec<Spanned<String>>,
+    pub(crate) methods: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(crate) paths: Option<Spanned<Vec<Spanned<String>>>>,
+}
+
+/// `[inbound.inject]` or several `[[inbound.inject]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Inject {
+    pub(crate) header: Spanned<String>,
+    pub(crate) value: Spanned<String>,
+}
+
+/// `[[outbound]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Outbound {
+    pub(crate) name: Spanned<String>,
+    pub(crate) identity: Spanned<String>,
+    pub(crate) listen: Spanned<String>,
+    #[serde(default)]
+    pub(crate) unsafe_listen_beyond_loopback: bool,
+    pub(crate) protocol: Option<Spanned<String>>,
+    pub(crate) service: Spanned<OneOrMany<Spanned<String>>>,
+    pub(crate) foreign_bundle: Option<Spanned<PathBuf>>,
+    pub(crate) endpoints: Spanned<Vec<Spanned<String>>>,
+    #[serde(default)]
+    pub(crate) allow: Vec<Spanned<AllowLocal>>,
+}
+
+/// `[[outbound.allow]]`: which local users may use a Unix socket.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AllowLocal {
+    #[serde(default)]
+    pub(crate) uids: Vec<u32>,
+    #[serde(default)]
+    pub(crate) gids: Vec<u32>,
+}
+
+/// A value or a list of them. Written by hand because serde's untagged enums lose the place of an error.
+#[derive(Debug)]
+pub(crate) struct OneOrMany<T>(pub(crate) Vec<T>);
+
+impl<T> Default for OneOrMany<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(OneOrManyVisitor(std::marker::PhantomData))
+    }
+}
+
+struct OneOrManyVisitor<T>(std::marker::PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for OneOrManyVisitor<T> {
+    type Value = OneOrMany<T>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("one value or a list of them")
+    }
+
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(list)).map(OneOrMany)
+    }
+
+    fn visit_map<A: serde::de::MapAccess<'de>>(self, table: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(table)).map(|one| OneOrMany(vec![one]))
+    }
+}

@@ -1,0 +1,76 @@
+//! The config: read, checked as a whole, and used only when nothing is wrong with it. Only this module reads files of the
+//! operator and the environment.
+
+pub(crate) mod file;
+
+pub(crate) mod checked;
+
+pub(crate) mod address;
+
+pub(crate) mod secret;
+
+pub(crate) mod duration;
+
+mod check;
+
+pub(crate) mod diagnostic;
+
+use std::path::Path;
+
+use countersign_certs::spiffe_id::TrustDomain;
+use countersign_certs::store::{self, StoreError};
+
+use diagnostic::Diagnostic;
+
+/// Why no config can be had from a file.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// What is written is wrong.
+    #[error("{0}")]
+    Refused(Diagnostic),
+    /// The file cannot be read at all.
+    #[error("the config cannot be read")]
+    Store(#[from] StoreError),
+    /// The file is not text.
+    #[error("{0} is not UTF-8")]
+    NotText(String),
+}
+
+/// Reads and checks a config file. `enrolled` is the trust domain that this host has joined, if any.
+pub(crate) fn load(path: &Path, enrolled: Option<&TrustDomain>) -> Result<checked::Agent, ConfigError> {
+    let (name, text) = read(path)?;
+    parse(&name, &text, enrolled)
+}
+
+/// Checks a config text. `name` is shown in errors.
+pub(crate) fn parse(name: &str, text: &str, enrolled: Option<&TrustDomain>) -> Result<checked::Agent, ConfigError> {
+    check::agent(written(name, text)?, enrolled)
+        .map_err(|finding| ConfigError::Refused(Diagnostic::new(name, text, finding)))
+}
+
+/// The state folder that a config names, read on its own: what the host has enrolled in must be known before the rest can
+/// be checked.
+pub(crate) fn state_dir(path: &Path) -> Result<Option<std::path::PathBuf>, ConfigError> {
+    let (name, text) = read(path)?;
+    Ok(written(&name, &text)?.state_dir)
+}
+
+/// Where the control socket of a config is; its other parts are not looked at.
+pub(crate) fn control_socket(path: &Path) -> Result<std::path::PathBuf, ConfigError> {
+    let (name, text) = read(path)?;
+    let file = written(&name, &text)?;
+    Ok(file.control.socket.map_or_else(|| checked::CONTROL_SOCKET.into(), toml::Spanned::into_inner))
+}
+
+fn read(path: &Path) -> Result<(String, String), ConfigError> {
+    let name = path.display().to_string();
+    let bytes = store::read(path)?;
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok((name, text.to_owned())),
+        Err(_not_text) => Err(ConfigError::NotText(name)),
+    }
+}
+
+fn written(name: &str, text: &str) -> Result<file::Agent, ConfigError> {
+    toml::from_str(text).map_err(|error| ConfigError::Refused(Diagnostic::of_toml(name, text, &error)))
+}

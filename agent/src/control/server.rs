@@ -1,0 +1,205 @@
+//! Serves the control socket (root and the agent's own user only) and the metrics port.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use countersign_certs::spiffe_id::SpiffeId;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::rt::{Read, Write};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+use super::metrics;
+use crate::run::Agent;
+
+/// How long a caller may take to ask.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Callers at once, on each of the two.
+const CALLERS_MAX: usize = 64;
+
+/// Path of the state as JSON.
+pub(crate) const STATUS_PATH: &str = "/v1/status";
+
+/// Path before a decision's ID.
+pub(crate) const DECISION_PATH: &str = "/v1/decisions/";
+
+/// Path that has identities issued anew; an ID may follow as `?id=`.
+pub(crate) const RENEW_PATH: &str = "/v1/renew";
+
+/// Opens the control socket. Its file can be used by its owner only; that root can use it too lies in the nature of root.
+pub(crate) fn open(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    let listener = match crate::listener::Listener::open(&crate::config::address::ListenAddress::Unix(path.to_owned()))?
+    {
+        crate::listener::Listener::Unix(listener) => listener,
+        crate::listener::Listener::Tcp(_) => return Err(io::ErrorKind::InvalidInput.into()),
+    };
+    restrict(path)?;
+    Ok(listener)
+}
+
+#[allow(clippy::disallowed_methods, reason = "a socket's file belongs to the socket, not to the store")]
+fn restrict(path: &Path) -> io::Result<()> {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+}
+
+/// Answers operators for ever.
+pub(crate) async fn serve_socket(listener: UnixListener, agent: Rc<Agent>) {
+    let callers = Arc::new(Semaphore::new(CALLERS_MAX));
+    loop {
+        let Ok(turn) = Arc::clone(&callers).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the control socket cannot accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        if !is_trusted(&stream) {
+            tracing::warn!("somebody else's program called the control socket");
+            continue;
+        }
+        let agent = Rc::clone(&agent);
+        tokio::task::spawn_local(async move {
+            serve(TokioIo::new(stream), |request| control(request, Rc::clone(&agent))).await;
+            drop(turn);
+        });
+    }
+}
+
+/// Root, or the user that the agent runs as. The file's mode says so already; this holds where somebody changed it.
+fn is_trusted(stream: &UnixStream) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    stream.peer_cred().is_ok_and(|caller| caller.uid() == 0 || caller.uid() == own)
+}
+
+/// Answers scrapers and health checks for ever.
+pub(crate) async fn serve_metrics(listener: TcpListener, agent: Rc<Agent>) {
+    let callers = Arc::new(Semaphore::new(CALLERS_MAX));
+    loop {
+        let Ok(turn) = Arc::clone(&callers).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the metrics port cannot accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let agent = Rc::clone(&agent);
+        tokio::task::spawn_local(async move {
+            serve(TokioIo::new(stream), |request| health(request, Rc::clone(&agent))).await;
+            drop(turn);
+        });
+    }
+}
+
+async fn serve<S, F, R>(io: S, answer: F)
+where
+    S: Read + Write + Unpin,
+    F: Fn(Request<Incoming>) -> R,
+    R: Future<Output = Response<Full<Bytes>>>,
+{
+    let service = service_fn(|request| {
+        let answering = answer(request);
+        async move { Ok::<_, Infallible>(answering.await) }
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(16 * 1024)
+        .serve_connection(io, service);
+    // A caller that goes away is its own loss.
+    serving.await.ok();
+}
+
+async fn control(request: Request<Incoming>, agent: Rc<Agent>) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    match (request.method(), path) {
+        (&Method::GET, STATUS_PATH) => json(serde_json::to_string(&agent.status())),
+        (&Method::POST, RENEW_PATH) => renew(request.uri().query(), &agent).await,
+        (&Method::GET, _) if path.starts_with(DECISION_PATH) => {
+            let decision = path.strip_prefix(DECISION_PATH).unwrap_or_default();
+            match agent.sink().find(decision) {
+                Some(line) => answer(StatusCode::OK, "application/json", line),
+                None => answer(
+                    StatusCode::NOT_FOUND,
+                    "text/plain",
+                    "this decision is not among the recent ones\n".to_owned(),
+                ),
+            }
+        }
+        _ => answer(StatusCode::NOT_FOUND, "text/plain", "no such path\n".to_owned()),
+    }
+}
+
+async fn renew(query: Option<&str>, agent: &Agent) -> Response<Full<Bytes>> {
+    let Some(keeper) = agent.keeper() else {
+        return answer(
+            StatusCode::CONFLICT,
+            "text/plain",
+            "this agent is not enrolled; its identities are files\n".to_owned(),
+        );
+    };
+    let only = match query.and_then(|query| query.strip_prefix("id=")).map(SpiffeId::parse).transpose() {
+        Ok(only) => only,
+        Err(error) => return answer(StatusCode::BAD_REQUEST, "text/plain", format!("{error}\n")),
+    };
+    let failed = keeper.renew_now(only.as_ref()).await;
+    if failed.is_empty() {
+        return answer(StatusCode::OK, "text/plain", "renewed\n".to_owned());
+    }
+    let lines: String = failed.iter().map(|(id, error)| format!("{id}: {error}\n")).collect();
+    answer(StatusCode::BAD_GATEWAY, "text/plain", lines)
+}
+
+async fn health(request: Request<Incoming>, agent: Rc<Agent>) -> Response<Full<Bytes>> {
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/livez") => answer(StatusCode::OK, "text/plain", "ok\n".to_owned()),
+        (&Method::GET, "/readyz") => {
+            let status = agent.status();
+            let code = if status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            let waiting = status.routes.iter().filter(|route| route.listening.is_none());
+            let lines: String = waiting.map(|route| format!("{} waits for its identity\n", route.name)).collect();
+            answer(code, "text/plain", if status.ready { "ready\n".to_owned() } else { format!("not ready\n{lines}") })
+        }
+        (&Method::GET, "/metrics") => match metrics::text(&agent.counters(), &agent.status()) {
+            Ok(text) => answer(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text),
+            Err(_format) => {
+                answer(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", "metrics cannot be written\n".to_owned())
+            }
+        },
+        _ => answer(
+            StatusCode::NOT_FOUND,
+            "text/plain",
+            "no such path; there are /metrics, /livez and /readyz\n".to_owned(),
+        ),
+    }
+}
+
+fn json(text: serde_json::Result<String>) -> Response<Full<Bytes>> {
+    match text {
+        Ok(text) => answer(StatusCode::OK, "application/json", text),
+        Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", format!("{error}\n")),
+    }
+}
+
+fn answer(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}

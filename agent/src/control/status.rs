@@ -1,0 +1,111 @@
+//! What `countersign-agent status` tells.
+
+use serde::{Deserialize, Serialize};
+
+/// The state of an agent at one moment.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// Version of the program.
+    pub(crate) version: String,
+    /// Every route serves, and audit lines flow.
+    pub(crate) ready: bool,
+    /// Nothing new is taken.
+    pub(crate) draining: bool,
+    /// Connections that others opened to this agent.
+    pub(crate) connections: usize,
+    /// Grows with each change of config, identity or trust that was taken up.
+    pub(crate) generation: u64,
+    /// What is wrong with the newest config; the one before is in use then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) config_error: Option<String>,
+    /// Whether audit lines can be written.
+    pub(crate) audit_failing: bool,
+    /// The CA that this host has joined.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ca: Option<CaStatus>,
+    /// Inbounds and outbounds.
+    pub(crate) routes: Vec<RouteStatus>,
+    /// Own identities.
+    pub(crate) identities: Vec<IdentityStatus>,
+}
+
+/// The CA and what it last said.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct CaStatus {
+    pub(crate) address: String,
+    pub(crate) trust_domain: String,
+    pub(crate) host_id: String,
+    /// Generation of the newest trust update.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) trust_generation: Option<u64>,
+    /// Identities and serial numbers that are revoked.
+    pub(crate) revoked: usize,
+    /// Why state cannot be stored; none while it can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) storage_error: Option<String>,
+}
+
+/// One inbound or outbound.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RouteStatus {
+    pub(crate) direction: String,
+    pub(crate) name: String,
+    pub(crate) identity: String,
+    /// Where it listens; none while it waits for its identity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) listening: Option<String>,
+}
+
+/// One own identity.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct IdentityStatus {
+    pub(crate) identity: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) serial: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) not_after: Option<String>,
+    /// Seconds until it ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) seconds_left: Option<u64>,
+    /// When it will be renewed; none for files that somebody else keeps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) renewal_due: Option<String>,
+    /// Why the last attempt failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) renewal_error: Option<String>,
+}
+
+impl Status {
+    /// As people read it.
+    pub(crate) fn to_text(&self) -> String {
+        let mut lines = vec![format!(
+            "countersign-agent {}: {}{}, {} connections, generation {}",
+            self.version,
+            if self.ready { "ready" } else { "not ready" },
+            if self.draining { ", draining" } else { "" },
+            self.connections,
+            self.generation
+        )];
+        if self.audit_failing {
+            lines.push("audit lines cannot be written; new requests are refused".to_owned());
+        }
+        if let Some(error) = &self.config_error {
+            lines.push(format!("the newest config is refused, the one before is in use:\n{error}"));
+        }
+        if let Some(ca) = &self.ca {
+            lines.push(format!("ca {}: {} as {}, {} revoked", ca.address, ca.trust_domain, ca.host_id, ca.revoked));
+            lines.extend(ca.storage_error.iter().map(|error| format!("  state cannot be stored: {error}")));
+        }
+        for route in &self.routes {
+            let place = route.listening.as_deref().unwrap_or("waiting for its identity");
+            lines.push(format!("{} {}: {} as {}", route.direction, route.name, place, route.identity));
+        }
+        for identity in &self.identities {
+            let until = identity.not_after.as_deref().unwrap_or("not issued yet");
+            let due = identity.renewal_due.as_ref().map(|due| format!(", renewal due {due}")).unwrap_or_default();
+            lines.push(format!("identity {}: until {until}{due}", identity.identity));
+            lines.extend(identity.renewal_error.iter().map(|error| format!("  last attempt failed: {error}")));
+        }
+        lines.join("\n") + "\n"
+    }
+}

@@ -1,0 +1,188 @@
+//! Bodies on their way through: frame by frame, never gathered, counted, and cut when what allowed them is gone.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use super::pool::Lease;
+use crate::authorize::{Ongoing, Permit};
+use crate::live::Side;
+use crate::record::{RequestRecord, Transfer};
+use crate::refusal::{Refusal, Withdrawn};
+use crate::request::remove_identity;
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("the body broke off")]
+    Broken(#[from] hyper::Error),
+    #[error(transparent)]
+    Withdrawn(#[from] Withdrawn),
+}
+
+/// What a peer sends, on its way to the backend.
+#[derive(Debug)]
+pub(crate) struct RequestBody {
+    inner: Incoming,
+    ongoing: Rc<Ongoing>,
+    transfer: Rc<Transfer>,
+}
+
+impl RequestBody {
+    /// The body of a permitted request.
+    pub(crate) fn new(inner: Incoming, permit: &Permit, record: &RequestRecord) -> Self {
+        Self { inner, ongoing: Rc::clone(permit.ongoing()), transfer: record.transfer() }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if let Poll::Ready(withdrawn) = this.ongoing.signal().poll_cut(Side::Question, context) {
+            return Poll::Ready(Some(Err(withdrawn.into())));
+        }
+        let Some(frame) = ready!(Pin::new(&mut this.inner).poll_frame(context)) else { return Poll::Ready(None) };
+        let frame = frame?;
+        this.ongoing.touch();
+        this.transfer.add_received(frame.data_ref().map_or(0, Bytes::len));
+        Poll::Ready(Some(Ok(without_forged_trailers(frame))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// An identity header in a trailer is as forged as one in the head.
+fn without_forged_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            remove_identity(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(data) => data,
+    }
+}
+
+/// What the peer gets.
+pub(crate) enum ResponseBody {
+    /// An answer of our own: a refusal.
+    Own(Full<Bytes>),
+    /// The backend's answer.
+    Forwarded(ForwardedBody),
+    /// Nothing: the connection goes on as something else.
+    Upgraded,
+}
+
+/// The backend's answer on its way to the peer. It holds the permit, and closes the record.
+pub(crate) struct ForwardedBody {
+    inner: Incoming,
+    permit: Permit,
+    record: RequestRecord,
+    lease: Option<Lease>,
+    target: Rc<str>,
+}
+
+impl ForwardedBody {
+    /// The body of an answer to a permitted request.
+    pub(crate) fn new(
+        inner: Incoming,
+        permit: Permit,
+        record: RequestRecord,
+        lease: Option<Lease>,
+        target: Rc<str>,
+    ) -> Self {
+        Self { inner, permit, record, lease, target }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let ongoing = self.permit.ongoing();
+        if let Poll::Ready(withdrawn) = ongoing.signal().poll_cut(Side::Answer, context) {
+            self.record.close(Some(&Refusal::Withdrawn(withdrawn.clone())));
+            return Poll::Ready(Some(Err(withdrawn.into())));
+        }
+        match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
+            Some(Ok(frame)) => {
+                ongoing.touch();
+                self.record.transfer().add_sent(frame.data_ref().map_or(0, Bytes::len));
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                let text = BodyError::Broken(error);
+                self.record
+                    .close(Some(&Refusal::AnswerBroken { target: self.target.to_string(), detail: text.detail() }));
+                Poll::Ready(Some(Err(text)))
+            }
+            None => {
+                self.finish();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    /// The answer is whole: the connection can be used again.
+    fn finish(&mut self) {
+        self.record.close(None);
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+    }
+}
+
+impl BodyError {
+    fn detail(&self) -> String {
+        crate::refusal::in_one_line(self)
+    }
+}
+
+impl Drop for ForwardedBody {
+    fn drop(&mut self) {
+        // hyper does not ask a body that it knows to be at its end.
+        if self.inner.is_end_stream() {
+            self.finish();
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Own(body) => {
+                Pin::new(body).poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(|never| match never {})))
+            }
+            Self::Forwarded(body) => body.poll(context),
+            Self::Upgraded => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(body) => body.is_end_stream(),
+            Self::Forwarded(body) => body.inner.is_end_stream(),
+            Self::Upgraded => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(body) => body.size_hint(),
+            Self::Forwarded(body) => body.inner.size_hint(),
+            Self::Upgraded => SizeHint::with_exact(0),
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! One connection that somebody opened to us, while it lives.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use countersign_certs::time::Timestamp;
+use countersign_certs::verify::{Side, Trust};
+
+use super::backend::BackendPool;
+use super::hop::HopPool;
+use super::http::IdentityHeaders;
+use crate::identify::Peer;
+use crate::listener::PeerAddress;
+use crate::live::Signal;
+use crate::record::Direction;
+use crate::record::counters::RouteCounters;
+use crate::refusal::{Refusal, Withdrawn};
+use crate::routes::{InboundRoute, OutboundRoute};
+use crate::worker::Worker;
+
+/// A connection of an identified peer.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    worker: Rc<Worker>,
+    direction: Direction,
+    route_name: Arc<str>,
+    address: PeerAddress,
+    peer: Rc<Peer>,
+    counters: Arc<RouteCounters>,
+    /// End of the shorter of the two certificates; none on a connection from this host.
+    ends: Option<Timestamp>,
+    /// Its bytes are not looked at: it is allowed or denied as a whole.
+    whole: bool,
+    signal: Signal,
+    requests: Cell<u32>,
+    /// The worker's tick when the last request ended, or the last byte of a whole connection passed.
+    last_use: Cell<u64>,
+    seen: RefCell<Seen>,
+}
+
+/// The route as of one generation.
+#[derive(Clone)]
+struct Seen {
+    generation: u64,
+    route: Option<Current>,
+    upstream: Option<Upstream>,
+    headers: Option<Rc<IdentityHeaders>>,
+}
+
+/// The route of a connection as it is configured now.
+#[derive(Clone)]
+pub(crate) enum Current {
+    Inbound(Arc<InboundRoute>),
+    Outbound(Arc<OutboundRoute>),
+}
+
+/// Whereto the requests of a connection go.
+#[derive(Clone)]
+pub(crate) enum Upstream {
+    Backend(Rc<BackendPool>),
+    Hop(Rc<HopPool>),
+}
+
+/// What is known of a connection when it is made.
+pub(crate) struct Opened {
+    pub(crate) direction: Direction,
+    pub(crate) route_name: Arc<str>,
+    pub(crate) address: PeerAddress,
+    pub(crate) peer: Rc<Peer>,
+    pub(crate) counters: Arc<RouteCounters>,
+    pub(crate) ends: Option<Timestamp>,
+    pub(crate) whole: bool,
+}
+
+impl Connection {
+    /// A connection that has just been identified.
+    pub(crate) fn new(worker: &Rc<Worker>, opened: Opened) -> Rc<Self> {
+        let Opened { direction, route_name, address, peer, counters, ends, whole } = opened;
+        Rc::new(Self {
+            direction,
+            route_name,
+            address,
+            peer,
+            counters,
+            ends,
+            whole,
+            signal: Signal::default(),
+            requests: Cell::new(0),
+            last_use: Cell::new(worker.tick()),
+            seen: RefCell::new(Seen { generation: 0, route: None, upstream: None, headers: None }),
+            worker: Rc::clone(worker),
+        })
+    }
+
+    /// The worker that serves it.
+    pub(crate) fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    /// Which of the two stories it belongs to.
+    pub(crate) fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// The name of its inbound or outbound.
+    pub(crate) fn route_name(&self) -> &str {
+        &self.route_name
+    }
+
+    /// Where it came from.
+    pub(crate) fn address(&self) -> &PeerAddress {
+        &self.address
+    }
+
+    /// Who opened it.
+    pub(crate) fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// Its route's counters on this worker.
+    pub(crate) fn counters(&self) -> Arc<RouteCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Tells its task to drain or to end.
+    pub(crate) fn signal(&self) -> &Signal {
+        &self.signal
+    }
+
+    /// Whether it is allowed or denied as a whole.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// When it must have ended.
+    pub(crate) fn ends(&self) -> Option<Timestamp> {
+        self.ends
+    }
+
+    /// A request has begun.
+    pub(crate) fn request_began(&self) {
+        self.requests.set(self.requests.get().saturating_add(1));
+    }
+
+    /// A request has ended.
+    pub(crate) fn request_ended(&self) {
+        self.requests.set(self.requests.get().saturating_sub(1));
+        self.touch();
+    }
+
+    /// Notes that it is in use.
+    pub(crate) fn touch(&self) {
+        self.last_use.set(self.worker.tick());
+    }
+
+    /// How many ticks it has been without a request; none while one runs.
+    pub(crate) fn idle_ticks(&self, now: u64) -> Option<u64> {
+        (self.requests.get() == 0).then(|| now.saturating_sub(self.last_use.get()))
+    }
+
+    /// Its route as configured now.
+    pub(crate) fn current(&self) -> Result<Current, Withdrawn> {
+        self.follow();
+        self.seen.borrow().route.clone().ok_or(Withdrawn::Route)
+    }
+
+    /// Whereto its requests go now.
+    pub(crate) fn upstream(&self) -> Result<Upstream, Refusal> {
+        self.follow();
+        self.seen.borrow().upstream.clone().ok_or(Refusal::Withdrawn(Withdrawn::Route))
+    }
+
+    /// The headers that tell the backend who calls; none on an outbound.
+    pub(crate) fn identity_headers(&self) -> Option<Rc<IdentityHeaders>> {
+        self.follow();
+        self.seen.borrow().headers.clone()
+    }
+
+    /// Verifies the peer's certificate against new trust.
+    pub(crate) fn verify_again(&self, trust: &Trust) -> Result<(), Withdrawn> {
+        match self.peer.verified() {
+            Some(verified) => Ok(trust.verify_again(verified, Side::Client, self.worker.clock().now())?),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes up a new generation of the config, once.
+    fn follow(&self) {
+        let snapshot = self.worker.snapshot();
+        if self.seen.borrow().generation == snapshot.generation {
+            return;
+        }
+        let seen = match self.direction {
+            Direction::Inbound => self.see_inbound(snapshot.generation, snapshot.inbound(&self.route_name)),
+            Direction::Outbound => self.see_outbound(snapshot.generation, snapshot.outbound(&self.route_name)),
+        };
+        self.peer.hold(&snapshot.roles);
+        self.seen.replace(seen);
+    }
+
+    fn see_inbound(&self, generation: u64, route: Option<&Arc<InboundRoute>>) -> Seen {
+        Seen {
+            generation,
+            upstream: route.map(|route| Upstream::Backend(self.worker.backend_pool(&route.backend))),
+            headers: route.and_then(|route| {
+                let verified = self.peer.verified()?;
+                self.peer.hold(&route.policy.roles);
+                IdentityHeaders::new(route.tls.identity.leaf(), verified, &self.peer.role_names()).map(Rc::new)
+            }),
+            route: route.cloned().map(Current::Inbound),
+        }
+    }
+
+    fn see_outbound(&self, generation: u64, route: Option<&Arc<OutboundRoute>>) -> Seen {
+        Seen {
+            generation,
+            upstream: route.map(|route| Upstream::Hop(self.worker.hop_pool(route))),
+            headers: None,
+            route: route.cloned().map(Current::Outbound),
+        }
+    }
+}
+
+impl std::fmt::Debug for Seen {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Seen({})", self.generation)
+    }
+}

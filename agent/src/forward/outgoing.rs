@@ -1,0 +1,62 @@
+//! A request as it leaves, in the form of the protocol that carries it.
+
+use http::header::{self, HeaderMap};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Method, Request, Uri, Version};
+
+use super::body::RequestBody;
+
+/// A request on its way out. What was authorized is in it, and nothing else.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) method: Method,
+    pub(crate) authority: Authority,
+    pub(crate) target: PathAndQuery,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: RequestBody,
+}
+
+impl Outgoing {
+    /// Origin form and Host (RFC 9112 §3.2.1).
+    pub(crate) fn into_http1(self) -> Request<RequestBody> {
+        let mut request = Request::new(self.body);
+        *request.method_mut() = self.method;
+        *request.uri_mut() = Uri::from(self.target);
+        *request.version_mut() = Version::HTTP_11;
+        *request.headers_mut() = self.headers;
+        // An authority has no byte that a header value may not have.
+        if let Ok(host) = HeaderValue::from_str(self.authority.as_str()) {
+            request.headers_mut().insert(header::HOST, host);
+        }
+        request
+    }
+
+    /// `:scheme`, `:authority` and `:path` (RFC 9113 §8.3.1).
+    pub(crate) fn into_http2(self) -> Request<RequestBody> {
+        let mut request = Request::new(self.body);
+        let mut uri = http::uri::Parts::default();
+        // The scheme tells how the whole way is secured, and the first and last steps are clear text on one host.
+        uri.scheme = Some(Scheme::HTTP);
+        uri.authority = Some(self.authority);
+        uri.path_and_query = Some(self.target);
+        *request.method_mut() = self.method;
+        // Scheme, authority and path together always make a URI.
+        *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
+        *request.version_mut() = Version::HTTP_2;
+        *request.headers_mut() = self.headers;
+        request
+    }
+
+    /// Takes a request back that hyper has not sent.
+    pub(crate) fn unsent(request: Request<RequestBody>) -> Option<Self> {
+        let (parts, body) = request.into_parts();
+        let mut headers = parts.headers;
+        let uri = parts.uri.into_parts();
+        let host = headers.remove(header::HOST);
+        let authority = match uri.authority {
+            Some(authority) => authority,
+            None => Authority::try_from(host?.as_bytes()).ok()?,
+        };
+        Some(Self { method: parts.method, authority, target: uri.path_and_query?, headers, body })
+    }
+}

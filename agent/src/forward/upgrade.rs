@@ -1,0 +1,128 @@
+//! Connections that become something else, WebSockets above all: authorized as the request that they begin as, then
+//! carried as bytes.
+//!
+//! The way to the backend is an HTTP/1.1 connection of its own. Nothing of the peer is sent over it before the backend has
+//! agreed with 101, so that nothing can hide behind an upgrade that does not happen.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+
+use super::body::RequestBody;
+use super::connection::{Connection, Upstream};
+use super::http::{Answer, clean, prepare};
+use super::pump;
+use crate::authorize::Permit;
+use crate::record::RequestRecord;
+use crate::refusal::Refusal;
+use crate::request::NormalRequest;
+
+const SEC_WEBSOCKET_KEY: HeaderName = header::SEC_WEBSOCKET_KEY;
+
+/// A request for an upgrade.
+pub(super) struct Asked {
+    pub(super) normal: NormalRequest,
+    pub(super) body: RequestBody,
+    pub(super) upgrading: OnUpgrade,
+    pub(super) version: Version,
+}
+
+/// Both sides have agreed; what is left is to carry bytes.
+pub(super) struct Carrying {
+    peer: OnUpgrade,
+    backend: OnUpgrade,
+    permit: Permit,
+}
+
+/// Forwards a permitted upgrade.
+pub(super) async fn forward(
+    asked: Asked,
+    permit: Permit,
+    connection: &Connection,
+    record: &mut RequestRecord,
+) -> Result<Answer, Refusal> {
+    let Asked { normal, body, upgrading, version } = asked;
+    let mut response = ask(normal, body, connection, record, &permit).await?;
+    record.status(response.status());
+    let backend = hyper::upgrade::on(&mut response);
+    let (mut parts, body) = response.into_parts();
+    let protocol = parts.headers.get(header::UPGRADE).cloned();
+    clean(&mut parts);
+    if parts.status != StatusCode::SWITCHING_PROTOCOLS {
+        // The backend says no in its own words, and its connection is not used again.
+        let target = connection.upstream()?.name();
+        return Ok(Answer::Forwarded { parts, body, permit, lease: None, target });
+    }
+    if version == Version::HTTP_2 {
+        // RFC 8441 §5: 200 agrees to an extended CONNECT.
+        parts.status = StatusCode::OK;
+    } else {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        if let Some(protocol) = protocol {
+            parts.headers.insert(header::UPGRADE, protocol);
+        }
+    }
+    Ok(Answer::Upgraded { parts, carrying: Carrying { peer: upgrading, backend, permit } })
+}
+
+/// Asks the backend, over a connection of its own.
+async fn ask(
+    normal: NormalRequest,
+    body: RequestBody,
+    connection: &Connection,
+    record: &RequestRecord,
+    permit: &Permit,
+) -> Result<Response<Incoming>, Refusal> {
+    let protocol = normal.upgrade.clone().ok_or(Refusal::UpgradeLost)?;
+    let upstream = connection.upstream()?;
+    let mut outgoing = prepare(normal, body, connection, record.decision())?;
+    outgoing.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    if protocol.as_bytes().eq_ignore_ascii_case(b"websocket") && !outgoing.headers.contains_key(SEC_WEBSOCKET_KEY) {
+        // An extended CONNECT has no key (RFC 8441 §5), HTTP/1.1 wants one (RFC 6455 §4.1).
+        outgoing.headers.insert(SEC_WEBSOCKET_KEY, websocket_key()?);
+    }
+    outgoing.headers.insert(header::UPGRADE, protocol);
+    let asking = async {
+        let mut sender = match &upstream {
+            Upstream::Backend(pool) => pool.exclusive().await?,
+            Upstream::Hop(pool) => pool.exclusive().await?,
+        };
+        let broken = |source| Refusal::Broken { target: upstream.name().to_string(), source };
+        sender.send_request(outgoing.into_http1()).await.map_err(broken)
+    };
+    tokio::select! {
+        answer = asking => answer,
+        withdrawn = permit.ongoing().signal().cut_asked() => Err(withdrawn.into()),
+    }
+}
+
+fn websocket_key() -> Result<HeaderValue, Refusal> {
+    let mut nonce = [0; 16];
+    aws_lc_rs::rand::fill(&mut nonce).map_err(|_no_randomness| Refusal::UpgradeLost)?;
+    HeaderValue::from_str(&STANDARD.encode(nonce)).map_err(|_never_for_base64| Refusal::UpgradeLost)
+}
+
+impl Carrying {
+    /// Carries bytes both ways until both sides have ended or the permit has.
+    pub(super) async fn carry(self, mut record: RequestRecord) {
+        let outcome = self.carry_recorded(&record).await;
+        record.close(outcome.as_ref().err());
+    }
+
+    async fn carry_recorded(self, record: &RequestRecord) -> Result<(), Refusal> {
+        let Self { peer, backend, permit } = self;
+        let (peer, backend) = tokio::try_join!(peer, backend).map_err(|_lost| Refusal::UpgradeLost)?;
+        let ongoing = permit.ongoing();
+        let transfer = record.transfer();
+        tokio::select! {
+            pumped = pump::both_ways(TokioIo::new(peer), TokioIo::new(backend), &transfer, || ongoing.touch()) => {
+                pumped.map_err(Refusal::Transfer)
+            }
+            withdrawn = ongoing.signal().cut_asked() => Err(withdrawn.into()),
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The state folder: all that an agent needs to start and serve while its CA is away.
+//!
+//! `enrollment.json` says which CA this host has joined, `trust.json` is what that CA last said of whom to trust, and
+//! `svids/` holds one file for each identity, key and chain together, so that no half of a pair can be swapped.
+
+use std::path::{Path, PathBuf};
+
+use countersign_certs::issuance::TrustUpdate;
+use countersign_certs::key::PrivateKey;
+use countersign_certs::pem::{self, PemError};
+use countersign_certs::san::San;
+use countersign_certs::spiffe_id::{SpiffeId, TrustDomain};
+use countersign_certs::store::{self, StoreError};
+use countersign_certs::svid::{SvidError, X509Svid};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+/// The state folder of one agent.
+#[derive(Debug, Clone)]
+pub(crate) struct StateDir(PathBuf);
+
+/// Which CA this host has joined, and as whom.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Enrollment {
+    /// Address of the CA, `host:port`.
+    pub(crate) ca_address: String,
+    /// The trust domain that was joined.
+    pub(crate) trust_domain: TrustDomain,
+    /// The host's own ID.
+    pub(crate) host_id: SpiffeId,
+}
+
+/// Why the state cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StateError {
+    #[error("{path} is damaged")]
+    Json { path: PathBuf, source: serde_json::Error },
+    #[error("the chain in {path} cannot be read")]
+    Pem { path: PathBuf, source: PemError },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the identity in {path} cannot be used")]
+    Svid { path: PathBuf, source: SvidError },
+}
+
+impl StateDir {
+    /// The folder at `path`.
+    pub(crate) fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// Makes the folders.
+    pub(crate) fn create(&self) -> Result<(), StateError> {
+        Ok(store::create_folder(&self.0.join("svids"))?)
+    }
+
+    /// What was joined; none before `enroll`.
+    pub(crate) fn enrollment(&self) -> Result<Option<Enrollment>, StateError> {
+        self.read_json("enrollment.json")
+    }
+
+    /// Notes what was joined.
+    pub(crate) fn write_enrollment(&self, enrollment: &Enrollment) -> Result<(), StateError> {
+        self.write_json("enrollment.json", enrollment)
+    }
+
+    /// What the CA last said of whom to trust.
+    pub(crate) fn trust(&self) -> Result<Option<TrustUpdate>, StateError> {
+        self.read_json("trust.json")
+    }
+
+    /// Keeps what the CA said of whom to trust.
+    pub(crate) fn write_trust(&self, update: &TrustUpdate) -> Result<(), StateError> {
+        self.write_json("trust.json", update)
+    }
+
+    /// A stored identity; none if it was never issued.
+    pub(crate) fn svid(&self, id: &SpiffeId) -> Result<Option<X509Svid>, StateError> {
+        let path = self.svid_path(id);
+        let contents = match store::read_secret(&path) {
+            Ok(contents) => contents,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let chain = pem::certificates(&contents).map_err(|source| StateError::Pem { path: path.clone(), source })?;
+        X509Svid::from_pem(pem::encode_certificates(&chain).as_bytes(), &contents, &San::Spiffe(id.clone()))
+            .map(Some)
+            .map_err(|source| StateError::Svid { path, source })
+    }
+
+    /// Stores an identity: key and chain in one file.
+    pub(crate) fn write_svid(&self, id: &SpiffeId, key: &PrivateKey, chain: &str) -> Result<(), StateError> {
+        let key = key.to_pem();
+        let mut contents = Zeroizing::new(String::with_capacity(key.len() + chain.len()));
+        contents.push_str(&key);
+        contents.push_str(chain);
+        Ok(store::write(&self.svid_path(id), contents.as_bytes())?)
+    }
+
+    /// The file's name tells people the ID's end and is unique by its hash.
+    fn svid_path(&self, id: &SpiffeId) -> PathBuf {
+        let hash: String = countersign_certs::certificate::sha256(id.as_str().as_bytes())
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let last: String = id.segments().last().unwrap_or_default().chars().take(64).collect();
+        self.0.join("svids").join(format!("{last}-{hash}.pem"))
+    }
+
+    fn read_json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
+        let path = self.0.join(name);
+        let contents = match store::read(&path) {
+            Ok(contents) => contents,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        serde_json::from_slice(&contents).map(Some).map_err(|source| StateError::Json { path, source })
+    }
+
+    fn write_json<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
+        let path = self.0.join(name);
+        let contents =
+            serde_json::to_vec_pretty(value).map_err(|source| StateError::Json { path: path.clone(), source })?;
+        Ok(store::write(&path, &contents)?)
+    }
+}

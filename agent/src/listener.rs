@@ -1,0 +1,209 @@
+//! Sockets: what is listened on, what was accepted, and who the kernel says is calling.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::config::address::ListenAddress;
+
+/// Connections that the kernel may hold before they are accepted.
+const BACKLOG: i32 = 4096;
+
+/// A listening socket. Each worker accepts from its own duplicate of it, so that no connection that waits in the kernel's
+/// queue is lost when the config changes.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// One worker's duplicate.
+#[derive(Debug)]
+pub(crate) enum WorkerListener {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
+/// A byte stream to a peer, of either kind.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+/// Where a connection came from.
+#[derive(Debug, Clone)]
+pub(crate) enum PeerAddress {
+    Tcp(SocketAddr),
+    Unix(Option<LocalUser>),
+}
+
+/// The user at the other end of a Unix socket (SO_PEERCRED, unix(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LocalUser {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+impl Listener {
+    /// Opens a socket, or takes the one that systemd has opened.
+    pub(crate) fn open(address: &ListenAddress) -> io::Result<Self> {
+        match address {
+            ListenAddress::Systemd(name) => crate::systemd::listener(name),
+            ListenAddress::Tcp(address) => open_tcp(*address).map(Self::Tcp),
+            ListenAddress::Unix(path) => open_unix(path).map(Self::Unix),
+        }
+    }
+
+    /// A duplicate for one worker. Call inside its runtime.
+    pub(crate) fn for_worker(&self) -> io::Result<WorkerListener> {
+        match self {
+            Self::Tcp(listener) => tokio::net::TcpListener::from_std(listener.try_clone()?).map(WorkerListener::Tcp),
+            Self::Unix(listener) => tokio::net::UnixListener::from_std(listener.try_clone()?).map(WorkerListener::Unix),
+        }
+    }
+
+    /// The port that the kernel chose, if the address left it open.
+    pub(crate) fn local_address(&self) -> String {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map(|address| address.to_string()).unwrap_or_default(),
+            Self::Unix(listener) => listener
+                .local_addr()
+                .ok()
+                .and_then(|address| address.as_pathname().map(|path| format!("unix:{}", path.display())))
+                .unwrap_or_default(),
+        }
+    }
+}
+
+fn open_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // One address means that address: [::] does not take IPv4 along.
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+fn open_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    remove_stale(path)?;
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Removes a socket file that nobody listens on, as a crash leaves it. Anything else in its place is left alone, and
+/// binding fails.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let is_socket = match path.symlink_metadata() {
+        Ok(metadata) => metadata.file_type().is_socket(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let answer = std::os::unix::net::UnixStream::connect(path);
+    match answer {
+        Err(error) if is_socket && error.kind() == io::ErrorKind::ConnectionRefused => remove_file(path),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a socket's file belongs to the socket, not to the store")]
+fn remove_file(path: &Path) -> io::Result<()> {
+    std::fs::remove_file(path)
+}
+
+impl WorkerListener {
+    /// Waits for the next connection.
+    pub(crate) async fn accept(&self) -> io::Result<(Stream, PeerAddress)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                // Without this a small frame waits for the peer's delayed acknowledgement, 40 ms on Linux.
+                stream.set_nodelay(true)?;
+                Ok((Stream::Tcp(stream), PeerAddress::Tcp(address)))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let user = stream.peer_cred().ok().map(|user| LocalUser { uid: user.uid(), gid: user.gid() });
+                Ok((Stream::Unix(stream), PeerAddress::Unix(user)))
+            }
+        }
+    }
+}
+
+impl PeerAddress {
+    /// The local user, where the kernel knows one.
+    pub(crate) fn user(&self) -> Option<LocalUser> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Unix(user) => *user,
+        }
+    }
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(formatter, "{address}"),
+            Self::Unix(Some(user)) => write!(formatter, "unix:uid={},gid={}", user.uid, user.gid),
+            Self::Unix(None) => formatter.write_str("unix"),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Who may do what. Pure: no network, no clock, no files; the same code decides on a live request, in `explain`, and when
+//! live requests are looked at again after a change.
+
+pub(crate) mod path;
+
+pub(crate) mod role;
+
+pub(crate) mod rule;
+
+pub(crate) mod decide;
+
+pub(crate) mod explain;

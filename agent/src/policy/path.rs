@@ -1,0 +1,302 @@
+//! Request paths in the one form that router, policy and forwarder share, and the patterns of `allow` rules.
+//!
+//! A path that two programs could read differently is refused, not repaired: what was authorized is then, byte for byte,
+//! what the backend gets.
+
+use std::fmt;
+
+/// Longest path that is looked at, in bytes.
+pub(crate) const PATH_BYTES_MAX: usize = 8192;
+
+/// A path that means the same to everybody: absolute, no empty, `.` or `..` segment, no parameter, and percent-encoding
+/// only for bytes that need it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CheckedPath<'text>(&'text str);
+
+/// Why a path is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PathError {
+    #[error("it holds a byte that a path may not hold")]
+    Character,
+    #[error("it holds a '.' or '..' segment")]
+    DotSegment,
+    #[error("it holds an empty segment ('//')")]
+    EmptySegment,
+    #[error("it percent-encodes a byte that is a separator or needs no encoding")]
+    Encoding,
+    #[error("it does not begin with '/'")]
+    NotAbsolute,
+    #[error("it holds ';', which some servers cut off")]
+    Parameter,
+    #[error("it is longer than {PATH_BYTES_MAX} bytes")]
+    TooLong,
+}
+
+impl<'text> CheckedPath<'text> {
+    /// Checks the path of a request target (without query).
+    pub(crate) fn parse(path: &'text str) -> Result<Self, PathError> {
+        if path.len() > PATH_BYTES_MAX {
+            return Err(PathError::TooLong);
+        }
+        let Some(inner) = path.strip_prefix('/') else { return Err(PathError::NotAbsolute) };
+        check_bytes(inner.as_bytes())?;
+        let mut segments = inner.split('/').peekable();
+        while let Some(segment) = segments.next() {
+            match segment {
+                // A slash at the very end is a segment of its own: "/a/" is not "/a".
+                "" if segments.peek().is_some() => return Err(PathError::EmptySegment),
+                "." | ".." => return Err(PathError::DotSegment),
+                _ => {}
+            }
+        }
+        Ok(Self(path))
+    }
+
+    /// The path as it is forwarded.
+    pub(crate) fn as_str(self) -> &'text str {
+        self.0
+    }
+
+    fn segments(self) -> impl Iterator<Item = &'text str> + Clone {
+        self.0.split('/').skip(1)
+    }
+}
+
+fn check_bytes(path: &[u8]) -> Result<(), PathError> {
+    let mut bytes = path.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'%' => check_escape(bytes.next(), bytes.next())?,
+            b';' => return Err(PathError::Parameter),
+            b'/' => {}
+            _ if is_plain(*byte) => {}
+            _ => return Err(PathError::Character),
+        }
+    }
+    Ok(())
+}
+
+/// An escape is unambiguous only if nobody would write the byte plainly and no server takes the decoded byte as a
+/// separator (RFC 3986 §2.3, §6.2.2.2).
+fn check_escape(high: Option<&u8>, low: Option<&u8>) -> Result<(), PathError> {
+    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
+    let (Some(high), Some(low)) = (digit(high), digit(low)) else { return Err(PathError::Encoding) };
+    let decoded = u8::try_from(high * 16 + low).unwrap_or_default();
+    let ambiguous = is_unreserved(decoded)
+        || matches!(decoded, b'/' | b'\\' | b'%' | b';' | b'?' | b'#')
+        || decoded.is_ascii_control();
+    if ambiguous { Err(PathError::Encoding) } else { Ok(()) }
+}
+
+/// RFC 3986 §2.3.
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+/// `pchar` of RFC 3986 §3.3 without the percent sign and without `;`.
+fn is_plain(byte: u8) -> bool {
+    is_unreserved(byte)
+        || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@')
+}
+
+/// The `paths` of a rule: literal segments, `*` for exactly one segment, `**` for any number of them.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct PathPattern {
+    text: Box<str>,
+    segments: Box<[Segment]>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Segment {
+    Any,
+    AnyNumber,
+    Literal(Box<[u8]>),
+}
+
+/// Why a text is no pattern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PatternError {
+    #[error("'**' may appear once")]
+    AnyNumberTwice,
+    #[error("'*' and '**' stand for whole segments; \"/v1/models*\" is not a pattern")]
+    PartialWildcard,
+    #[error("a request with this path would be refused before any rule is asked: {0}")]
+    Unmatchable(PathError),
+}
+
+impl PathPattern {
+    /// Compiles a pattern. One that no accepted request can match is an error.
+    pub(crate) fn parse(text: &str) -> Result<Self, PatternError> {
+        CheckedPath::parse(text).map_err(PatternError::Unmatchable)?;
+        let segments: Box<[Segment]> = text
+            .split('/')
+            .skip(1)
+            .map(|segment| match segment {
+                "*" => Ok(Segment::Any),
+                "**" => Ok(Segment::AnyNumber),
+                _ if segment.contains('*') => Err(PatternError::PartialWildcard),
+                _ => Ok(Segment::Literal(decoded(segment).collect())),
+            })
+            .collect::<Result<_, _>>()?;
+        if segments.iter().filter(|segment| **segment == Segment::AnyNumber).count() > 1 {
+            return Err(PatternError::AnyNumberTwice);
+        }
+        Ok(Self { text: text.into(), segments })
+    }
+
+    /// Whether the pattern covers a path. Takes time proportional to the path.
+    pub(crate) fn matches(&self, path: CheckedPath<'_>) -> bool {
+        let count = path.segments().count();
+        let Some(split) = self.segments.iter().position(|segment| *segment == Segment::AnyNumber) else {
+            return count == self.segments.len() && all_match(&self.segments, path.segments());
+        };
+        let (before, after) =
+            (self.segments.get(..split).unwrap_or_default(), self.segments.get(split + 1..).unwrap_or_default());
+        let Some(skipped) = count.checked_sub(after.len()).filter(|end| *end >= before.len()) else { return false };
+        all_match(before, path.segments()) && all_match(after, path.segments().skip(skipped))
+    }
+}
+
+fn all_match<'text>(pattern: &[Segment], segments: impl Iterator<Item = &'text str>) -> bool {
+    pattern.iter().zip(segments).all(|(expected, found)| match expected {
+        // An empty segment (a final slash) is not something that "*" should stand for.
+        Segment::Any | Segment::AnyNumber => !found.is_empty(),
+        Segment::Literal(literal) => decoded(found).eq(literal.iter().copied()),
+    })
+}
+
+/// The bytes of a segment that [`check_bytes`] has accepted.
+fn decoded(segment: &str) -> impl Iterator<Item = u8> {
+    let mut bytes = segment.bytes();
+    std::iter::from_fn(move || {
+        let byte = bytes.next()?;
+        if byte != b'%' {
+            return Some(byte);
+        }
+        let high = char::from(bytes.next()?).to_digit(16)?;
+        let low = char::from(bytes.next()?).to_digit(16)?;
+        u8::try_from(high * 16 + low).ok()
+    })
+}
+
+impl fmt::Display for PathPattern {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for PathPattern {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "PathPattern({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn check(path: &str, expected: Result<(), PathError>) {
+        assert_eq!(CheckedPath::parse(path).map(drop), expected, "{path}");
+    }
+
+    #[test]
+    fn plain_paths_pass_as_they_are() {
+        for path in [
+            "/",
+            "/v1/chat/completions",
+            "/v1/models/",
+            "/a%20b",
+            "/llama3:8b",
+            "/%C3%A9",
+            "/a%3Ab",
+            "/...",
+            "/.a",
+            "/a+b@c",
+        ] {
+            check(path, Ok(()));
+        }
+    }
+
+    #[test]
+    fn paths_that_two_programs_read_differently_are_refused() {
+        check("", Err(PathError::NotAbsolute));
+        check("v1", Err(PathError::NotAbsolute));
+        check("//v1", Err(PathError::EmptySegment));
+        check("/v1//models", Err(PathError::EmptySegment));
+        check("/v1/./models", Err(PathError::DotSegment));
+        check("/v1/../models", Err(PathError::DotSegment));
+        check("/..", Err(PathError::DotSegment));
+        check("/v1%2fmodels", Err(PathError::Encoding));
+        check("/v1%2Fmodels", Err(PathError::Encoding));
+        check("/%2e%2e/models", Err(PathError::Encoding));
+        check("/v1%252fmodels", Err(PathError::Encoding));
+        check("/v1%5cmodels", Err(PathError::Encoding));
+        check("/v1%00", Err(PathError::Encoding));
+        check("/%6dodels", Err(PathError::Encoding));
+        check("/v1%3Bx", Err(PathError::Encoding));
+        check("/v1%", Err(PathError::Encoding));
+        check("/v1%2", Err(PathError::Encoding));
+        check("/v1%zz", Err(PathError::Encoding));
+        check("/v1;x=1/models", Err(PathError::Parameter));
+        check("/v1\\models", Err(PathError::Character));
+        check("/v1 models", Err(PathError::Character));
+        check("/v1\u{e9}", Err(PathError::Character));
+        check("/v1?x", Err(PathError::Character));
+        check(&format!("/{}", "a".repeat(PATH_BYTES_MAX)), Err(PathError::TooLong));
+    }
+
+    fn matches(pattern: &str, path: &str) -> bool {
+        PathPattern::parse(pattern).unwrap().matches(CheckedPath::parse(path).unwrap())
+    }
+
+    #[test]
+    fn one_star_is_one_segment_and_two_are_any_number() {
+        assert!(matches("/v1/models/*", "/v1/models/a"));
+        assert!(!matches("/v1/models/*", "/v1/models"));
+        assert!(!matches("/v1/models/*", "/v1/models/"));
+        assert!(!matches("/v1/models/*", "/v1/models/a/b"));
+        assert!(matches("/v1/**", "/v1/models/a/b"));
+        assert!(matches("/v1/**", "/v1"));
+        assert!(!matches("/v1/**", "/v10"));
+        assert!(matches("/**", "/"));
+        assert!(matches("/**", "/a/b"));
+        assert!(matches("/a/**/z", "/a/z"));
+        assert!(matches("/a/**/z", "/a/b/c/z"));
+        assert!(!matches("/a/**/z", "/a/b/c"));
+        assert!(matches("/v1/chat", "/v1/chat"));
+        assert!(!matches("/v1/chat", "/v1/Chat"));
+        assert!(!matches("/v1/chat", "/v1/chat/"));
+        assert!(matches("/m/a:b", "/m/a%3Ab"));
+        assert!(!matches("/m/*", "/n/a"));
+    }
+
+    #[test]
+    fn patterns_that_can_never_match_are_errors() {
+        assert_eq!(PathPattern::parse("/v1/../x").unwrap_err(), PatternError::Unmatchable(PathError::DotSegment));
+        assert_eq!(PathPattern::parse("v1").unwrap_err(), PatternError::Unmatchable(PathError::NotAbsolute));
+        assert_eq!(PathPattern::parse("/v1/models*").unwrap_err(), PatternError::PartialWildcard);
+        assert_eq!(PathPattern::parse("/**/a/**").unwrap_err(), PatternError::AnyNumberTwice);
+    }
+
+    proptest! {
+        #[test]
+        fn no_accepted_path_changes_when_it_is_cleaned(path in "/[a-z./%0-9;:~\\\\]{0,24}") {
+            if CheckedPath::parse(&path).is_ok() {
+                let decoded: Vec<u8> = decoded(&path).collect();
+                let segments: Vec<&[u8]> = decoded.split(|byte| *byte == b'/').collect();
+                prop_assert_eq!(segments.len(), path.split('/').count());
+                prop_assert!(segments.iter().all(|segment| *segment != b"." && *segment != b".."));
+                prop_assert!(!decoded.contains(&0) && !decoded.contains(&b'\\'));
+            }
+        }
+
+        #[test]
+        fn every_literal_pattern_matches_itself(path in "(/[a-zA-Z0-9._~-]{1,8}){1,5}") {
+            if let Ok(checked) = CheckedPath::parse(&path) {
+                prop_assert!(PathPattern::parse(&path).unwrap().matches(checked));
+                prop_assert!(matches("/**", &path));
+            }
+        }
+    }
+}

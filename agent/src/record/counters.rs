@@ -1,0 +1,192 @@
+//! Counters without locks: each worker has its own, and only that worker writes them. Whoever reads adds them up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::refusal::Refusal;
+
+/// A number that one thread increases and others read.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds. A plain load and store, because there is one writer.
+    pub(crate) fn add(&self, more: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+    }
+
+    /// Reads.
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How something ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Outcome {
+    /// Allowed, and came to its own end.
+    Allowed,
+    /// The peer or the backend went away in the middle.
+    Cancelled,
+    /// Was allowed, and had to end: expiry, revocation, a changed policy.
+    Cut,
+    /// We said no.
+    Denied,
+    /// Allowed, but something broke.
+    Failed,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of the counters.
+    pub(crate) const ALL: [Self; 5] = [Self::Allowed, Self::Cancelled, Self::Cut, Self::Denied, Self::Failed];
+
+    /// As in audit lines and metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Cancelled => "cancelled",
+            Self::Cut => "cut",
+            Self::Denied => "denied",
+            Self::Failed => "failed",
+        }
+    }
+
+    fn index(self) -> usize {
+        Self::ALL.iter().position(|other| *other == self).unwrap_or_default()
+    }
+}
+
+/// Upper ends of the latency buckets in seconds: from a local cache hit to a long answer of a model.
+pub(crate) const BUCKETS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0];
+
+/// A latency histogram with fixed buckets.
+#[derive(Debug, Default)]
+pub(crate) struct Histogram {
+    buckets: [Counter; BUCKETS.len() + 1],
+    microseconds: Counter,
+}
+
+impl Histogram {
+    /// Counts one observation.
+    pub(crate) fn observe(&self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        let index = BUCKETS.iter().position(|end| seconds <= *end).unwrap_or(BUCKETS.len());
+        if let Some(bucket) = self.buckets.get(index) {
+            bucket.add(1);
+        }
+        self.microseconds.add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    /// Observations by bucket, the last without an upper end, and their sum in seconds.
+    pub(crate) fn read(&self) -> ([u64; BUCKETS.len() + 1], f64) {
+        let seconds = Duration::from_micros(self.microseconds.get()).as_secs_f64();
+        (self.buckets.each_ref().map(Counter::get), seconds)
+    }
+}
+
+/// The reasons that metrics tell apart. Fixed, so that no peer can make a label.
+pub(crate) const REASONS: [&str; 42] = [
+    "audit_unavailable",
+    "backend_broke",
+    "backend_unreachable",
+    "certificate_expired",
+    "certificate_malformed",
+    "certificate_not_yet_valid",
+    "certificate_revoked",
+    "chain_length",
+    "connection_broke",
+    "draining",
+    "foreign_not_admitted",
+    "handshake_abandoned",
+    "handshake_failed",
+    "handshake_timeout",
+    "idle_timeout",
+    "limit",
+    "local_user_not_allowed",
+    "method_not_allowed",
+    "no_role",
+    "own_certificate_ended",
+    "path_not_allowed",
+    "protocol_error",
+    "request_ambiguous",
+    "role_not_allowed",
+    "tls_setup",
+    "unexpected_peer",
+    "untrusted_domain",
+    "unvouched",
+    "upgrade_lost",
+    "uri_count",
+    "withdrawn_expired",
+    "withdrawn_policy",
+    "withdrawn_revoked",
+    "withdrawn_route",
+    "withdrawn_stopped",
+    "withdrawn_untrusted",
+    "wrong_service",
+    "wrong_usage",
+    "accept_failed",
+    "certificate_missing",
+    "handshake_limit",
+    "other",
+];
+
+/// What one worker counts for one route.
+#[derive(Debug)]
+pub(crate) struct RouteCounters {
+    pub(crate) connections_opened: Counter,
+    pub(crate) connections_closed: Counter,
+    pub(crate) handshakes: Counter,
+    pub(crate) requests: [Counter; Outcome::ALL.len()],
+    pub(crate) refusals: [Counter; REASONS.len()],
+    pub(crate) received_bytes: Counter,
+    pub(crate) sent_bytes: Counter,
+    pub(crate) first_byte: Histogram,
+    pub(crate) duration: Histogram,
+}
+
+impl Default for RouteCounters {
+    fn default() -> Self {
+        Self {
+            connections_opened: Counter::default(),
+            connections_closed: Counter::default(),
+            handshakes: Counter::default(),
+            requests: Default::default(),
+            refusals: std::array::from_fn(|_index| Counter::default()),
+            received_bytes: Counter::default(),
+            sent_bytes: Counter::default(),
+            first_byte: Histogram::default(),
+            duration: Histogram::default(),
+        }
+    }
+}
+
+impl RouteCounters {
+    /// New counters.
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Counts a refusal by its reason.
+    pub(crate) fn refused(&self, refusal: &Refusal) {
+        let reason = refusal.reason();
+        let index = REASONS.iter().position(|known| *known == reason).unwrap_or(REASONS.len() - 1);
+        if let Some(counter) = self.refusals.get(index) {
+            counter.add(1);
+        }
+    }
+
+    /// Counts a request that has ended.
+    pub(crate) fn request_ended(&self, outcome: Outcome, duration: Duration, received: u64, sent: u64) {
+        if let Some(counter) = self.requests.get(outcome.index()) {
+            counter.add(1);
+        }
+        self.received_bytes.add(received);
+        self.sent_bytes.add(sent);
+        self.duration.observe(duration);
+    }
+}

@@ -1,0 +1,289 @@
+//! The record: one audit line for every connection and every request, on every way out, and the counters beside it.
+//!
+//! A record is opened when something begins and closed when it ends. One that is dropped without being closed (its task was
+//! cancelled) writes that it was cancelled. Nothing else writes audit lines.
+
+pub(crate) mod counters;
+
+pub(crate) mod line;
+
+pub(crate) mod sink;
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::uri::PathAndQuery;
+use http::{Method, StatusCode};
+use tokio::time::Instant;
+
+use crate::forward::connection::Connection;
+use crate::identify::Peer;
+use crate::listener::PeerAddress;
+use crate::refusal::Refusal;
+use crate::worker::Worker;
+use counters::{Outcome, RouteCounters};
+use line::{DecisionId, Event, Line};
+
+/// Bytes moved in each direction, counted where they pass.
+#[derive(Debug, Default)]
+pub(crate) struct Transfer {
+    /// From the peer.
+    pub(crate) received: Cell<u64>,
+    /// To the peer.
+    pub(crate) sent: Cell<u64>,
+}
+
+impl Transfer {
+    pub(crate) fn add_received(&self, bytes: usize) {
+        self.received.set(self.received.get().saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX)));
+    }
+
+    pub(crate) fn add_sent(&self, bytes: usize) {
+        self.sent.set(self.sent.get().saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX)));
+    }
+}
+
+/// The record of one connection, from accept to its end.
+pub(crate) struct ConnectionRecord {
+    worker: Rc<Worker>,
+    route: Arc<str>,
+    direction: Direction,
+    counters: Arc<RouteCounters>,
+    address: PeerAddress,
+    opened: Instant,
+    peer: Option<Rc<Peer>>,
+    decision: DecisionId,
+    rule: Option<Arc<str>>,
+    transfer: Rc<Transfer>,
+    closed: bool,
+}
+
+/// Which of the two stories a record belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// From another host to our service.
+    Inbound,
+    /// From a program of this host to another host.
+    Outbound,
+}
+
+impl Direction {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+impl ConnectionRecord {
+    /// Opens the record of a connection that was just accepted.
+    pub(crate) fn open(
+        worker: &Rc<Worker>,
+        direction: Direction,
+        route: Arc<str>,
+        counters: Arc<RouteCounters>,
+        address: PeerAddress,
+    ) -> Self {
+        counters.connections_opened.add(1);
+        Self {
+            worker: Rc::clone(worker),
+            route,
+            direction,
+            counters,
+            address,
+            opened: Instant::now(),
+            peer: None,
+            decision: worker.next_decision(),
+            rule: None,
+            transfer: Rc::default(),
+            closed: false,
+        }
+    }
+
+    /// Notes who the peer is, and hands it on.
+    pub(crate) fn peer(&mut self, peer: Rc<Peer>) -> Rc<Peer> {
+        self.peer = Some(Rc::clone(&peer));
+        peer
+    }
+
+    /// Notes the rule that allowed the connection as a whole (plain TCP).
+    pub(crate) fn rule(&mut self, rule: Option<Arc<str>>) {
+        self.rule = rule;
+    }
+
+    /// The ID under which the decision on this connection can be explained.
+    pub(crate) fn decision(&self) -> DecisionId {
+        self.decision
+    }
+
+    /// Where the bytes of this connection are counted.
+    pub(crate) fn transfer(&self) -> Rc<Transfer> {
+        Rc::clone(&self.transfer)
+    }
+
+    /// Who called, as the kernel says.
+    pub(crate) fn address(&self) -> &PeerAddress {
+        &self.address
+    }
+
+    /// Closes the record with how it ended.
+    pub(crate) fn close(mut self, outcome: &Result<(), Refusal>) {
+        self.write(outcome.as_ref().err(), false);
+    }
+
+    fn write(&mut self, refusal: Option<&Refusal>, cancelled: bool) {
+        self.closed = true;
+        self.counters.connections_closed.add(1);
+        if let Some(refusal) = refusal {
+            self.counters.refused(refusal);
+        }
+        let detail = refusal.map(Refusal::detail);
+        self.worker.write_line(&Line {
+            event: Event::Connection,
+            decision: self.decision,
+            direction: self.direction,
+            route: &self.route,
+            address: &self.address,
+            claimed: refusal.and_then(claimed).map(ToString::to_string),
+            peer: self.peer.as_deref(),
+            outcome: outcome_of(refusal, cancelled),
+            reason: refusal.map(Refusal::reason),
+            detail: detail.as_deref(),
+            rule: self.rule.as_deref(),
+            method: None,
+            path: None,
+            status: None,
+            received: self.transfer.received.get(),
+            sent: self.transfer.sent.get(),
+            duration: self.opened.elapsed(),
+        });
+    }
+}
+
+impl Drop for ConnectionRecord {
+    fn drop(&mut self) {
+        if !self.closed {
+            self.write(None, true);
+        }
+    }
+}
+
+/// Whom a refused certificate named. A claim, so it has a field of its own.
+fn claimed(refusal: &Refusal) -> Option<&countersign_certs::san::San> {
+    match refusal {
+        Refusal::Certificate(refusal) => refusal.claimed(),
+        _ => None,
+    }
+}
+
+/// The record of one HTTP request, from its head to the last byte of the answer.
+pub(crate) struct RequestRecord {
+    connection: Rc<Connection>,
+    counters: Arc<RouteCounters>,
+    opened: Instant,
+    decision: DecisionId,
+    method: Method,
+    target: Option<PathAndQuery>,
+    rule: Option<Arc<str>>,
+    status: Option<StatusCode>,
+    transfer: Rc<Transfer>,
+    closed: bool,
+}
+
+impl RequestRecord {
+    /// Opens the record of a request whose head has arrived.
+    pub(crate) fn open(connection: &Rc<Connection>, method: &Method, target: Option<&PathAndQuery>) -> Self {
+        connection.request_began();
+        Self {
+            connection: Rc::clone(connection),
+            counters: connection.counters(),
+            opened: Instant::now(),
+            decision: connection.worker().next_decision(),
+            method: method.clone(),
+            target: target.cloned(),
+            rule: None,
+            status: None,
+            transfer: Rc::default(),
+            closed: false,
+        }
+    }
+
+    /// The ID under which the decision on this request can be explained.
+    pub(crate) fn decision(&self) -> DecisionId {
+        self.decision
+    }
+
+    /// Notes the rule that allowed the request.
+    pub(crate) fn rule(&mut self, rule: Option<Arc<str>>) {
+        self.rule = rule;
+    }
+
+    /// Notes the status that the peer gets.
+    pub(crate) fn status(&mut self, status: StatusCode) {
+        self.status = Some(status);
+        self.counters.first_byte.observe(self.opened.elapsed());
+    }
+
+    /// Where the bytes of this request are counted.
+    pub(crate) fn transfer(&self) -> Rc<Transfer> {
+        Rc::clone(&self.transfer)
+    }
+
+    /// Closes the record of a request that was answered whole, or refused, or cut with a reason.
+    pub(crate) fn close(&mut self, refusal: Option<&Refusal>) {
+        if !self.closed {
+            self.write(refusal, false);
+        }
+    }
+
+    fn write(&mut self, refusal: Option<&Refusal>, cancelled: bool) {
+        self.closed = true;
+        let duration = self.opened.elapsed();
+        let outcome = outcome_of(refusal, cancelled);
+        self.counters.request_ended(outcome, duration, self.transfer.received.get(), self.transfer.sent.get());
+        if let Some(refusal) = refusal {
+            self.counters.refused(refusal);
+        }
+        let detail = refusal.map(Refusal::detail);
+        self.connection.worker().write_line(&Line {
+            event: Event::Request,
+            decision: self.decision,
+            direction: self.connection.direction(),
+            route: self.connection.route_name(),
+            address: self.connection.address(),
+            claimed: None,
+            peer: Some(self.connection.peer()),
+            outcome,
+            reason: refusal.map(Refusal::reason),
+            detail: detail.as_deref(),
+            rule: self.rule.as_deref(),
+            method: Some(&self.method),
+            path: self.target.as_ref().map(PathAndQuery::path),
+            status: self.status,
+            received: self.transfer.received.get(),
+            sent: self.transfer.sent.get(),
+            duration,
+        });
+        self.connection.request_ended();
+    }
+}
+
+impl Drop for RequestRecord {
+    fn drop(&mut self) {
+        if !self.closed {
+            self.write(None, true);
+        }
+    }
+}
+
+fn outcome_of(refusal: Option<&Refusal>, cancelled: bool) -> Outcome {
+    match refusal {
+        Some(Refusal::Withdrawn(_)) => Outcome::Cut,
+        Some(refusal) if refusal.is_denial() => Outcome::Denied,
+        Some(_) => Outcome::Failed,
+        None if cancelled => Outcome::Cancelled,
+        None => Outcome::Allowed,
+    }
+}

@@ -1,0 +1,205 @@
+//! Everything that can end a connection or a request other than its own end: whose fault it is, what the peer is told, and
+//! what the operator reads.
+
+use std::io;
+
+use countersign_certs::verify::PeerRefusal;
+use http::StatusCode;
+
+use crate::policy::decide::Missing;
+use crate::request::RequestError;
+
+/// Why something is refused or was cut.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    // The peer's fault.
+    /// The peer's certificate.
+    #[error(transparent)]
+    Certificate(#[from] PeerRefusal),
+    /// The TLS handshake for any other reason.
+    #[error("the TLS handshake failed")]
+    Handshake(#[source] io::Error),
+    /// The handshake took too long.
+    #[error("the TLS handshake was not done within {0:?}")]
+    HandshakeTimeout(std::time::Duration),
+    /// What the peer sent is no HTTP.
+    #[error("the peer broke the protocol")]
+    Protocol(#[source] hyper::Error),
+    /// What the peer asks for means different things to different programs.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// A bound of `[limits]`.
+    #[error("{what}: the limit is {limit}")]
+    TooMany { what: &'static str, limit: u32 },
+
+    // The policy.
+    /// No rule allows it.
+    #[error("denied: {words}")]
+    Denied { missing: Missing, words: String },
+    /// A local user may not use this socket.
+    #[error("uid {uid}, gid {gid} may not use this socket")]
+    LocalUser { uid: u32, gid: u32 },
+    /// What was allowed is allowed no longer.
+    #[error(transparent)]
+    Withdrawn(#[from] Withdrawn),
+
+    // The backend's, or the other agent's.
+    /// No connection.
+    #[error("{target} cannot be reached")]
+    Unreachable { target: String, source: io::Error },
+    /// The other agent could not be believed, or did not believe us.
+    #[error("{target} is not who was called")]
+    WrongService { target: String, source: PeerRefusal },
+    /// It broke off or broke the protocol.
+    #[error("{target} failed to answer")]
+    Broken { target: String, source: hyper::Error },
+    /// The answer broke off in the middle.
+    #[error("the answer of {target} broke off: {detail}")]
+    AnswerBroken { target: String, detail: String },
+    /// The answer to an upgrade is no upgrade.
+    #[error("the upgrade was lost on the way")]
+    UpgradeLost,
+
+    // Our own.
+    /// The audit line could not be written, and what cannot be recorded is refused.
+    #[error("audit lines cannot be written")]
+    AuditUnavailable,
+    /// The agent is stopping.
+    #[error("the agent is stopping")]
+    Draining,
+    /// A configuration of the TLS library was refused.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] countersign_certs::tls::TlsError),
+    /// Our own certificate has ended.
+    #[error("our own certificate for {identity} ended at {not_after}")]
+    OwnCertificate { identity: String, not_after: countersign_certs::time::Timestamp },
+    /// Bytes could not be moved.
+    #[error("the connection broke")]
+    Transfer(#[source] io::Error),
+}
+
+/// Why something that was allowed had to end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Withdrawn {
+    /// The certificate of one side ended.
+    #[error("a certificate of this connection ended at {0}")]
+    Expired(countersign_certs::time::Timestamp),
+    /// Nothing was sent for too long.
+    #[error("nothing was sent for {0:?}")]
+    Idle(std::time::Duration),
+    /// The peer is trusted no longer.
+    #[error(transparent)]
+    Peer(#[from] PeerRefusal),
+    /// No rule allows it any more.
+    #[error("no rule allows it any more: {0}")]
+    Policy(String),
+    /// The inbound or outbound is no longer in the config.
+    #[error("the route is no longer configured")]
+    Route,
+    /// The drain time of a stopping agent is over.
+    #[error("the agent stopped")]
+    Stopped,
+}
+
+impl Refusal {
+    /// A short fixed word for metrics and audit lines.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Certificate(refusal) => refusal.reason(),
+            Self::Handshake(error) if error.kind() == io::ErrorKind::UnexpectedEof => "handshake_abandoned",
+            Self::Handshake(_) => "handshake_failed",
+            Self::HandshakeTimeout(_) => "handshake_timeout",
+            Self::Protocol(_) => "protocol_error",
+            Self::Request(_) => "request_ambiguous",
+            Self::TooMany { .. } => "limit",
+            Self::Denied { missing, .. } => missing.reason(),
+            Self::LocalUser { .. } => "local_user_not_allowed",
+            Self::Withdrawn(withdrawn) => withdrawn.reason(),
+            Self::Unreachable { .. } => "backend_unreachable",
+            Self::WrongService { .. } => "wrong_service",
+            Self::Broken { .. } | Self::AnswerBroken { .. } => "backend_broke",
+            Self::UpgradeLost => "upgrade_lost",
+            Self::AuditUnavailable => "audit_unavailable",
+            Self::Draining => "draining",
+            Self::Tls(_) => "tls_setup",
+            Self::OwnCertificate { .. } => "own_certificate_ended",
+            Self::Transfer(_) => "connection_broke",
+        }
+    }
+
+    /// The HTTP status that the peer gets.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Certificate(_) | Self::Denied { .. } | Self::LocalUser { .. } | Self::Withdrawn(_) => {
+                StatusCode::FORBIDDEN
+            }
+            Self::Request(_) | Self::Protocol(_) | Self::Handshake(_) => StatusCode::BAD_REQUEST,
+            Self::HandshakeTimeout(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Unreachable { .. }
+            | Self::WrongService { .. }
+            | Self::Broken { .. }
+            | Self::AnswerBroken { .. }
+            | Self::UpgradeLost
+            | Self::Transfer(_) => StatusCode::BAD_GATEWAY,
+            Self::AuditUnavailable | Self::Draining | Self::Tls(_) | Self::OwnCertificate { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        }
+    }
+
+    /// The gRPC status that a gRPC caller gets (grpc/grpc: doc/statuscodes.md).
+    pub(crate) fn grpc_status(&self) -> &'static str {
+        match self.status() {
+            StatusCode::FORBIDDEN => "7",
+            StatusCode::BAD_REQUEST => "3",
+            StatusCode::TOO_MANY_REQUESTS => "8",
+            _ => "14",
+        }
+    }
+
+    /// Whether a decision of ours was "no", as opposed to something that went wrong.
+    pub(crate) fn is_denial(&self) -> bool {
+        matches!(
+            self,
+            Self::Certificate(_)
+                | Self::Denied { .. }
+                | Self::LocalUser { .. }
+                | Self::Withdrawn(_)
+                | Self::Request(_)
+                | Self::TooMany { .. }
+        )
+    }
+
+    /// The whole story in one line.
+    pub(crate) fn detail(&self) -> String {
+        in_one_line(self)
+    }
+}
+
+impl Withdrawn {
+    /// A short fixed word for metrics and audit lines.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Expired(_) => "withdrawn_expired",
+            Self::Idle(_) => "idle_timeout",
+            Self::Peer(PeerRefusal::Revoked { .. }) => "withdrawn_revoked",
+            Self::Peer(_) => "withdrawn_untrusted",
+            Self::Policy(_) => "withdrawn_policy",
+            Self::Route => "withdrawn_route",
+            Self::Stopped => "withdrawn_stopped",
+        }
+    }
+}
+
+/// An error with everything that caused it; no text repeats its source, so joining them tells the story once.
+pub(crate) fn in_one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        cause = source.source();
+    }
+    text
+}

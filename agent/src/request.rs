@@ -1,0 +1,345 @@
+//! The one normaliser: from what a peer sent to the request that router, policy and forwarder all see.
+//!
+//! What is ambiguous is refused here, before anybody decides on it. What only concerns the connection it came on is
+//! removed, and so is every header by which a caller could pretend to be somebody.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery};
+use http::{Method, Version};
+use hyper::ext::Protocol;
+
+use crate::policy::path::{CheckedPath, PathError};
+
+/// The header in which the caller's certificate is told to the backend, in Envoy's form.
+pub(crate) const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// The caller's name.
+pub(crate) const X_COUNTERSIGN_ID: HeaderName = HeaderName::from_static("x-countersign-id");
+/// The caller's roles, joined by commas.
+pub(crate) const X_COUNTERSIGN_ROLES: HeaderName = HeaderName::from_static("x-countersign-roles");
+/// The ID of the decision, as in the audit line.
+pub(crate) const X_COUNTERSIGN_DECISION: HeaderName = HeaderName::from_static("x-countersign-decision");
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Why a request is refused before any rule is asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RequestError {
+    #[error("the Connection header names {0}, which concerns more than the connection")]
+    ConnectionNames(HeaderName),
+    #[error("the request names its host {count} times; once is required")]
+    HostCount { count: usize },
+    #[error("the request names two hosts: {one:?} and {other:?}")]
+    HostMismatch { one: String, other: String },
+    #[error("the host {0:?} cannot be read")]
+    HostMalformed(String),
+    #[error("content-length appears {count} times or beside transfer-encoding")]
+    Length { count: usize },
+    #[error("the method {0} is not taken")]
+    Method(Method),
+    #[error("the path cannot be taken: {0}")]
+    Path(#[from] PathError),
+    #[error("the request target is neither a path nor a whole http URI")]
+    Target,
+    #[error("the upgrade cannot be taken: {0}")]
+    Upgrade(&'static str),
+}
+
+/// A request that means one thing to everybody.
+#[derive(Debug)]
+pub(crate) struct NormalRequest {
+    pub(crate) method: Method,
+    /// The target in origin form, byte for byte as it came and as it goes on.
+    pub(crate) target: PathAndQuery,
+    pub(crate) authority: Authority,
+    /// End-to-end headers only, without any of ours.
+    pub(crate) headers: HeaderMap,
+    /// Set if the connection is to become something else, for example a WebSocket.
+    pub(crate) upgrade: Option<HeaderValue>,
+}
+
+/// What is needed to refuse in the caller's own protocol.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.as_bytes().get(..16))
+        .is_some_and(|start| start.eq_ignore_ascii_case(b"application/grpc"))
+}
+
+impl NormalRequest {
+    /// The path that a policy looks at. It was checked when this request was made.
+    pub(crate) fn path(&self) -> Result<CheckedPath<'_>, PathError> {
+        CheckedPath::parse(self.target.path())
+    }
+}
+
+/// Normalises the head of a request.
+pub(crate) fn normalise(parts: Parts) -> Result<NormalRequest, RequestError> {
+    let Parts { method, uri, version, mut headers, extensions, .. } = parts;
+    let upgrade = upgrade(&method, version, &headers, extensions.get::<Protocol>())?;
+    // An extended CONNECT (RFC 8441 §4) is a GET that asks for an upgrade, and is decided on as one.
+    let method = if method == Method::CONNECT && upgrade.is_some() { Method::GET } else { method };
+    check_method(&method)?;
+    let authority = authority(&uri, &headers)?;
+    let target = uri.into_parts().path_and_query.ok_or(RequestError::Target)?;
+    CheckedPath::parse(target.path())?;
+    check_length(&headers)?;
+    check_connection_options(&headers)?;
+    remove_hop_by_hop(&mut headers);
+    remove_identity(&mut headers);
+    headers.remove(header::HOST);
+    // The answer "100 Continue" comes from the agent as soon as it wants the body.
+    headers.remove(header::EXPECT);
+    Ok(NormalRequest { method, target, authority, headers, upgrade })
+}
+
+/// Methods are compared with case (RFC 9110 §9.1), so `get` is not GET; a server that thinks otherwise would do what no
+/// rule allowed.
+fn check_method(method: &Method) -> Result<(), RequestError> {
+    let upper = method.as_str().bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+    if !upper || *method == Method::CONNECT || *method == Method::TRACE {
+        return Err(RequestError::Method(method.clone()));
+    }
+    Ok(())
+}
+
+/// The host that the request names, in `:authority`, in an absolute target or in Host. More than one must agree
+/// (RFC 9112 §3.2, RFC 9113 §8.3.1).
+fn authority(uri: &http::Uri, headers: &HeaderMap) -> Result<Authority, RequestError> {
+    match (uri.scheme_str(), uri.authority()) {
+        (None | Some("http" | "https"), Some(_)) | (None, None) => {}
+        (Some(_), _) => return Err(RequestError::Target),
+    }
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    let more = hosts.count();
+    if more > 0 {
+        return Err(RequestError::HostCount { count: 1 + more });
+    }
+    let host = host.map(parse_host).transpose()?;
+    match (uri.authority(), host) {
+        (Some(authority), None) => checked_authority(authority.clone()),
+        (None, Some(host)) => Ok(host),
+        (Some(authority), Some(host)) if authority.as_str().eq_ignore_ascii_case(host.as_str()) => Ok(host),
+        (Some(one), Some(other)) => Err(RequestError::HostMismatch { one: one.to_string(), other: other.to_string() }),
+        (None, None) => Err(RequestError::HostCount { count: 0 }),
+    }
+}
+
+fn parse_host(value: &HeaderValue) -> Result<Authority, RequestError> {
+    let malformed = || RequestError::HostMalformed(String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let authority = Authority::try_from(value.as_bytes()).map_err(|_not_an_authority| malformed())?;
+    checked_authority(authority)
+}
+
+fn checked_authority(authority: Authority) -> Result<Authority, RequestError> {
+    let plain =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']');
+    if authority.as_str().is_empty() || !authority.as_str().bytes().all(plain) {
+        return Err(RequestError::HostMalformed(authority.to_string()));
+    }
+    Ok(authority)
+}
+
+fn check_length(headers: &HeaderMap) -> Result<(), RequestError> {
+    let count = headers.get_all(header::CONTENT_LENGTH).iter().count();
+    let encoded = headers.contains_key(header::TRANSFER_ENCODING);
+    if count > 1 || (count == 1 && encoded) { Err(RequestError::Length { count }) } else { Ok(()) }
+}
+
+/// The protocol that an HTTP/1.1 Upgrade (RFC 9110 §7.8) or an extended CONNECT (RFC 8441 §4) asks for.
+fn upgrade(
+    method: &Method,
+    version: Version,
+    headers: &HeaderMap,
+    protocol: Option<&Protocol>,
+) -> Result<Option<HeaderValue>, RequestError> {
+    if let Some(protocol) = protocol {
+        let value =
+            HeaderValue::from_str(protocol.as_str()).map_err(|_unreadable| RequestError::Upgrade("unreadable"))?;
+        return if *method == Method::CONNECT { Ok(Some(value)) } else { Err(RequestError::Upgrade("not a CONNECT")) };
+    }
+    if version != Version::HTTP_11 || !connection_options(headers).any(|option| option.eq_ignore_ascii_case("upgrade"))
+    {
+        return Ok(None);
+    }
+    let mut wanted = headers.get_all(header::UPGRADE).iter();
+    let (Some(protocol), None) = (wanted.next(), wanted.next()) else {
+        return Err(RequestError::Upgrade("exactly one protocol is required"));
+    };
+    let text = protocol.to_str().map_err(|_unreadable| RequestError::Upgrade("unreadable"))?;
+    if text.eq_ignore_ascii_case("h2c") {
+        // RFC 9113 §3.1 withdrew this upgrade; a client that offers it goes on in HTTP/1.1.
+        return Ok(None);
+    }
+    if text.contains(',') || text.is_empty() {
+        return Err(RequestError::Upgrade("exactly one protocol is required"));
+    }
+    let has_body = headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
+    if *method != Method::GET || has_body {
+        return Err(RequestError::Upgrade("only a GET without a body may ask for it"));
+    }
+    Ok(Some(protocol.clone()))
+}
+
+fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim).filter(|option| !option.is_empty())
+}
+
+/// A Connection header may not make a proxy remove what the message means without it (RFC 9110 §7.6.1).
+fn check_connection_options(headers: &HeaderMap) -> Result<(), RequestError> {
+    for option in connection_options(headers) {
+        let Ok(name) = option.parse() else { continue };
+        if matches!(name, header::HOST | header::CONTENT_LENGTH | header::CONTENT_TYPE | header::AUTHORIZATION) {
+            return Err(RequestError::ConnectionNames(name));
+        }
+    }
+    Ok(())
+}
+
+/// Removes what concerns one connection only (RFC 9110 §7.6.1), also what the sender says concerns it.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = connection_options(headers).filter_map(|option| option.parse().ok()).collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(header::CONNECTION);
+    }
+    // TE goes on only with its one value that means something end to end: gRPC needs it.
+    let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    if headers.contains_key(header::TE) && !trailers {
+        headers.remove(header::TE);
+    }
+    headers.remove(header::TRANSFER_ENCODING);
+    headers.remove(header::UPGRADE);
+    headers.remove(KEEP_ALIVE);
+    headers.remove(PROXY_CONNECTION);
+}
+
+/// Removes every header by which a caller could claim to be somebody, in a message's head or in its trailers.
+pub(crate) fn remove_identity(headers: &mut HeaderMap) {
+    if headers.keys().any(is_identity_header) {
+        let forged: Vec<HeaderName> = headers.keys().filter(|name| is_identity_header(name)).cloned().collect();
+        for name in forged {
+            headers.remove(name);
+        }
+    }
+}
+
+/// Whether a name is one of ours, also if it is spelt with underscores: CGI-like servers (RFC 3875 §4.1.18) read both
+/// spellings as the same.
+pub(crate) fn is_identity_header(name: &HeaderName) -> bool {
+    let bytes = name.as_str().as_bytes();
+    // Every name of ours begins with x and is long; this keeps the common case to two comparisons.
+    if bytes.first() != Some(&b'x') || bytes.len() < 14 {
+        return false;
+    }
+    let same = |expected: &[u8], exact: bool| {
+        let fits = if exact { bytes.len() == expected.len() } else { bytes.len() >= expected.len() };
+        fits && bytes.iter().zip(expected).all(|(found, wanted)| found == wanted || (*found == b'_' && *wanted == b'-'))
+    };
+    same(b"x-countersign-", false) || same(b"x-forwarded-client-cert", true)
+}
+
+/// Whether a header concerns one connection only.
+pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(*name, header::CONNECTION | header::TE | header::TRAILER | header::TRANSFER_ENCODING | header::UPGRADE)
+        || *name == KEEP_ALIVE
+        || *name == PROXY_CONNECTION
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn normalised(request: http::request::Builder) -> Result<NormalRequest, RequestError> {
+        normalise(request.body(()).unwrap().into_parts().0)
+    }
+
+    fn get(target: &str) -> http::request::Builder {
+        Request::get(target).header("host", "llm.local")
+    }
+
+    #[test]
+    fn the_target_goes_on_byte_for_byte() {
+        let request = normalised(get("/v1/models/a%20b?x=/../y")).unwrap();
+        assert_eq!(request.target.as_str(), "/v1/models/a%20b?x=/../y");
+        assert_eq!(request.authority.as_str(), "llm.local");
+        assert!(normalised(get("http://LLM.local/a")).is_ok());
+    }
+
+    #[test]
+    fn headers_by_which_a_caller_could_pretend_to_be_somebody_are_removed() {
+        let forged = [
+            "x-forwarded-client-cert",
+            "X-Forwarded-Client-Cert",
+            "x_forwarded_client_cert",
+            "x-forwarded_client-cert",
+            "x-countersign-id",
+            "x_countersign_id",
+            "x-countersign-roles",
+            "x-countersign-decision",
+            "x-countersign-anything-new",
+        ];
+        let mut request = get("/");
+        for name in forged {
+            request = request.header(name, "spiffe://prod.example/admin").header(name, "twice");
+        }
+        let request = normalised(request.header("x-other", "kept").header("x-forwarded-for", "kept")).unwrap();
+        let mut left: Vec<&str> = request.headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["x-forwarded-for", "x-other"]);
+    }
+
+    #[test]
+    fn what_concerns_the_connection_stays_on_it() {
+        let request = get("/")
+            .header("connection", "keep-alive, X-Secret")
+            .header("x-secret", "a")
+            .header("keep-alive", "timeout=5")
+            .header("te", "trailers")
+            .header("proxy-connection", "keep-alive")
+            .header("accept", "kept");
+        let request = normalised(request).unwrap();
+        let mut left: Vec<&str> = request.headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["accept", "te"]);
+    }
+
+    #[test]
+    fn ambiguous_requests_are_refused() {
+        let refused = |request: http::request::Builder| normalised(request).unwrap_err();
+        assert!(matches!(refused(Request::get("/")), RequestError::HostCount { count: 0 }));
+        assert!(matches!(refused(get("/").header("host", "other")), RequestError::HostCount { count: 2 }));
+        assert!(matches!(refused(get("http://other/")), RequestError::HostMismatch { .. }));
+        assert!(matches!(refused(get("ftp://llm.local/")), RequestError::Target));
+        assert!(matches!(refused(Request::get("/").header("host", "user@llm.local")), RequestError::HostMalformed(_)));
+        assert!(matches!(refused(get("/a/../b")), RequestError::Path(PathError::DotSegment)));
+        assert!(matches!(refused(get("/a%2fb")), RequestError::Path(PathError::Encoding)));
+        assert!(matches!(refused(get("/").method("TRACE")), RequestError::Method(_)));
+        assert!(matches!(refused(get("/").method("get")), RequestError::Method(_)));
+        assert!(matches!(refused(get("/").header("connection", "content-length")), RequestError::ConnectionNames(_)));
+        let both = get("/").header("content-length", "3").header("transfer-encoding", "chunked");
+        assert!(matches!(refused(both), RequestError::Length { .. }));
+        let twice = get("/").header("content-length", "3").header("content-length", "4");
+        assert!(matches!(refused(twice), RequestError::Length { count: 2 }));
+        assert!(matches!(refused(Request::connect("llm.local:443")), RequestError::Method(_)));
+    }
+
+    #[test]
+    fn an_upgrade_is_a_get_for_one_protocol() {
+        let upgrade =
+            |protocol: &str| get("/ws").header("connection", "Upgrade").header("upgrade", protocol.to_owned());
+        assert_eq!(normalised(upgrade("websocket")).unwrap().upgrade.unwrap(), "websocket");
+        assert!(normalised(upgrade("h2c")).unwrap().upgrade.is_none());
+        assert!(normalised(upgrade("a, b")).is_err());
+        assert!(normalised(upgrade("websocket").method("POST")).is_err());
+        assert!(normalised(upgrade("websocket").header("content-length", "3")).is_err());
+        assert!(normalised(get("/ws").header("upgrade", "websocket")).unwrap().upgrade.is_none());
+    }
+}

@@ -1,0 +1,441 @@
+//! The agent as a whole: it puts snapshots together and hands them to the workers, follows its files and its CA, answers
+//! its operator, and drains at the end.
+
+use std::cell::RefCell;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use countersign_certs::spiffe_id::TrustDomain;
+use countersign_certs::time::Clock;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::assemble::{AssembleError, Assembler, Waiting};
+use crate::config::checked;
+use crate::config::{self, ConfigError};
+use crate::control::metrics::Counters;
+use crate::control::server;
+use crate::control::status::{CaStatus, IdentityStatus, RouteStatus, Status};
+use crate::identity::Credentials;
+use crate::identity::keeper::Keeper;
+use crate::identity::state::{StateDir, StateError};
+use crate::record::sink::{self, Sink};
+use crate::refusal::in_one_line;
+use crate::routes::Snapshot;
+use crate::systemd;
+use crate::watcher::FileWatcher;
+use crate::worker::{self, WorkerSetup};
+
+/// Why an agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    #[error("the agent cannot serve")]
+    Assemble(#[from] AssembleError),
+    #[error("audit lines cannot be written to {output:?}")]
+    Audit { output: checked::AuditOutput, source: io::Error },
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("the control socket {path} cannot be opened")]
+    Control { path: PathBuf, source: io::Error },
+    #[error("the metrics port {address} cannot be opened")]
+    Metrics { address: std::net::SocketAddr, source: io::Error },
+    #[error("the operating system refused: {what}")]
+    System { what: &'static str, source: io::Error },
+    #[error("the state folder cannot be used")]
+    State(#[from] StateError),
+}
+
+/// A running agent, as its operator sees it.
+pub(crate) struct Agent {
+    clock: Clock,
+    sink: Sink,
+    keeper: Option<Rc<Keeper>>,
+    assembler: RefCell<Assembler>,
+    config: RefCell<Rc<checked::Agent>>,
+    config_error: RefCell<Option<String>>,
+    waiting: RefCell<Vec<Waiting>>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// The config of a file, read with what is known of this host's enrollment.
+pub(crate) fn load(path: &Path) -> Result<(checked::Agent, Option<TrustDomain>), RunError> {
+    let state_dir = config::state_dir(path)?;
+    let enrollment = match &state_dir {
+        Some(folder) => StateDir::new(folder).enrollment()?,
+        None => None,
+    };
+    let enrolled = enrollment.map(|enrollment| enrollment.trust_domain);
+    Ok((config::load(path, enrolled.as_ref())?, enrolled))
+}
+
+/// Runs until it is told to stop. `config` is what [`load`] gave for `path`.
+pub(crate) async fn run(path: &Path, config: checked::Agent, clock: Clock) -> Result<(), RunError> {
+    let workers = config.workers;
+    let audit = config.audit.clone();
+    let (sink, writer) = sink::start(&audit).map_err(|source| RunError::Audit { output: audit, source })?;
+    let keeper = keeper(&config, &clock)?;
+    let empty = Snapshot {
+        generation: 0,
+        limits: config.limits.clone(),
+        roles: Arc::default(),
+        routes: Default::default(),
+        draining: false,
+    };
+    let agent = Rc::new(Agent {
+        assembler: RefCell::new(Assembler::new(clock.clone(), workers)),
+        clock,
+        sink,
+        keeper,
+        config: RefCell::new(Rc::new(config)),
+        config_error: RefCell::default(),
+        waiting: RefCell::default(),
+        snapshots: watch::Sender::new(Arc::new(empty)),
+        connections: Arc::default(),
+    });
+    let mut stop = StopSignals::new()?;
+    agent.open_control()?;
+    agent.take_up(&agent.config())?;
+    let threads = agent.start_workers(workers)?;
+    agent.start_keeper();
+    agent.follow_until_stopped(path, &mut stop).await;
+    agent.drain(&mut stop).await;
+    let Ok(sink) = agent.finish(threads).await else { return Ok(()) };
+    sink.end();
+    writer.finish();
+    Ok(())
+}
+
+fn keeper(config: &checked::Agent, clock: &Clock) -> Result<Option<Rc<Keeper>>, RunError> {
+    let Some(folder) = &config.state_dir else { return Ok(None) };
+    let state = StateDir::new(folder);
+    match state.enrollment()? {
+        Some(enrollment) => Ok(Some(Keeper::load(state, enrollment, clock.clone()))),
+        None if config.enrolled_identities().is_empty() => Ok(None),
+        None => {
+            tracing::error!(state_dir = %folder.display(), "this host is not enrolled; run countersign-agent enroll");
+            Ok(None)
+        }
+    }
+}
+
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl StopSignals {
+    fn new() -> Result<Self, RunError> {
+        let on = |kind| signal(kind).map_err(|source| RunError::System { what: "waiting for signals", source });
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            hang_up: on(SignalKind::hangup())?,
+        })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+impl Agent {
+    /// Who keeps the identities of an enrolled host.
+    pub(crate) fn keeper(&self) -> Option<&Rc<Keeper>> {
+        self.keeper.as_ref()
+    }
+
+    /// Where audit lines go.
+    pub(crate) fn sink(&self) -> &Sink {
+        &self.sink
+    }
+
+    /// Every route's counters.
+    pub(crate) fn counters(&self) -> Counters {
+        self.assembler.borrow().counters().clone()
+    }
+
+    fn config(&self) -> Rc<checked::Agent> {
+        Rc::clone(&self.config.borrow())
+    }
+
+    fn credentials(&self) -> Credentials {
+        self.keeper.as_ref().map(|keeper| keeper.credentials().borrow().clone()).unwrap_or_default()
+    }
+
+    /// Makes a snapshot of this config and hands it to the workers. If it cannot be made, nothing changes.
+    fn take_up(&self, config: &Rc<checked::Agent>) -> Result<(), AssembleError> {
+        if let Some(keeper) = &self.keeper {
+            keeper.want(config.enrolled_identities());
+        }
+        let assembled = self.assembler.borrow_mut().assemble(config, &self.credentials(), false)?;
+        self.waiting.replace(assembled.waiting);
+        self.config.replace(Rc::clone(config));
+        self.snapshots.send_replace(Arc::new(assembled.snapshot));
+        Ok(())
+    }
+
+    fn start_workers(&self, count: usize) -> Result<Vec<JoinHandle<()>>, RunError> {
+        (0..count)
+            .map(|index| {
+                let setup = WorkerSetup {
+                    index,
+                    clock: self.clock.clone(),
+                    sink: self.sink.clone(),
+                    snapshots: self.snapshots.subscribe(),
+                    decisions: random_number()?,
+                    gauge: Arc::clone(&self.connections),
+                };
+                std::thread::Builder::new()
+                    .name(format!("worker-{index}"))
+                    .spawn(move || run_worker(setup))
+                    .map_err(|source| RunError::System { what: "starting a worker", source })
+            })
+            .collect()
+    }
+
+    fn start_keeper(&self) {
+        if let Some(keeper) = &self.keeper {
+            tokio::task::spawn_local(Rc::clone(keeper).keep());
+            tokio::task::spawn_local(Rc::clone(keeper).follow());
+        }
+    }
+
+    fn open_control(self: &Rc<Self>) -> Result<(), RunError> {
+        let config = self.config();
+        let path = &config.control.socket;
+        let refused = |source| RunError::Control { path: path.clone(), source };
+        let listener = server::open(path).map_err(refused)?;
+        let listener = tokio::net::UnixListener::from_std(listener).map_err(refused)?;
+        tokio::task::spawn_local(server::serve_socket(listener, Rc::clone(self)));
+        if let Some(address) = config.control.metrics {
+            let refused = |source| RunError::Metrics { address, source };
+            let listener = std::net::TcpListener::bind(address).map_err(refused)?;
+            listener.set_nonblocking(true).map_err(refused)?;
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(refused)?;
+            tokio::task::spawn_local(server::serve_metrics(listener, Rc::clone(self)));
+        }
+        Ok(())
+    }
+
+    /// The long middle: takes up every change until a signal says stop.
+    async fn follow_until_stopped(&self, path: &Path, stop: &mut StopSignals) {
+        let mut files = FileWatcher::new();
+        files.watch(self.files(path));
+        let mut credentials = self.keeper.as_ref().map(|keeper| keeper.credentials());
+        let mut watchdog = tokio::time::interval(systemd::watchdog_interval().unwrap_or(Duration::from_secs(10)));
+        let mut told_ready = false;
+        loop {
+            if !told_ready && self.waiting.borrow().is_empty() {
+                told_ready = true;
+                systemd::ready();
+                systemd::status("serving");
+                tracing::info!("ready");
+            }
+            tokio::select! {
+                () = files.changed() => self.reload(path, &mut files),
+                _ = stop.hang_up.recv() => self.reload(path, &mut files),
+                () = next_change(&mut credentials) => self.follow_credentials(),
+                _ = watchdog.tick() => systemd::alive(),
+                _ = stop.terminate.recv() => return,
+                _ = stop.interrupt.recv() => return,
+            }
+        }
+    }
+
+    fn files(&self, path: &Path) -> Vec<PathBuf> {
+        let config = self.config();
+        let of_certificates = config.certificates.iter().flat_map(|files| [&files.chain, &files.key, &files.bundle]);
+        of_certificates.cloned().chain(config.files.iter().cloned()).chain([path.to_owned()]).collect()
+    }
+
+    /// Takes up a changed config or changed files, or says what is wrong with them and goes on with what was.
+    fn reload(&self, path: &Path, files: &mut FileWatcher) {
+        let outcome = load(path).and_then(|(config, _)| Ok(self.take_up(&Rc::new(config))?));
+        match outcome {
+            Ok(()) => {
+                self.config_error.take();
+                tracing::info!("config taken up");
+            }
+            Err(error) => {
+                let text = in_one_line(&error);
+                tracing::error!(error = text, "config refused, the one before stays in use");
+                self.config_error.replace(Some(text));
+            }
+        }
+        // Also after a refusal: the files that a broken config names must be watched so that mending them is noticed.
+        files.watch(self.files(path));
+    }
+
+    fn follow_credentials(&self) {
+        if let Err(error) = self.take_up(&self.config()) {
+            tracing::error!(error = in_one_line(&error), "a new identity or bundle cannot be taken up");
+        }
+    }
+
+    /// Nothing new is taken; what runs may finish, for a while.
+    async fn drain(&self, stop: &mut StopSignals) {
+        let limit = self.config().limits.drain;
+        tracing::info!(connections = self.connections.load(Ordering::Relaxed), "draining");
+        systemd::stopping(limit + Duration::from_secs(5));
+        match self.assembler.borrow_mut().assemble(&self.config(), &self.credentials(), true) {
+            Ok(assembled) => {
+                self.snapshots.send_replace(Arc::new(assembled.snapshot));
+            }
+            // Files that are broken now do not keep the agent from stopping; it stops at once instead.
+            Err(error) => {
+                tracing::error!(error = in_one_line(&error), "no drain");
+                return;
+            }
+        }
+        let ended = async {
+            while self.connections.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            () = ended => {}
+            () = tokio::time::sleep(limit) => tracing::warn!("the drain time is over"),
+            () = stop.stop() => tracing::warn!("a second signal ends the drain"),
+        }
+    }
+
+    /// Ends the workers; their last audit lines are on their way when this returns.
+    async fn finish(self: Rc<Self>, threads: Vec<JoinHandle<()>>) -> Result<Sink, tokio::task::JoinError> {
+        let sink = self.sink.clone();
+        let stopped = Snapshot {
+            generation: u64::MAX,
+            limits: self.config().limits.clone(),
+            roles: Arc::default(),
+            routes: Default::default(),
+            draining: true,
+        };
+        self.snapshots.send_replace(Arc::new(stopped));
+        tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join()))).await?;
+        Ok(sink)
+    }
+
+    /// The state at this moment.
+    pub(crate) fn status(&self) -> Status {
+        let snapshot = Arc::clone(&self.snapshots.borrow());
+        let waiting = self.waiting.borrow();
+        let audit_failing = self.sink.is_failing();
+        let now = self.clock.now();
+        let alive = snapshot.routes.values().all(|open| now <= open.route.identity().usable().not_after);
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ready: waiting.is_empty() && alive && !snapshot.draining && !audit_failing,
+            draining: snapshot.draining,
+            connections: self.connections.load(Ordering::Relaxed),
+            generation: snapshot.generation,
+            config_error: self.config_error.borrow().clone(),
+            audit_failing,
+            ca: self.keeper.as_ref().map(|keeper| ca_status(keeper)),
+            routes: self.route_status(&snapshot),
+            identities: self.identity_status(&snapshot),
+        }
+    }
+
+    fn route_status(&self, snapshot: &Snapshot) -> Vec<RouteStatus> {
+        let config = self.config();
+        let place = |listen| snapshot.routes.get(listen).map(|open| open.listener.local_address());
+        let inbounds = config.inbounds.iter().map(|inbound| RouteStatus {
+            direction: "inbound".to_owned(),
+            name: inbound.name.to_string(),
+            identity: inbound.identity.to_string(),
+            listening: place(&inbound.listen),
+        });
+        let outbounds = config.outbounds.iter().map(|outbound| RouteStatus {
+            direction: "outbound".to_owned(),
+            name: outbound.name.to_string(),
+            identity: outbound.identity.to_string(),
+            listening: place(&outbound.listen),
+        });
+        inbounds.chain(outbounds).collect()
+    }
+
+    fn identity_status(&self, snapshot: &Snapshot) -> Vec<IdentityStatus> {
+        let now = self.clock.now();
+        let mut known = self.credentials().svids;
+        for open in snapshot.routes.values() {
+            let svid = open.route.identity();
+            if let Some(name) = svid.leaf().principal() {
+                known.entry(name.clone()).or_insert_with(|| Arc::clone(svid));
+            }
+        }
+        let plans = self.keeper.as_ref().map(|keeper| keeper.plans()).unwrap_or_default();
+        let unissued =
+            plans.iter().filter(|(id, _)| !known.contains_key(&countersign_certs::san::San::Spiffe((*id).clone())));
+        let unissued = unissued.map(|(id, plan)| IdentityStatus {
+            identity: id.to_string(),
+            serial: None,
+            not_after: None,
+            seconds_left: None,
+            renewal_due: Some(plan.due.to_string()),
+            renewal_error: plan.last_error.clone(),
+        });
+        let issued = known.iter().map(|(name, svid)| {
+            let plan = svid.leaf().spiffe_id().and_then(|id| plans.get(id));
+            let not_after = svid.usable().not_after;
+            IdentityStatus {
+                identity: name.to_string(),
+                serial: Some(svid.leaf().serial().to_string()),
+                not_after: Some(not_after.to_string()),
+                seconds_left: Some(not_after.since(now).as_secs()),
+                renewal_due: plan.map(|plan| plan.due.to_string()),
+                renewal_error: plan.and_then(|plan| plan.last_error.clone()),
+            }
+        });
+        issued.chain(unissued).collect()
+    }
+}
+
+fn ca_status(keeper: &Keeper) -> CaStatus {
+    let enrollment = keeper.enrollment();
+    let trust = keeper.credentials().borrow().trust.clone();
+    CaStatus {
+        address: enrollment.ca_address.clone(),
+        trust_domain: enrollment.trust_domain.to_string(),
+        host_id: enrollment.host_id.to_string(),
+        trust_generation: trust.as_ref().map(|update| update.generation),
+        revoked: trust.map_or(0, |update| update.revocations.ids.len() + update.revocations.serials.len()),
+        storage_error: keeper.unstored(),
+    }
+}
+
+/// Waits for ever where nobody keeps identities.
+async fn next_change(credentials: &mut Option<watch::Receiver<Credentials>>) {
+    let changed = match credentials {
+        Some(credentials) => credentials.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending().await
+    }
+}
+
+fn run_worker(setup: WorkerSetup) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(tokio::runtime::LocalOptions::default());
+    match runtime {
+        Ok(runtime) => runtime.block_on(worker::run(setup)),
+        Err(error) => tracing::error!(%error, "a worker has no runtime"),
+    }
+}
+
+fn random_number() -> Result<u64, RunError> {
+    let mut bytes = [0; 8];
+    let no_randomness =
+        |_unspecified| RunError::System { what: "randomness", source: io::ErrorKind::Unsupported.into() };
+    aws_lc_rs::rand::fill(&mut bytes).map_err(no_randomness)?;
+    Ok(u64::from_be_bytes(bytes))
+}

@@ -1,0 +1,91 @@
+//! Notices that a file of the config has changed: by the kernel's word on its folder, by looking every half a minute (no
+//! word comes from network file systems), and on SIGHUP.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_certs::certificate::sha256;
+use countersign_certs::store;
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::Notify;
+
+/// Editors and renewal tools change several files one after the other; this much quiet means that they are done.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// How often the files are looked at without any word.
+const POLL: Duration = Duration::from_secs(30);
+
+/// Watches a set of files.
+pub(crate) struct FileWatcher {
+    watcher: Option<RecommendedWatcher>,
+    folders: BTreeSet<PathBuf>,
+    files: Vec<PathBuf>,
+    digest: [u8; 32],
+    stirred: Arc<Notify>,
+}
+
+impl FileWatcher {
+    /// Watches nothing yet.
+    pub(crate) fn new() -> Self {
+        let stirred = Arc::new(Notify::new());
+        let teller = Arc::clone(&stirred);
+        let watcher = notify::recommended_watcher(move |_event| teller.notify_one());
+        let watcher = watcher
+            .map_err(|error| tracing::warn!(%error, "folders cannot be watched; files are looked at every 30 s"))
+            .ok();
+        Self { watcher, folders: BTreeSet::new(), files: Vec::new(), digest: [0; 32], stirred }
+    }
+
+    /// Watches these files from now on. Their folders are what is watched: replacing a file by renaming gives it a new
+    /// inode, of which a watch on the old one would never hear.
+    pub(crate) fn watch(&mut self, files: impl IntoIterator<Item = PathBuf>) {
+        self.files = files.into_iter().collect();
+        self.files.sort();
+        self.digest = digest(&self.files);
+        let folders: BTreeSet<PathBuf> = self.files.iter().flat_map(|file| folders_of(file)).collect();
+        let Some(watcher) = &mut self.watcher else { return };
+        for gone in self.folders.difference(&folders) {
+            // The folder may have been removed, which ends the watch by itself.
+            watcher.unwatch(gone).ok();
+        }
+        for new in folders.difference(&self.folders) {
+            if let Err(error) = watcher.watch(new, RecursiveMode::NonRecursive) {
+                tracing::warn!(folder = %new.display(), %error, "a folder cannot be watched; its files are looked at every 30 s");
+            }
+        }
+        self.folders = folders;
+    }
+
+    /// Returns when the content of a file is another than it was.
+    pub(crate) async fn changed(&mut self) {
+        loop {
+            // No word within the time means looking anyway.
+            tokio::time::timeout(POLL, self.stirred.notified()).await.ok();
+            while tokio::time::timeout(QUIET, self.stirred.notified()).await.is_ok() {}
+            let now = digest(&self.files);
+            if now != self.digest {
+                self.digest = now;
+                return;
+            }
+        }
+    }
+}
+
+/// The folder of a file, and the folder of what it points to if it is a link, as tools that keep generations make them.
+fn folders_of(file: &Path) -> Vec<PathBuf> {
+    let parent = |path: &Path| path.parent().map(Path::to_owned);
+    let target = file.canonicalize().ok().and_then(|target| parent(&target));
+    parent(file).into_iter().chain(target).collect()
+}
+
+/// A fingerprint of all the files together; one that cannot be read counts as empty.
+fn digest(files: &[PathBuf]) -> [u8; 32] {
+    let mut joined = Vec::with_capacity(files.len() * 32);
+    for file in files {
+        let contents = store::read(file).unwrap_or_default();
+        joined.extend_from_slice(&sha256(&contents));
+    }
+    sha256(&joined)
+}
