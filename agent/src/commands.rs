@@ -170,7 +170,15 @@ impl CommandError {
                 Some("make a new token: countersign-ca token create --host NAME")
             }
             Reason::TokenUnknown => Some("the token was revoked, or it was made by another CA with the same root"),
-            _ => None,
+            Reason::CaUnavailable
+            | Reason::CsrRefused
+            | Reason::IdentityRevoked
+            | Reason::MalformedRequest
+            | Reason::NotAHost
+            | Reason::NotGranted
+            | Reason::NotFound
+            | Reason::TooMany
+            | Reason::Unknown => None,
         }
     }
 }

@@ -94,7 +94,7 @@ fn own_domain(route: &InboundRoute) -> Option<&TrustDomain> {
 
 fn refused(handshake: &Handshake, error: std::io::Error) -> Refusal {
     match handshake.refusal() {
-        Some(refusal) => Refusal::Certificate(refusal.clone()),
+        Some(refusal) => Refusal::Certificate(Box::new(refusal.clone())),
         None => Refusal::Handshake(error),
     }
 }

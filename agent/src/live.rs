@@ -60,7 +60,7 @@ impl Signal {
     }
 
     /// Ready when the task must end.
-    pub(crate) fn poll_cut(&self, side: Side, context: &mut Context<'_>) -> Poll<Withdrawn> {
+    pub(crate) fn poll_cut(&self, side: Side, context: &Context<'_>) -> Poll<Withdrawn> {
         if let Some(reason) = self.cut.borrow().as_ref() {
             return Poll::Ready(reason.clone());
         }

@@ -15,7 +15,7 @@ pub(crate) enum Refusal {
     // The peer's fault.
     /// The peer's certificate.
     #[error(transparent)]
-    Certificate(#[from] PeerRefusal),
+    Certificate(Box<PeerRefusal>),
     /// The TLS handshake for any other reason.
     #[error("the TLS handshake failed")]
     Handshake(#[source] io::Error),
@@ -49,7 +49,7 @@ pub(crate) enum Refusal {
     Unreachable { target: String, source: io::Error },
     /// The other agent could not be believed, or did not believe us.
     #[error("{target} is not who was called")]
-    WrongService { target: String, source: PeerRefusal },
+    WrongService { target: String, source: Box<PeerRefusal> },
     /// It broke off or broke the protocol.
     #[error("{target} failed to answer")]
     Broken { target: String, source: hyper::Error },
@@ -64,9 +64,6 @@ pub(crate) enum Refusal {
     /// The audit line could not be written, and what cannot be recorded is refused.
     #[error("audit lines cannot be written")]
     AuditUnavailable,
-    /// The agent is stopping.
-    #[error("the agent is stopping")]
-    Draining,
     /// A configuration of the TLS library was refused.
     #[error("TLS cannot be set up")]
     Tls(#[source] countersign_certs::tls::TlsError),
@@ -89,7 +86,7 @@ pub(crate) enum Withdrawn {
     Idle(std::time::Duration),
     /// The peer is trusted no longer.
     #[error(transparent)]
-    Peer(#[from] PeerRefusal),
+    Peer(Box<PeerRefusal>),
     /// No rule allows it any more.
     #[error("no rule allows it any more: {0}")]
     Policy(String),
@@ -120,7 +117,6 @@ impl Refusal {
             Self::Broken { .. } | Self::AnswerBroken { .. } => "backend_broke",
             Self::UpgradeLost => "upgrade_lost",
             Self::AuditUnavailable => "audit_unavailable",
-            Self::Draining => "draining",
             Self::Tls(_) => "tls_setup",
             Self::OwnCertificate { .. } => "own_certificate_ended",
             Self::Transfer(_) => "connection_broke",
@@ -142,9 +138,7 @@ impl Refusal {
             | Self::AnswerBroken { .. }
             | Self::UpgradeLost
             | Self::Transfer(_) => StatusCode::BAD_GATEWAY,
-            Self::AuditUnavailable | Self::Draining | Self::Tls(_) | Self::OwnCertificate { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::AuditUnavailable | Self::Tls(_) | Self::OwnCertificate { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -183,7 +177,7 @@ impl Withdrawn {
         match self {
             Self::Expired(_) => "withdrawn_expired",
             Self::Idle(_) => "idle_timeout",
-            Self::Peer(PeerRefusal::Revoked { .. }) => "withdrawn_revoked",
+            Self::Peer(refusal) if matches!(**refusal, PeerRefusal::Revoked { .. }) => "withdrawn_revoked",
             Self::Peer(_) => "withdrawn_untrusted",
             Self::Policy(_) => "withdrawn_policy",
             Self::Route => "withdrawn_route",

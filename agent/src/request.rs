@@ -38,7 +38,7 @@ pub(crate) enum RequestError {
     Length { count: usize },
     #[error("the method {0} is not taken")]
     Method(Method),
-    #[error("the path cannot be taken: {0}")]
+    #[error("the path cannot be taken")]
     Path(#[from] PathError),
     #[error("the request target is neither a path nor a whole http URI")]
     Target,

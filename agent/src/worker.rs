@@ -61,7 +61,7 @@ pub(crate) struct Worker {
     hop_pools: RefCell<HashMap<Arc<str>, Rc<HopPool>>>,
     handshakes: Cell<u32>,
     accepted: RefCell<HashMap<Arc<str>, u32>>,
-    admitted: RefCell<HashMap<(Arc<str>, Box<str>), u32>>,
+    admitted: RefCell<HashMap<PeerOfRoute, u32>>,
     lines: RefCell<Vec<u8>>,
     lines_waiting: Notify,
     time_text: RefCell<TimeText>,
@@ -275,7 +275,7 @@ impl Worker {
     /// Takes a place for one more connection of a peer to a route.
     pub(crate) fn take_peer_place(self: &Rc<Self>, route: &Arc<str>, principal: &str) -> Result<Place, Refusal> {
         let limit = self.snapshot.borrow().limits.connections_per_peer;
-        let key = (Arc::clone(route), Box::from(principal));
+        let key = PeerOfRoute { route: Arc::clone(route), principal: principal.into() };
         let mut admitted = self.admitted.borrow_mut();
         let count = admitted.entry(key.clone()).or_default();
         if *count >= limit {
@@ -349,7 +349,7 @@ impl Worker {
             match snapshot.outbound(hop.route_name()) {
                 Some(route) => {
                     if let Err(refusal) = hop.verify_again(route, now) {
-                        hop.signal().cut(Withdrawn::Peer(refusal));
+                        hop.signal().cut(Withdrawn::Peer(Box::new(refusal)));
                     }
                 }
                 None => hop.signal().drain(),
@@ -419,6 +419,13 @@ impl Worker {
     }
 }
 
+/// One peer as one route counts it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct PeerOfRoute {
+    route: Arc<str>,
+    principal: Box<str>,
+}
+
 /// A place that is free again when this is dropped.
 pub(crate) struct Place {
     worker: Rc<Worker>,
@@ -426,7 +433,7 @@ pub(crate) struct Place {
 }
 
 enum PlaceOf {
-    Peer((Arc<str>, Box<str>)),
+    Peer(PeerOfRoute),
     Route(Arc<str>),
 }
 

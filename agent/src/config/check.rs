@@ -272,7 +272,8 @@ fn rule(
         .set(written.roles.iter().map(|role| role.get_ref().as_str()))
         .map_err(|unknown| Finding::new(span, format!("unknown role {unknown:?}")))?;
     if backend.protocol == Protocol::Tcp {
-        let looked_at = written.methods.as_ref().map(Spanned::span).or(written.paths.as_ref().map(Spanned::span));
+        let methods = written.methods.as_ref().map(Spanned::span);
+        let looked_at = methods.or_else(|| written.paths.as_ref().map(Spanned::span));
         if let Some(span) = looked_at {
             let hint = "leave methods and paths out, or make the backend http:// or h2c://";
             return Err(Finding::with_hint(
@@ -283,7 +284,7 @@ fn rule(
         }
     }
     let methods = written.methods.map(|list| each(&list, "method", method)).transpose()?;
-    let paths = written.paths.map(|list| each(&list, "path", |text| PathPattern::parse(text))).transpose()?;
+    let paths = written.paths.map(|list| each(&list, "path", PathPattern::parse)).transpose()?;
     Ok(Rule { name, roles: set, methods: methods.map(Into::into), paths: paths.map(Into::into) })
 }
 

@@ -180,7 +180,9 @@ impl Connection {
     /// Verifies the peer's certificate against new trust.
     pub(crate) fn verify_again(&self, trust: &Trust) -> Result<(), Withdrawn> {
         match self.peer.verified() {
-            Some(verified) => Ok(trust.verify_again(verified, Side::Client, self.worker.clock().now())?),
+            Some(verified) => trust
+                .verify_again(verified, Side::Client, self.worker.clock().now())
+                .map_err(|refusal| Withdrawn::Peer(Box::new(refusal))),
             None => Ok(()),
         }
     }

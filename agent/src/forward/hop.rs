@@ -24,7 +24,7 @@ use super::pool::{Lease, Opened, Pool};
 use super::{CONNECTION_WINDOW, STREAM_WINDOW};
 use crate::config::address::Endpoint;
 use crate::listener::Stream;
-use crate::live::{Live, Member, Signal, Told};
+use crate::live::{Live, Member, Signal};
 use crate::refusal::{Refusal, Withdrawn};
 use crate::routes::OutboundRoute;
 use crate::worker::Worker;
@@ -219,7 +219,7 @@ async fn until_cut(member: Rc<HopMember>, connection: impl Future<Output = ()>) 
 
 fn refused(endpoint: &Endpoint, handshake: &Handshake, error: io::Error) -> Refusal {
     match handshake.refusal() {
-        Some(source) => Refusal::WrongService { target: endpoint.to_string(), source: source.clone() },
+        Some(source) => Refusal::WrongService { target: endpoint.to_string(), source: Box::new(source.clone()) },
         None => Refusal::Unreachable { target: endpoint.to_string(), source: error },
     }
 }
@@ -250,10 +250,5 @@ impl Hop {
     pub(crate) fn verify_again(&self, route: &OutboundRoute, now: Timestamp) -> Result<(), PeerRefusal> {
         route.tls.trust.verify_again(&self.peer, Side::Server, now)?;
         self.peer.check_expected(&route.tls.expected)
-    }
-
-    /// Waits until it is told something.
-    pub(crate) async fn told(&self) -> Told {
-        self.signal.told(true).await
     }
 }

@@ -78,6 +78,10 @@ struct Failure {
 }
 
 /// A request that did not go out.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the request is handed back where it lies; this value lives for one statement"
+)]
 enum NotSent {
     /// Nothing of it was sent.
     Whole(Outgoing),

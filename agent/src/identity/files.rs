@@ -28,8 +28,8 @@ pub(crate) enum FilesError {
     Pem { path: String, source: PemError },
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("{chain} and {key} are no identity for {identity}")]
-    Svid { identity: San, chain: String, key: String, source: SvidError },
+    #[error("{files} are no identity")]
+    Svid { files: String, source: Box<SvidError> },
 }
 
 /// Reads chain, key and bundle as one unit: a key that belongs to another chain is an error, not half a change.
@@ -37,10 +37,8 @@ pub(crate) fn load(files: &CertificateFiles) -> Result<FromFiles, FilesError> {
     let chain = store::read(&files.chain)?;
     let key = store::read_secret(&files.key)?;
     let svid = X509Svid::from_pem(&chain, &key, &files.identity).map_err(|source| FilesError::Svid {
-        identity: files.identity.clone(),
-        chain: files.chain.display().to_string(),
-        key: files.key.display().to_string(),
-        source,
+        files: format!("{} and {}", files.chain.display(), files.key.display()),
+        source: Box::new(source),
     })?;
     let bundle = match &files.identity {
         San::Spiffe(id) => {

@@ -90,7 +90,7 @@ impl Histogram {
 }
 
 /// The reasons that metrics tell apart. Fixed, so that no peer can make a label.
-pub(crate) const REASONS: [&str; 42] = [
+pub(crate) const REASONS: [&str; 41] = [
     "audit_unavailable",
     "backend_broke",
     "backend_unreachable",
@@ -100,7 +100,6 @@ pub(crate) const REASONS: [&str; 42] = [
     "certificate_revoked",
     "chain_length",
     "connection_broke",
-    "draining",
     "foreign_not_admitted",
     "handshake_abandoned",
     "handshake_failed",

@@ -113,11 +113,6 @@ impl ConnectionRecord {
         self.rule = rule;
     }
 
-    /// The ID under which the decision on this connection can be explained.
-    pub(crate) fn decision(&self) -> DecisionId {
-        self.decision
-    }
-
     /// Where the bytes of this connection are counted.
     pub(crate) fn transfer(&self) -> Rc<Transfer> {
         Rc::clone(&self.transfer)
@@ -172,10 +167,8 @@ impl Drop for ConnectionRecord {
 
 /// Whom a refused certificate named. A claim, so it has a field of its own.
 fn claimed(refusal: &Refusal) -> Option<&countersign_certs::san::San> {
-    match refusal {
-        Refusal::Certificate(refusal) => refusal.claimed(),
-        _ => None,
-    }
+    let Refusal::Certificate(refusal) = refusal else { return None };
+    refusal.claimed()
 }
 
 /// The record of one HTTP request, from its head to the last byte of the answer.
