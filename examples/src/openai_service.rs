@@ -14,7 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::{Body, Frame, Incoming};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderMap};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -303,6 +303,20 @@ impl Body for Answer {
                 Poll::Ready(events.texts.next().map(|text| Ok(Frame::data(Bytes::from(text)))))
             }
             Self::Whole(whole) => Pin::new(whole).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Events(events) => events.texts.as_slice().is_empty(),
+            Self::Whole(whole) => whole.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Events(_) => SizeHint::default(),
+            Self::Whole(whole) => whole.size_hint(),
         }
     }
 }

@@ -62,9 +62,13 @@ impl Program {
     /// The command line as one would type it here.
     pub(crate) fn command_line(&self, arguments: &[&str]) -> String {
         let here = std::env::current_dir().unwrap_or_default();
-        let path = self.path.strip_prefix(&here).unwrap_or(&self.path);
-        let words = std::iter::once(path.to_string_lossy()).chain(arguments.iter().map(|argument| quoted(argument)));
-        words.collect::<Vec<_>>().join(" ")
+        let path = match self.path.strip_prefix(&here) {
+            Ok(below) => Path::new(".").join(below),
+            Err(_elsewhere) => self.path.clone(),
+        };
+        let path = path.to_string_lossy();
+        let words = std::iter::once(path.as_ref()).chain(arguments.iter().copied());
+        words.map(quoted).collect::<Vec<_>>().join(" ")
     }
 
     /// Runs it to its end and gives what it printed. What it says on stderr is shown.
@@ -140,6 +144,9 @@ impl Daemons {
         for daemon in &self.0 {
             let log = std::fs::read_to_string(&daemon.log).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
+            if lines.is_empty() {
+                continue;
+            }
             narrate::heading(&format!("The last lines of {}", daemon.name));
             narrate::quote(&lines.get(lines.len().saturating_sub(LOG_LINES)..).unwrap_or_default().join("\n"));
         }
