@@ -28,6 +28,8 @@ pub(crate) struct Pool {
     shared: RefCell<Vec<Rc<Shared>>>,
     idle: Rc<RefCell<Vec<Exclusive>>>,
     idle_for: Duration,
+    /// The other side speaks HTTP/1.1: one connection carries one request at a time.
+    carries_one: Cell<bool>,
     /// Held by whoever opens a connection that others wait for.
     opening: tokio::sync::Mutex<()>,
     attempts: Cell<u64>,
@@ -96,6 +98,7 @@ impl Pool {
             shared: RefCell::default(),
             idle: Rc::default(),
             idle_for,
+            carries_one: Cell::new(false),
             opening: tokio::sync::Mutex::new(()),
             attempts: Cell::new(0),
             last_failure: RefCell::default(),
@@ -133,8 +136,8 @@ impl Pool {
         if let Some(lease) = self.at_hand() {
             return Ok(lease);
         }
-        // Waiting for somebody else's connection is worth it only if it will carry this request too.
-        if self.shared.borrow().is_empty() && self.attempts.get() > 0 && self.last_failure.borrow().is_none() {
+        // Waiting for somebody else's connection is worth it only if that one will carry this request too.
+        if self.carries_one.get() {
             return open().await.map(|opened| self.enter(opened));
         }
         self.lease_from_single_flight(open).await
@@ -160,6 +163,7 @@ impl Pool {
     }
 
     fn enter(&self, opened: Opened) -> Lease {
+        self.carries_one.set(matches!(opened, Opened::Http1(..)));
         match opened {
             Opened::Http1(sender, hop) => {
                 let connection = Exclusive { sender, since: Instant::now(), hop };
