@@ -8,6 +8,8 @@ use countersign_certs::san::San;
 use countersign_certs::spiffe_id::TrustDomain;
 use countersign_certs::verify::VerifiedPeer;
 
+use serde_json::value::{RawValue, to_raw_value};
+
 use crate::listener::LocalUser;
 use crate::policy::role::{RoleSet, Roles};
 
@@ -18,6 +20,8 @@ pub(crate) struct Peer {
     principal: Box<str>,
     serial: Option<Box<str>>,
     sans: Box<[San]>,
+    /// Every name as audit lines have it, if there is more than one: written once, not for each line.
+    names_in_json: Option<Box<RawValue>>,
     evidence: Evidence,
     /// Follows the config: names are looked at again when roles change.
     held: RefCell<Held>,
@@ -33,15 +37,19 @@ enum Evidence {
 struct Held {
     roles: Rc<RoleSet>,
     names: Rc<[Arc<str>]>,
+    names_in_json: Option<Rc<RawValue>>,
 }
 
 /// The peer of a connection whose certificate was verified in the handshake. `own` is the trust domain of the identity that
 /// we have shown.
 pub(crate) fn peer(verified: Arc<VerifiedPeer>, own: Option<&TrustDomain>, roles: &Roles) -> Rc<Peer> {
+    let sans = names_that_count(&verified, own);
+    let all: Vec<String> = sans.iter().map(San::to_string).collect();
     let peer = Peer {
+        names_in_json: (all.len() > 1).then(|| to_raw_value(&all).ok()).flatten(),
         principal: verified.principal().to_string().into(),
         serial: Some(verified.certificate().serial().to_string().into()),
-        sans: names_that_count(&verified, own).into(),
+        sans: sans.into(),
         evidence: Evidence::Certificate(verified),
         held: RefCell::default(),
     };
@@ -69,6 +77,7 @@ pub(crate) fn local_caller(user: Option<LocalUser>) -> Rc<Peer> {
         principal: principal.into(),
         serial: None,
         sans: Box::default(),
+        names_in_json: None,
         evidence: Evidence::Local,
         held: RefCell::default(),
     })
@@ -101,13 +110,24 @@ impl Peer {
     /// Looks at the roles anew, after they have changed.
     pub(crate) fn hold(&self, roles: &Roles) {
         let held = roles.of(self.sans());
-        let names = roles.names(&held).into();
-        self.held.replace(Held { roles: Rc::new(held), names });
+        let names = roles.names(&held);
+        let names_in_json = to_raw_value(&names.iter().map(|name| &**name).collect::<Vec<_>>()).ok().map(Rc::from);
+        self.held.replace(Held { roles: Rc::new(held), names: names.into(), names_in_json });
     }
 
     /// The roles that it holds.
     pub(crate) fn roles(&self) -> Rc<RoleSet> {
         Rc::clone(&self.held.borrow().roles)
+    }
+
+    /// Every name, as audit lines have it; none if the principal is the only one.
+    pub(crate) fn names_in_json(&self) -> Option<&RawValue> {
+        self.names_in_json.as_deref()
+    }
+
+    /// The names of its roles, as audit lines have them; none for a local program, which holds no roles.
+    pub(crate) fn roles_in_json(&self) -> Option<Rc<RawValue>> {
+        self.held.borrow().names_in_json.clone()
     }
 
     /// Their names.

@@ -91,7 +91,8 @@ impl HopPool {
 
     /// Forwards one request.
     pub(crate) async fn send(&self, outgoing: Outgoing) -> Result<(Response<Incoming>, Lease), Refusal> {
-        self.pool.send(outgoing, &self.name, async || self.open().await).await
+        // Opening is rare and its state is large; boxed, it does not make every request larger.
+        self.pool.send(outgoing, &self.name, async || Box::pin(self.open()).await).await
     }
 
     async fn open(&self) -> Result<Opened, Refusal> {

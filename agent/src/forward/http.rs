@@ -146,6 +146,7 @@ async fn exchange(
 ) -> Result<Response<ResponseBody>, Infallible> {
     let mut record = RequestRecord::open(&connection, request.method(), request.uri().path_and_query());
     let grpc = is_grpc(request.headers());
+
     Ok(match exchange_recorded(request, &connection, &mut record).await {
         Ok(answer) => answer.recorded_by(record),
         Err(refusal) => refuse(&refusal, record, grpc),

@@ -4,10 +4,9 @@ use std::fmt;
 use std::io::Write;
 use std::time::{Duration, SystemTime};
 
-use countersign_certs::san::San;
 use http::{Method, StatusCode};
-use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 
 use super::Direction;
 use super::counters::Outcome;
@@ -99,13 +98,13 @@ struct Written<'line> {
     peer: Option<&'line str>,
     /// Every name of the peer, if it has more than the one above: a decision may have hung on another one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    names: Option<Names<'line>>,
+    names: Option<&'line RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     claimed: Option<&'line str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     serial: Option<&'line str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    roles: Option<RoleNames<'line>>,
+    roles: Option<&'line RawValue>,
     outcome: Outcome,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
@@ -132,30 +131,10 @@ impl<T: fmt::Display> Serialize for Displayed<'_, T> {
     }
 }
 
-struct Names<'line>(&'line [San]);
-
-impl Serialize for Names<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(San::to_string))
-    }
-}
-
-struct RoleNames<'line>(&'line Peer);
-
-impl Serialize for RoleNames<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let names = self.0.role_names();
-        let mut list = serializer.serialize_seq(Some(names.len()))?;
-        for name in names.iter() {
-            list.serialize_element(&**name)?;
-        }
-        list.end()
-    }
-}
-
 impl Line<'_> {
     /// Appends the line and its newline. Control characters in what a peer sent are escaped by the JSON writer.
     pub(crate) fn write_to(&self, time: &str, buffer: &mut Vec<u8>) {
+        let roles = self.peer.and_then(Peer::roles_in_json);
         let written = Written {
             time,
             event: self.event,
@@ -164,10 +143,10 @@ impl Line<'_> {
             route: self.route,
             address: Displayed(self.address),
             peer: self.peer.map(Peer::principal),
-            names: self.peer.map(Peer::sans).filter(|names| names.len() > 1).map(Names),
+            names: self.peer.and_then(Peer::names_in_json),
             claimed: self.claimed.as_deref(),
             serial: self.peer.and_then(Peer::serial),
-            roles: self.peer.map(RoleNames),
+            roles: roles.as_deref(),
             outcome: self.outcome,
             reason: self.reason,
             detail: self.detail,
