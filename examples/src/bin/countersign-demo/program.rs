@@ -4,10 +4,11 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
 use crate::narrate;
@@ -73,9 +74,12 @@ impl Program {
 
     /// Runs it to its end and gives what it printed. What it says on stderr is shown.
     pub(crate) async fn run(&self, arguments: &[&str]) -> Result<String, ProgramError> {
-        let mut command = Command::new(&self.path);
-        command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-        let output = tokio::time::timeout(COMMAND_TIMEOUT, command.output())
+        self.run_with_input(arguments, "").await
+    }
+
+    /// The same with something to read.
+    pub(crate) async fn run_with_input(&self, arguments: &[&str], input: &str) -> Result<String, ProgramError> {
+        let output = tokio::time::timeout(COMMAND_TIMEOUT, self.output(arguments, input))
             .await
             .map_err(|_elapsed| ProgramError::Timeout(self.command_line(arguments)))?
             .map_err(|source| ProgramError::Run { path: self.path.clone(), source })?;
@@ -85,6 +89,17 @@ impl Program {
         }
         narrate::quote(&String::from_utf8_lossy(&output.stdout));
         Err(ProgramError::Failed { command: self.command_line(arguments), status: output.status })
+    }
+
+    async fn output(&self, arguments: &[&str], input: &str) -> io::Result<Output> {
+        let mut command = Command::new(&self.path);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // Whoever ends without reading says why by its exit status.
+            stdin.write_all(input.as_bytes()).await.ok();
+        }
+        child.wait_with_output().await
     }
 }
 

@@ -114,10 +114,10 @@ impl Story {
         narrate::heading(&format!("{host} joins: its key is made here and stays here"));
         let (config, dir) = (self.ca_config(), self.folder.text(&format!("{host}/state")));
         let create = ["token", "create", "--config", &config, "--host", host];
-        narrate::command(&format!("TOKEN=$({})", self.ca.command_line(&create)));
+        let enroll = ["enroll", "--dir", &dir, "--token-file", "-"];
+        narrate::command(&format!("{} | {}", self.ca.command_line(&create), self.agent.command_line(&enroll)));
         let token = self.ca.run(&create).await?;
-        narrate::command(&format!("{} --token \"$TOKEN\"", self.agent.command_line(&["enroll", "--dir", &dir])));
-        narrate::quote(&self.agent.run(&["enroll", "--dir", &dir, "--token", token.trim()]).await?);
+        narrate::quote(&self.agent.run_with_input(&enroll, &token).await?);
         Ok(())
     }
 
