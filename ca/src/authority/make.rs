@@ -1,0 +1,99 @@
+//! A new authority: a root for ten years and an intermediate for one.
+
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use tokio_rustls::rustls::pki_types::CertificateDer;
+
+use super::{Authority, AuthorityError};
+use crate::build::{calendar, random_serial};
+use crate::certs::key::{KeyAlgorithm, PrivateKey};
+use crate::certs::spiffe_id::TrustDomain;
+use crate::certs::time::{Timestamp, Validity};
+
+const DAY: u64 = 86_400;
+
+/// Ten years, leap days included.
+const ROOT_LIFETIME: Duration = Duration::from_secs(3653 * DAY);
+
+/// One year.
+const INTERMEDIATE_LIFETIME: Duration = Duration::from_secs(366 * DAY);
+
+/// Both begin a little in the past, for hosts whose clock is behind at the first enrollment.
+const BACKDATE: Duration = Duration::from_secs(600);
+
+/// A new authority and its keys, not yet on disk.
+pub(crate) struct Made {
+    /// The certificates.
+    pub(crate) authority: Authority,
+    /// Signs intermediates; can be taken offline.
+    pub(crate) root_key: PrivateKey,
+    /// Signs everything else.
+    pub(crate) intermediate_key: PrivateKey,
+}
+
+/// Makes keys and certificates.
+pub(crate) fn make(
+    trust_domain: &TrustDomain,
+    algorithm: KeyAlgorithm,
+    now: Timestamp,
+) -> Result<Made, AuthorityError> {
+    let root_key = PrivateKey::generate(algorithm)?;
+    let intermediate_key = PrivateKey::generate(algorithm)?;
+    let root_pair = root_key.key_pair()?;
+    let root_params = root_params(trust_domain, now)?;
+    let root = CertificateDer::from(root_params.self_signed(&root_pair)?);
+    let issuer = Issuer::from_ca_cert_der(&root, root_pair)?;
+    let intermediate = intermediate(trust_domain, &intermediate_key.key_pair()?, &issuer, now)?;
+    Ok(Made { authority: Authority::new(trust_domain.clone(), root, intermediate)?, root_key, intermediate_key })
+}
+
+fn root_params(trust_domain: &TrustDomain, now: Timestamp) -> Result<CertificateParams, AuthorityError> {
+    let mut params = authority_params(trust_domain, "root", now, ROOT_LIFETIME)?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // A signing certificate SHOULD itself be an SVID whose ID has no path (X509-SVID.md §3.2).
+    let id = format!("spiffe://{trust_domain}").try_into()?;
+    params.subject_alt_names = vec![SanType::URI(id)];
+    Ok(params)
+}
+
+fn intermediate(
+    trust_domain: &TrustDomain,
+    key: &KeyPair,
+    issuer: &Issuer<'_, KeyPair>,
+    now: Timestamp,
+) -> Result<CertificateDer<'static>, AuthorityError> {
+    let mut params = authority_params(trust_domain, "intermediate", now, INTERMEDIATE_LIFETIME)?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.use_authority_key_identifier_extension = true;
+    let id = format!("spiffe://{trust_domain}").try_into()?;
+    params.subject_alt_names = vec![SanType::URI(id)];
+    Ok(params.signed_by(key, issuer)?.into())
+}
+
+/// What root and intermediate have in common. No name constraints: verifiers in wide use refuse every chain with a
+/// constraint on URIs, whether the leaf obeys it or not.
+fn authority_params(
+    trust_domain: &TrustDomain,
+    kind: &str,
+    now: Timestamp,
+    lifetime: Duration,
+) -> Result<CertificateParams, AuthorityError> {
+    let serial = random_serial().map_err(|_no_randomness| rcgen::Error::RingUnspecified)?;
+    let validity = Validity { not_before: now.minus(BACKDATE), not_after: now.plus(lifetime) };
+    let (not_before, not_after) = calendar(validity).ok_or(rcgen::Error::Time)?;
+    let mut params = CertificateParams::default();
+    params.not_before = not_before;
+    params.not_after = not_after;
+    params.distinguished_name = DistinguishedName::new();
+    // The serial in the name keeps two authorities of one trust domain apart, also where only names are compared.
+    let tail: String = serial.to_string().chars().take(8).collect();
+    // RFC 5280 appendix A.1 allows 64 characters of common name; the trust domain may be longer.
+    let domain: String = trust_domain.as_str().chars().take(30).collect();
+    params.distinguished_name.push(DnType::CommonName, format!("{domain} Countersign {kind} {tail}"));
+    params.serial_number = Some(serial.as_bytes().to_vec().into());
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
+}

@@ -1,0 +1,234 @@
+//! The signing authority: the root that everybody trusts and the intermediate that signs.
+//!
+//! [`Authority`] is what may be known of it; the key is in a [`Signer`](crate::sign::Signer), and only this module and
+//! [`crate::sign`] ever see it. Today there is one authority for the life of the store. Rotation (prepare, activate,
+//! taint, revoke) adds authorities beside it; that is why the rest asks for [`Authority::bundle`] and not for "the root".
+
+mod make;
+mod protect;
+
+use std::time::Duration;
+
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+
+use crate::certs::bundle::{BundleError, TrustBundle};
+use crate::certs::certificate::{CertificateError, check_authority, sha256};
+use crate::certs::key::{KeyError, PrivateKey};
+use crate::certs::pem::{self, PemError};
+use crate::certs::spiffe_id::TrustDomain;
+use crate::certs::store::{self, StoreError};
+use crate::certs::time::{Timestamp, Validity};
+use crate::config::{Files, Passphrase};
+use crate::sign::Signer;
+
+pub(crate) use make::{Made, make};
+pub(crate) use protect::{ProtectError, is_encrypted, protect, unprotect};
+
+/// How often readers of the bundle document should look again.
+const BUNDLE_REFRESH: Duration = Duration::from_secs(300);
+
+/// What may be known of the authority: its certificates.
+#[derive(Debug, Clone)]
+pub(crate) struct Authority {
+    trust_domain: TrustDomain,
+    root: CertificateDer<'static>,
+    intermediate: CertificateDer<'static>,
+    root_validity: Validity,
+    validity: Validity,
+}
+
+/// Why there is no authority to sign with.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AuthorityError {
+    /// A certificate is no CA certificate.
+    #[error("the {which} certificate cannot serve as a CA")]
+    Certificate {
+        /// Root or intermediate.
+        which: &'static str,
+        /// The broken rule.
+        source: CertificateError,
+    },
+    /// The library refuses.
+    #[error("the CA's certificates cannot be made")]
+    Generate(#[from] rcgen::Error),
+    /// No key could be made, or the stored one is unusable.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The key in the file is not the intermediate's.
+    #[error("{path} does not hold the key of the intermediate certificate")]
+    KeyMismatch {
+        /// The key's file.
+        path: String,
+    },
+    /// Outside of its validity.
+    #[error("the intermediate is valid from {not_before} to {not_after}, it is {now}")]
+    NotNow {
+        /// First second.
+        not_before: Timestamp,
+        /// Last second.
+        not_after: Timestamp,
+        /// Our time.
+        now: Timestamp,
+    },
+    /// A certificate file is not PEM.
+    #[error("{path} is not a certificate in PEM")]
+    Pem {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        source: PemError,
+    },
+    /// The key cannot be decrypted.
+    #[error(transparent)]
+    Protect(#[from] ProtectError),
+    /// A file cannot be read.
+    #[error("the CA's files cannot be read")]
+    Store(#[from] StoreError),
+    /// The intermediate is not signed by the root.
+    #[error("the intermediate is not signed by the root")]
+    Unrelated,
+}
+
+impl Authority {
+    /// Reads the certificates, without any key.
+    pub(crate) fn load(trust_domain: &TrustDomain, files: &Files) -> Result<Self, AuthorityError> {
+        let root = read_certificate(&files.root)?;
+        let intermediate = read_certificate(&files.intermediate)?;
+        Self::new(trust_domain.clone(), root, intermediate)
+    }
+
+    fn new(
+        trust_domain: TrustDomain,
+        root: CertificateDer<'static>,
+        intermediate: CertificateDer<'static>,
+    ) -> Result<Self, AuthorityError> {
+        let of = |which| move |source| AuthorityError::Certificate { which, source };
+        let root_validity = check_authority(&root).map_err(of("root"))?;
+        let own_validity = check_authority(&intermediate).map_err(of("intermediate"))?;
+        check_signature(&root, &intermediate)?;
+        let validity = own_validity.intersection(&root_validity);
+        Ok(Self { trust_domain, root, intermediate, root_validity, validity })
+    }
+
+    /// Reads the intermediate's key and joins it to the certificate: from here on it can sign.
+    pub(crate) fn signer(
+        &self,
+        files: &Files,
+        passphrase: Option<&Passphrase>,
+        now: Timestamp,
+    ) -> Result<Signer, AuthorityError> {
+        if !self.validity.contains(now) {
+            let Validity { not_before, not_after } = self.validity;
+            return Err(AuthorityError::NotNow { not_before, not_after, now });
+        }
+        let pem = store::read_secret(&files.intermediate_key)?;
+        let key = unprotect(&pem, passphrase)?;
+        self.signer_with(&key)?
+            .ok_or_else(|| AuthorityError::KeyMismatch { path: files.intermediate_key.display().to_string() })
+    }
+
+    /// None if the key is another one's.
+    fn signer_with(&self, key: &PrivateKey) -> Result<Option<Signer>, AuthorityError> {
+        let pair = key.key_pair()?;
+        let own = rcgen::PublicKeyData::subject_public_key_info(&pair);
+        if spki_of(&self.intermediate) != Some(own) {
+            return Ok(None);
+        }
+        Ok(Some(Signer::new(rcgen::Issuer::from_ca_cert_der(&self.intermediate, pair)?)))
+    }
+
+    /// The namespace for which this authority signs.
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The root certificate.
+    pub(crate) fn root(&self) -> &CertificateDer<'static> {
+        &self.root
+    }
+
+    /// The certificate that signs.
+    pub(crate) fn intermediate(&self) -> &CertificateDer<'static> {
+        &self.intermediate
+    }
+
+    /// SHA-256 of the root: what a join token carries and an operator compares.
+    pub(crate) fn root_fingerprint(&self) -> [u8; 32] {
+        sha256(&self.root)
+    }
+
+    /// The root's own validity.
+    pub(crate) fn root_validity(&self) -> Validity {
+        self.root_validity
+    }
+
+    /// In which certificates can be signed: the intermediate's and the root's together.
+    pub(crate) fn validity(&self) -> Validity {
+        self.validity
+    }
+
+    /// Whom members of the trust domain must believe.
+    pub(crate) fn bundle(&self) -> Result<TrustBundle, BundleError> {
+        TrustBundle::new(self.trust_domain.clone(), vec![self.root.clone()], 1)
+    }
+
+    /// The same as SPIFFE writes it.
+    pub(crate) fn bundle_document(&self) -> Result<String, BundleError> {
+        self.bundle()?.to_json(BUNDLE_REFRESH)
+    }
+}
+
+fn read_certificate(path: &std::path::Path) -> Result<CertificateDer<'static>, AuthorityError> {
+    let found = pem::certificates(&store::read(path)?);
+    let damaged = |source| AuthorityError::Pem { path: path.display().to_string(), source };
+    let first = found.map_err(damaged)?.into_iter().next();
+    first.ok_or_else(|| damaged(PemError::Empty))
+}
+
+fn check_signature(root: &CertificateDer<'_>, intermediate: &CertificateDer<'_>) -> Result<(), AuthorityError> {
+    let unrelated = |_unreadable| AuthorityError::Unrelated;
+    let (_, root) = X509Certificate::from_der(root).map_err(unrelated)?;
+    let (_, intermediate) = X509Certificate::from_der(intermediate).map_err(unrelated)?;
+    if intermediate.issuer().as_raw() != root.subject().as_raw() {
+        return Err(AuthorityError::Unrelated);
+    }
+    intermediate.verify_signature(Some(root.public_key())).map_err(|_wrong| AuthorityError::Unrelated)
+}
+
+fn spki_of(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    X509Certificate::from_der(certificate).ok().map(|(_, certificate)| certificate.public_key().raw.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certs::key::KeyAlgorithm;
+
+    fn domain() -> TrustDomain {
+        TrustDomain::parse("prod.example").unwrap()
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::from_unix_seconds(1_800_000_000)
+    }
+
+    #[test]
+    fn a_made_authority_loads_with_its_own_key_only() {
+        for algorithm in [KeyAlgorithm::Ed25519, KeyAlgorithm::P256, KeyAlgorithm::P384] {
+            let made = make(&domain(), algorithm, now()).unwrap();
+            let authority = made.authority;
+            assert!(authority.signer_with(&made.intermediate_key).unwrap().is_some());
+            assert!(authority.signer_with(&made.root_key).unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn an_intermediate_of_another_root_is_refused() {
+        let one = make(&domain(), KeyAlgorithm::P256, now()).unwrap().authority;
+        let other = make(&domain(), KeyAlgorithm::P256, now()).unwrap().authority;
+        let mixed = Authority::new(domain(), one.root, other.intermediate);
+        assert!(matches!(mixed, Err(AuthorityError::Unrelated)));
+    }
+}

@@ -1,0 +1,205 @@
+//! Fourth and sixth step: the journal. The intent is on disk before the key is used, the result before the certificate
+//! leaves, and every refusal and every act of an operator is there too.
+//!
+//! Whatever changes the store goes through here: a change and its line in the journal are one transaction. If the line
+//! cannot be written, the change does not happen and nothing is signed.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::authenticate::Claim;
+use crate::build::{Plan, ReadyToSign};
+use crate::certs::issuance::Reason;
+use crate::certs::time::Clock;
+use crate::issue::Refusal;
+use crate::registry::hexadecimal;
+use crate::sign::Signed;
+use crate::store::{CertificateRow, Change, Conflict, Outcome, SpentToken, Store, StoreError, Write};
+
+/// The append-only record of everything that this CA did, meant to do, and refused.
+#[derive(Clone)]
+pub(crate) struct Journal {
+    store: Arc<Store>,
+    clock: Clock,
+}
+
+/// A certificate whose intent is on disk. Made only here, consumed by the signer.
+#[must_use]
+pub(crate) struct Intended(ReadyToSign);
+
+/// A certificate whose result is on disk. Made only here, consumed by the delivery.
+#[must_use]
+pub(crate) struct Issued(Signed);
+
+/// One line of the journal.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", content = "detail", rename_all = "snake_case")]
+pub(crate) enum Event {
+    /// A registration entry was added.
+    EntryAdded { host: String, id: String, dns: Vec<String>, ttl_seconds: Option<u64> },
+    /// A registration entry was removed.
+    EntryRemoved { host: String, id: String },
+    /// An identity was revoked.
+    IdentityRevoked { id: String },
+    /// An identity may be used again.
+    IdentityLifted { id: String },
+    /// The CA was made.
+    Initialized { trust_domain: String, root_sha256: String, intermediate_sha256: String },
+    /// A certificate was signed and may now be delivered.
+    Issued { serial: String, certificate_sha256: String },
+    /// A certificate is about to be signed.
+    IssueIntended(IssueIntended),
+    /// Somebody was refused.
+    Refused { reason: Reason, detail: String, peer: Option<String>, address: Option<String>, wanted: Option<String> },
+    /// One certificate was revoked.
+    SerialRevoked { serial: String },
+    /// The listener is open.
+    ServeStarted { listen: String, version: &'static str },
+    /// The listener is closed.
+    ServeStopped { cause: &'static str },
+    /// A join token was given out.
+    TokenCreated { token: String, host: String, expires: String },
+    /// A join token was withdrawn.
+    TokenRevoked { token: String },
+}
+
+/// What is about to be signed.
+#[derive(Debug, Serialize)]
+pub(crate) struct IssueIntended {
+    serial: String,
+    id: String,
+    names: Vec<String>,
+    host: Option<String>,
+    not_before: String,
+    not_after: String,
+    key_sha256: String,
+    spends_token: bool,
+}
+
+/// Why something could not be recorded, and therefore was not done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unrecorded {
+    /// Something came in between: the token was spent, the identity revoked.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// The journal cannot be written.
+    #[error("the journal cannot be written")]
+    Store(#[from] StoreError),
+}
+
+impl Journal {
+    /// The journal of this store.
+    pub(crate) fn new(store: Arc<Store>, clock: Clock) -> Self {
+        Self { store, clock }
+    }
+
+    /// Records that a certificate is about to be signed; spends the token that pays for it. After this it counts as
+    /// existing: a revocation that comes later covers it.
+    pub(crate) async fn intend(&self, ready: ReadyToSign) -> Result<Intended, Unrecorded> {
+        let (plan, grant) = (ready.plan(), ready.grant());
+        let event = Event::IssueIntended(IssueIntended {
+            serial: plan.serial.to_string(),
+            id: plan.id.to_string(),
+            names: names(plan),
+            host: grant.host().map(str::to_owned),
+            not_before: plan.validity.not_before.to_string(),
+            not_after: plan.validity.not_after.to_string(),
+            key_sha256: hexadecimal(&plan.key_fingerprint),
+            spends_token: grant.claim().is_some(),
+        });
+        let spend = grant.claim().map(|claim| SpentToken {
+            secret_hash: claim.secret_hash().to_owned(),
+            address: claim.address().to_string(),
+        });
+        let certificate = CertificateRow {
+            serial: plan.serial.clone(),
+            id: plan.id.clone(),
+            host: grant.host().map(str::to_owned),
+            validity: plan.validity,
+        };
+        self.write(Change::Intend { certificate, spend }, event).await?;
+        Ok(Intended(ready))
+    }
+
+    /// Records that a certificate was signed.
+    pub(crate) async fn issued(&self, signed: Signed) -> Result<Issued, Unrecorded> {
+        let serial = signed.plan().serial.clone();
+        let fingerprint = hexadecimal(&signed.fingerprint());
+        let event = Event::Issued { serial: serial.to_string(), certificate_sha256: fingerprint.clone() };
+        let host = signed.enrolled_host().map(str::to_owned);
+        self.write(Change::Issue { serial, fingerprint, enrolled: host }, event).await?;
+        Ok(Issued(signed))
+    }
+
+    /// Records a refusal, in the journal and in the log. A refusal stands even if it cannot be recorded.
+    pub(crate) async fn refused(&self, claim: &Claim, refusal: &Refusal) {
+        let detail = chain_of(refusal);
+        let reason = refusal.reason();
+        let (peer, address, wanted) = (
+            claim.peer.clone(),
+            claim.address.map(|address| address.to_string()),
+            claim.wanted.as_ref().map(ToString::to_string),
+        );
+        tracing::warn!(?reason, detail, peer, address, wanted, "certificate refused");
+        let event = Event::Refused { reason, detail, peer, address, wanted };
+        if let Err(error) = self.note(event).await {
+            tracing::error!(error = chain_of(&error), "refusal not journalled");
+        }
+    }
+
+    /// Records something that changes nothing else.
+    pub(crate) async fn note(&self, event: Event) -> Result<(), Unrecorded> {
+        self.write(Change::Nothing, event).await
+    }
+
+    /// Makes a change and records it, both or neither.
+    pub(crate) async fn write(&self, change: Change, event: Event) -> Result<(), Unrecorded> {
+        let write = Write::new(change, &event, self.clock.now())?;
+        match self.store.write(write).await? {
+            Outcome::Done => Ok(()),
+            Outcome::Conflict(conflict) => Err(Unrecorded::Conflict(conflict)),
+        }
+    }
+}
+
+fn names(plan: &Plan) -> Vec<String> {
+    let dns = plan.names.dns.iter().map(|name| format!("dns:{}", name.as_str()));
+    dns.chain(plan.names.addresses.iter().map(|address| format!("ip:{address}"))).collect()
+}
+
+/// An error and its sources in one line.
+pub(crate) fn chain_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+impl Intended {
+    /// Spends the intent.
+    pub(crate) fn into_ready(self) -> ReadyToSign {
+        self.0
+    }
+}
+
+impl Issued {
+    /// What was issued.
+    pub(crate) fn into_parts(self) -> (Plan, tokio_rustls::rustls::pki_types::CertificateDer<'static>) {
+        self.0.into_parts()
+    }
+}
+
+impl Unrecorded {
+    /// The fixed word for programs.
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Self::Conflict(conflict) => conflict.reason(),
+            Self::Store(_) => Reason::CaUnavailable,
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The CA's database: the only module that knows SQL.
+//!
+//! One connection writes, several read. Every write carries a line of the journal, and both are one transaction, flushed
+//! to disk before anybody is told. The SQL is the part of the language that SQLite and PostgreSQL share; what differs
+//! between them (opening, the schema, how a transaction takes the write lock) is in `open`, `schema` and `writer` alone.
+
+mod chain;
+mod change;
+mod open;
+mod query;
+mod schema;
+mod writer;
+
+use std::path::PathBuf;
+
+use sqlx::SqlitePool;
+use tokio::sync::{mpsc, oneshot};
+
+pub(crate) use chain::{Fault, Line};
+pub(crate) use change::{CertificateRow, Change, Conflict, SpentToken};
+pub(crate) use query::{Counts, EntryRow, HostRow, TokenRow};
+pub(crate) use writer::Write;
+
+use writer::Job;
+
+/// The database, open.
+pub(crate) struct Store {
+    readers: SqlitePool,
+    writer: mpsc::Sender<Job>,
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It is on disk.
+    Done,
+    /// The state of the store forbids it; nothing was written.
+    Conflict(Conflict),
+}
+
+/// Why the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// A stored value is not what was written.
+    #[error("the store holds {what} that cannot be read: {value:?}")]
+    Damaged {
+        /// Which value.
+        what: &'static str,
+        /// The value.
+        value: String,
+    },
+    /// The event cannot be written as JSON.
+    #[error("the journal line cannot be written as JSON")]
+    Json(#[from] serde_json::Error),
+    /// The database is of a later version of this program.
+    #[error("the store has version {found}, this program knows {known}; use the newer countersign-ca")]
+    Newer {
+        /// Version of the store.
+        found: i64,
+        /// Version of the program.
+        known: i64,
+    },
+    /// The database refuses.
+    #[error("the database refuses")]
+    Sql(#[from] sqlx::Error),
+    /// No such file.
+    #[error("{path} does not exist; was the CA made with `countersign-ca init`?")]
+    NotFound {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The batch of which this write was a part failed.
+    #[error("the database could not write: {0}")]
+    Unwritten(String),
+    /// The database does not answer in time.
+    #[error("the database is too busy")]
+    Busy,
+}
+
+impl Store {
+    /// Writes one change with its line in the journal. When this returns [`Outcome::Done`] both are on disk.
+    pub(crate) async fn write(&self, write: Write) -> Result<Outcome, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let stopped = || StoreError::Unwritten("the store is closed".to_owned());
+        self.writer.send(Job { write, answer }).await.map_err(|_closed| stopped())?;
+        answered.await.map_err(|_closed| stopped())?
+    }
+}
+
+/// Times and numbers are stored as signed integers, because that is what SQL has.
+fn to_sql(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn from_sql(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
