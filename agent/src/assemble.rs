@@ -16,7 +16,7 @@ use crate::config::address::{ListenAddress, Protocol};
 use crate::config::checked::{Agent, Inbound, Outbound};
 use crate::identity::files::{self, FilesError};
 use crate::identity::{Credentials, TrustError, trusted_domains};
-use crate::listener::Listener;
+use crate::listener::{Listener, SocketMode};
 use crate::record::Direction;
 use crate::record::counters::RouteCounters;
 use crate::routes::{InboundRoute, Open, OutboundRoute, Route, Snapshot};
@@ -85,15 +85,17 @@ impl Assembler {
                 waiting.push(Waiting { route: Arc::clone(&inbound.name), identity: inbound.identity.clone() });
                 continue;
             };
-            let listener = self.listener(&inbound.name, &inbound.listen, &mut opened)?;
+            let listener = self.listener(&inbound.name, &inbound.listen, SocketMode::Group, &mut opened)?;
             routes.insert(inbound.listen.clone(), Open { route: Route::Inbound(Arc::new(route)), listener });
         }
         for outbound in &config.outbounds {
+            // Where users are named, the kernel's word on the caller decides, not the file's mode.
+            let mode = if outbound.allow.is_some() { SocketMode::Everybody } else { SocketMode::Group };
             let Some(route) = self.outbound(outbound, config, &mut at_hand)? else {
                 waiting.push(Waiting { route: Arc::clone(&outbound.name), identity: outbound.identity.clone() });
                 continue;
             };
-            let listener = self.listener(&outbound.name, &outbound.listen, &mut opened)?;
+            let listener = self.listener(&outbound.name, &outbound.listen, mode, &mut opened)?;
             routes.insert(outbound.listen.clone(), Open { route: Route::Outbound(Arc::new(route)), listener });
         }
         // Only now is anything changed: a socket that is no longer used is closed, a new one is kept.
@@ -178,12 +180,13 @@ impl Assembler {
         &self,
         name: &Arc<str>,
         address: &ListenAddress,
+        mode: SocketMode,
         opened: &mut HashMap<ListenAddress, Arc<Listener>>,
     ) -> Result<Arc<Listener>, AssembleError> {
         if let Some(listener) = self.listeners.get(address).or_else(|| opened.get(address)) {
             return Ok(Arc::clone(listener));
         }
-        let listener = Listener::open(address).map_err(|source| AssembleError::Listen {
+        let listener = Listener::open(address, mode).map_err(|source| AssembleError::Listen {
             name: Arc::clone(name),
             address: address.clone(),
             source,

@@ -89,6 +89,6 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConfigFile {
     /// The config file.
-    #[arg(long = "config", value_name = "FILE", default_value = "/etc/countersign/agent.toml")]
+    #[arg(id = "config", long = "config", value_name = "FILE", default_value = "/etc/countersign/agent.toml")]
     pub(crate) path: PathBuf,
 }

@@ -11,6 +11,7 @@ use countersign_certs::token::{JoinToken, TOKEN_BYTES_MAX, TokenError};
 use http::Method;
 use serde::Deserialize;
 
+use crate::config::Secrets;
 use crate::control::client::{self, ControlError};
 use crate::control::server::{DECISION_PATH, RENEW_PATH, STATUS_PATH};
 use crate::control::status::Status;
@@ -49,7 +50,7 @@ pub(crate) enum CommandError {
 
 /// `check`: says that a config is right.
 pub(crate) fn check(path: &Path) -> Result<String, CommandError> {
-    let (config, _) = run::load(path)?;
+    let config = run::load(path, Secrets::Named)?;
     Ok(format!(
         "{}: {} inbounds, {} outbounds, {} roles\n",
         path.display(),
@@ -138,7 +139,7 @@ pub(crate) fn explain_question(
     method: &str,
     path: &str,
 ) -> Result<String, CommandError> {
-    let (config, _) = run::load(config)?;
+    let config = run::load(config, Secrets::Named)?;
     let known = || config.inbounds.iter().map(|inbound| &*inbound.name).collect::<Vec<_>>().join(", ");
     let inbound = config
         .inbounds

@@ -1,17 +1,23 @@
 //! Who is on the other side, and which roles that gives.
 
+pub(crate) mod headers;
+
 use std::cell::RefCell;
-use std::rc::Rc;
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use countersign_certs::certificate::PeerCertificate;
 use countersign_certs::san::San;
-use countersign_certs::spiffe_id::TrustDomain;
+use countersign_certs::spiffe_id::{SpiffeId, TrustDomain};
 use countersign_certs::verify::VerifiedPeer;
 
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::listener::LocalUser;
 use crate::policy::role::{RoleSet, Roles};
+use crate::routes::InboundRoute;
+use headers::IdentityHeaders;
 
 /// Somebody who may or may not be allowed something. Made from evidence only: a verified certificate, or what the kernel
 /// says of a local program.
@@ -25,6 +31,7 @@ pub(crate) struct Peer {
     evidence: Evidence,
     /// Follows the config: names are looked at again when roles change.
     held: RefCell<Held>,
+    headers: RefCell<Option<(u64, Rc<IdentityHeaders>)>>,
 }
 
 #[derive(Debug)]
@@ -36,25 +43,40 @@ enum Evidence {
 #[derive(Debug, Default, Clone)]
 struct Held {
     roles: Rc<RoleSet>,
-    names: Rc<[Arc<str>]>,
+    names: Box<[Arc<str>]>,
     names_in_json: Option<Rc<RawValue>>,
 }
 
-/// The peer of a connection whose certificate was verified in the handshake. `own` is the trust domain of the identity that
-/// we have shown.
-pub(crate) fn peer(verified: Arc<VerifiedPeer>, own: Option<&TrustDomain>, roles: &Roles) -> Rc<Peer> {
-    let sans = names_that_count(&verified, own);
-    let all: Vec<String> = sans.iter().map(San::to_string).collect();
-    let peer = Peer {
-        names_in_json: (all.len() > 1).then(|| to_raw_value(&all).ok()).flatten(),
-        principal: verified.principal().to_string().into(),
-        serial: Some(verified.certificate().serial().to_string().into()),
-        sans: sans.into(),
-        evidence: Evidence::Certificate(verified),
-        held: RefCell::default(),
-    };
-    peer.hold(roles);
-    Rc::new(peer)
+/// The peers that are connected to one worker. All connections of one peer to one route share what is known of it.
+#[derive(Debug, Default)]
+pub(crate) struct Peers(RefCell<HashMap<PeerOfRoute, Weak<Peer>>>);
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct PeerOfRoute {
+    fingerprint: [u8; 32],
+    route: Arc<str>,
+}
+
+impl Peers {
+    /// The peer of a connection whose certificate was verified in the handshake.
+    pub(crate) fn identify(&self, verified: &Arc<VerifiedPeer>, route: &InboundRoute, roles: &Roles) -> Rc<Peer> {
+        let key = PeerOfRoute { fingerprint: *verified.certificate().fingerprint(), route: Arc::clone(&route.name) };
+        let mut known = self.0.borrow_mut();
+        // The same leaf may have come with another chain, or been verified under another trust: that is other evidence.
+        let same = |peer: &Rc<Peer>| peer.verified().is_some_and(|known| Arc::ptr_eq(known, verified));
+        if let Some(peer) = known.get(&key).and_then(Weak::upgrade).filter(same) {
+            return peer;
+        }
+        let own = route.tls.identity.leaf().spiffe_id().map(SpiffeId::trust_domain);
+        let peer = Peer::new(Arc::clone(verified), own, roles);
+        known.insert(key, Rc::downgrade(&peer));
+        peer
+    }
+
+    /// Forgets those that are gone.
+    pub(crate) fn tidy(&self) {
+        self.0.borrow_mut().retain(|_, peer| peer.strong_count() > 0);
+    }
 }
 
 /// The names by which a peer can hold a role. The DNS, e-mail and IP names of an SVID are its own CA's word, and another
@@ -80,10 +102,39 @@ pub(crate) fn local_caller(user: Option<LocalUser>) -> Rc<Peer> {
         names_in_json: None,
         evidence: Evidence::Local,
         held: RefCell::default(),
+        headers: RefCell::default(),
     })
 }
 
 impl Peer {
+    /// `own` is the trust domain of the identity that we have shown.
+    fn new(verified: Arc<VerifiedPeer>, own: Option<&TrustDomain>, roles: &Roles) -> Rc<Self> {
+        let sans = names_that_count(&verified, own);
+        let all: Vec<String> = sans.iter().map(San::to_string).collect();
+        let peer = Self {
+            names_in_json: (all.len() > 1).then(|| to_raw_value(&all).ok()).flatten(),
+            principal: verified.principal().to_string().into(),
+            serial: Some(verified.certificate().serial().to_string().into()),
+            sans: sans.into(),
+            evidence: Evidence::Certificate(verified),
+            held: RefCell::default(),
+            headers: RefCell::default(),
+        };
+        peer.hold(roles);
+        Rc::new(peer)
+    }
+
+    /// The headers that tell a backend of this peer, made once for each generation of the config.
+    pub(crate) fn identity_headers(&self, generation: u64, own: &PeerCertificate) -> Option<Rc<IdentityHeaders>> {
+        let known = self.headers.borrow().clone();
+        if let Some((_, headers)) = known.filter(|(made_for, _)| *made_for == generation) {
+            return Some(headers);
+        }
+        let headers = Rc::new(IdentityHeaders::new(own, self.verified()?, &self.held.borrow().names)?);
+        self.headers.replace(Some((generation, Rc::clone(&headers))));
+        Some(headers)
+    }
+
     /// The name under which it is recorded.
     pub(crate) fn principal(&self) -> &str {
         &self.principal
@@ -128,10 +179,5 @@ impl Peer {
     /// The names of its roles, as audit lines have them; none for a local program, which holds no roles.
     pub(crate) fn roles_in_json(&self) -> Option<Rc<RawValue>> {
         self.held.borrow().names_in_json.clone()
-    }
-
-    /// Their names.
-    pub(crate) fn role_names(&self) -> Rc<[Arc<str>]> {
-        Rc::clone(&self.held.borrow().names)
     }
 }

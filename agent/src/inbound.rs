@@ -5,7 +5,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use countersign_certs::spiffe_id::{SpiffeId, TrustDomain};
+use bytes::Bytes;
 use countersign_certs::tls::{Handshake, alpn};
 use countersign_certs::verify::VerifiedPeer;
 use hyper_util::rt::TokioIo;
@@ -15,6 +15,7 @@ use tokio_rustls::server::TlsStream;
 use crate::authorize;
 use crate::config::address::Protocol;
 use crate::forward::connection::{Connection, Opened};
+use crate::forward::rewind::Rewind;
 use crate::forward::{http, tcp};
 use crate::identify;
 use crate::listener::{PeerAddress, Stream};
@@ -54,7 +55,7 @@ async fn serve_recorded(
 ) -> Result<(), Refusal> {
     let _place = worker.take_place(&route.name)?;
     let encrypted = Box::pin(handshake(stream, route, worker)).await?;
-    let peer = record.peer(identify::peer(Arc::clone(&encrypted.peer), own_domain(route), &worker.snapshot().roles));
+    let peer = record.peer(worker.peers().identify(&encrypted.peer, route, &worker.snapshot().roles));
     let _peer_place = worker.take_peer_place(&route.name, peer.principal())?;
     let connection = Connection::new(worker, opened(&encrypted, route, worker, record, peer));
     let connection = Live::enter(worker.connections(), connection);
@@ -65,7 +66,10 @@ async fn serve_recorded(
     // Each request is authorized by itself, and again when anything changes.
     match encrypted.stream.get_ref().1.alpn_protocol() {
         Some(alpn::HTTP_2) => Box::pin(http::serve_http2(TokioIo::new(encrypted.stream), Rc::clone(&connection))).await,
-        _ => Box::pin(http::serve_http1(TokioIo::new(encrypted.stream), Rc::clone(&connection))).await,
+        _ => {
+            let stream = Rewind::new(Bytes::new(), encrypted.stream);
+            Box::pin(http::serve_http1(stream, Rc::clone(&connection))).await
+        }
     }
 }
 
@@ -86,10 +90,6 @@ async fn handshake(stream: Stream, route: &InboundRoute, worker: &Worker) -> Res
     worker.counters(&route.counters).handshakes.add(1);
     let peer = handshake.peer().ok_or_else(|| Refusal::Handshake(std::io::ErrorKind::InvalidData.into()))?;
     Ok(Encrypted { stream, peer })
-}
-
-fn own_domain(route: &InboundRoute) -> Option<&TrustDomain> {
-    route.tls.identity.leaf().spiffe_id().map(SpiffeId::trust_domain)
 }
 
 fn refused(handshake: &Handshake, error: std::io::Error) -> Refusal {

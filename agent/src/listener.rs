@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -21,6 +21,17 @@ const BACKLOG: i32 = 4096;
 pub(crate) enum Listener {
     Tcp(std::net::TcpListener),
     Unix(std::os::unix::net::UnixListener),
+}
+
+/// Who may connect to a Unix socket, so far as its file says (unix(7): connecting needs write permission).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SocketMode {
+    /// Every user: who may is decided by what the kernel says of the caller.
+    Everybody,
+    /// The agent's user and group.
+    Group,
+    /// The agent's user.
+    Owner,
 }
 
 /// One worker's duplicate.
@@ -52,12 +63,12 @@ pub(crate) struct LocalUser {
 }
 
 impl Listener {
-    /// Opens a socket, or takes the one that systemd has opened.
-    pub(crate) fn open(address: &ListenAddress) -> io::Result<Self> {
+    /// Opens a socket with a mode that matters to Unix sockets only, or takes the one that systemd has opened.
+    pub(crate) fn open(address: &ListenAddress, mode: SocketMode) -> io::Result<Self> {
         match address {
             ListenAddress::Systemd(name) => crate::systemd::listener(name),
             ListenAddress::Tcp(address) => open_tcp(*address).map(Self::Tcp),
-            ListenAddress::Unix(path) => open_unix(path).map(Self::Unix),
+            ListenAddress::Unix(path) => open_unix(path, mode).map(Self::Unix),
         }
     }
 
@@ -95,9 +106,10 @@ fn open_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-fn open_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+fn open_unix(path: &Path, mode: SocketMode) -> io::Result<std::os::unix::net::UnixListener> {
     remove_stale(path)?;
     let listener = std::os::unix::net::UnixListener::bind(path)?;
+    set_mode(path, mode)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
@@ -115,6 +127,16 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Err(error) if is_socket && error.kind() == io::ErrorKind::ConnectionRefused => remove_file(path),
         Ok(_) | Err(_) => Ok(()),
     }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a socket's file belongs to the socket, not to the store")]
+fn set_mode(path: &Path, mode: SocketMode) -> io::Result<()> {
+    let bits = match mode {
+        SocketMode::Everybody => 0o666,
+        SocketMode::Group => 0o660,
+        SocketMode::Owner => 0o600,
+    };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(bits))
 }
 
 #[allow(clippy::disallowed_methods, reason = "a socket's file belongs to the socket, not to the store")]

@@ -15,6 +15,7 @@ use crate::refusal::Withdrawn;
 #[derive(Debug, Default)]
 pub(crate) struct Signal {
     drain: Cell<bool>,
+    rest: Cell<bool>,
     cut: RefCell<Option<Withdrawn>>,
     /// A request is polled from two sides: while its answer is awaited or sent, and while its body is read.
     wakers: [RefCell<Option<Waker>>; 2],
@@ -32,6 +33,8 @@ pub(crate) enum Side {
 pub(crate) enum Told {
     /// Take nothing new, finish what runs.
     Drain,
+    /// Nothing has happened for a while: give memory back until something does.
+    Rest,
     /// End now.
     Cut(Withdrawn),
 }
@@ -42,6 +45,12 @@ impl Signal {
         if !self.drain.replace(true) {
             self.wake();
         }
+    }
+
+    /// Asks to give memory back.
+    pub(crate) fn rest(&self) {
+        self.rest.set(true);
+        self.wake();
     }
 
     /// Asks for the end. The first reason counts.
@@ -79,7 +88,10 @@ impl Signal {
             if let Poll::Ready(reason) = self.poll_cut(Side::Answer, context) {
                 return Poll::Ready(Told::Cut(reason));
             }
-            if self.drain.get() && !drained { Poll::Ready(Told::Drain) } else { Poll::Pending }
+            if self.drain.get() && !drained {
+                return Poll::Ready(Told::Drain);
+            }
+            if self.rest.take() { Poll::Ready(Told::Rest) } else { Poll::Pending }
         })
         .await
     }

@@ -56,6 +56,7 @@ use countersign_certs::time::Clock;
 
 use cli::{Arguments, Command};
 use commands::CommandError;
+use config::Secrets;
 
 /// Exit codes beside 0 and clap's own 2 for usage.
 const FAILED: u8 = 1;
@@ -96,7 +97,7 @@ async fn carry_out(command: Command, clock: Clock) -> Result<String, CommandErro
 }
 
 async fn run_agent(path: &Path, clock: Clock) -> Result<String, CommandError> {
-    let (config, _) = run::load(path)?;
+    let config = run::load(path, Secrets::Read)?;
     start_log(config.log_level);
     run::run(path, config, clock).await?;
     Ok(String::new())

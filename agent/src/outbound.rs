@@ -60,7 +60,7 @@ async fn serve_recorded(
     if is_http2 {
         Box::pin(http::serve_http2(TokioIo::new(stream), Rc::clone(&connection))).await
     } else {
-        Box::pin(http::serve_http1(TokioIo::new(stream), Rc::clone(&connection))).await
+        Box::pin(http::serve_http1(stream, Rc::clone(&connection))).await
     }
 }
 

@@ -10,14 +10,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use countersign_certs::spiffe_id::TrustDomain;
 use countersign_certs::time::Clock;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::assemble::{AssembleError, Assembler, Waiting};
 use crate::config::checked;
-use crate::config::{self, ConfigError};
+use crate::config::{self, ConfigError, Secrets};
 use crate::control::metrics::Counters;
 use crate::control::server;
 use crate::control::status::{CaStatus, IdentityStatus, RouteStatus, Status};
@@ -64,14 +63,14 @@ pub(crate) struct Agent {
 }
 
 /// The config of a file, read with what is known of this host's enrollment.
-pub(crate) fn load(path: &Path) -> Result<(checked::Agent, Option<TrustDomain>), RunError> {
+pub(crate) fn load(path: &Path, secrets: Secrets) -> Result<checked::Agent, RunError> {
     let state_dir = config::state_dir(path)?;
     let enrollment = match &state_dir {
         Some(folder) => StateDir::new(folder).enrollment()?,
         None => None,
     };
     let enrolled = enrollment.map(|enrollment| enrollment.trust_domain);
-    Ok((config::load(path, enrolled.as_ref())?, enrolled))
+    Ok(config::load(path, enrolled.as_ref(), secrets)?)
 }
 
 /// Runs until it is told to stop. `config` is what [`load`] gave for `path`.
@@ -260,7 +259,7 @@ impl Agent {
 
     /// Takes up a changed config or changed files, or says what is wrong with them and goes on with what was.
     fn reload(&self, path: &Path, files: &mut FileWatcher) {
-        let outcome = load(path).and_then(|(config, _)| Ok(self.take_up(&Rc::new(config))?));
+        let outcome = load(path, Secrets::Read).and_then(|config| Ok(self.take_up(&Rc::new(config))?));
         match outcome {
             Ok(()) => {
                 self.config_error.take();

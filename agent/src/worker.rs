@@ -16,6 +16,7 @@ use crate::config::address::{BackendAddress, ListenAddress};
 use crate::forward::backend::BackendPool;
 use crate::forward::connection::Connection;
 use crate::forward::hop::{Hop, HopPool};
+use crate::identify::Peers;
 use crate::listener::WorkerListener;
 use crate::live::Live;
 use crate::record::counters::RouteCounters;
@@ -30,6 +31,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// How long audit lines may lie in a worker's buffer.
 const FLUSH: Duration = Duration::from_millis(20);
+
+/// A connection that is silent for longer than this gives its buffers back.
+const BEAT: Duration = Duration::from_millis(100);
 
 /// How long the accept loop waits when the system has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -53,10 +57,14 @@ pub(crate) struct Worker {
     sink: Sink,
     snapshot: RefCell<Arc<Snapshot>>,
     tick: Cell<u64>,
+    beat: Cell<u64>,
+    resting: RefCell<Vec<Rc<Connection>>>,
+    rest_wanted: Notify,
     decisions: Cell<DecisionId>,
     connections: Rc<Live<Connection>>,
     requests: Rc<Live<Ongoing>>,
     hops: Rc<Live<Hop>>,
+    peers: Peers,
     backends: RefCell<HashMap<BackendAddress, Rc<BackendPool>>>,
     hop_pools: RefCell<HashMap<Arc<str>, Rc<HopPool>>>,
     handshakes: Cell<u32>,
@@ -74,6 +82,7 @@ pub(crate) async fn run(setup: WorkerSetup) {
     let worker = Rc::new(Worker::new(setup));
     let mut accepting: BTreeMap<ListenAddress, JoinHandle<()>> = BTreeMap::new();
     let flushing = tokio::task::spawn_local(flush_lines(Rc::clone(&worker)));
+    let resting = tokio::task::spawn_local(let_rest(Rc::clone(&worker)));
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     listen(&worker, &mut accepting);
@@ -96,6 +105,7 @@ pub(crate) async fn run(setup: WorkerSetup) {
     accepting.into_values().for_each(|task| task.abort());
     worker.end_everything().await;
     flushing.abort();
+    resting.abort();
     // The pools know their worker; letting go of them here ends the circle.
     worker.hop_pools.take();
     worker.backends.take();
@@ -164,6 +174,21 @@ async fn flush_lines(worker: Rc<Worker>) {
     }
 }
 
+/// Tells connections that have fallen silent to give their memory back.
+async fn let_rest(worker: Rc<Worker>) {
+    loop {
+        worker.rest_wanted.notified().await;
+        while !worker.resting.borrow().is_empty() {
+            tokio::time::sleep(BEAT).await;
+            let beat = worker.beat.get();
+            worker.beat.set(beat + 1);
+            let candidates = worker.resting.take();
+            let waiting = candidates.into_iter().filter(|connection| !connection.try_rest(beat)).collect::<Vec<_>>();
+            worker.resting.borrow_mut().extend(waiting);
+        }
+    }
+}
+
 impl Worker {
     fn new(setup: WorkerSetup) -> Self {
         let snapshot = Arc::clone(&setup.snapshots.borrow());
@@ -173,10 +198,14 @@ impl Worker {
             sink: setup.sink,
             snapshot: RefCell::new(snapshot),
             tick: Cell::new(0),
+            beat: Cell::new(0),
+            resting: RefCell::default(),
+            rest_wanted: Notify::new(),
             decisions: Cell::new(DecisionId { worker: setup.decisions, number: 0 }),
             connections: Rc::default(),
             requests: Rc::default(),
             hops: Rc::default(),
+            peers: Peers::default(),
             backends: RefCell::default(),
             hop_pools: RefCell::default(),
             handshakes: Cell::new(0),
@@ -209,6 +238,17 @@ impl Worker {
         self.tick.get()
     }
 
+    /// Grows ten times a second while connections are falling silent.
+    pub(crate) fn beat(&self) -> u64 {
+        self.beat.get()
+    }
+
+    /// Notes a connection that has just fallen silent.
+    pub(crate) fn may_rest(&self, connection: &Rc<Connection>) {
+        self.resting.borrow_mut().push(Rc::clone(connection));
+        self.rest_wanted.notify_one();
+    }
+
     /// The next decision's ID.
     pub(crate) fn next_decision(&self) -> DecisionId {
         let id = self.decisions.get();
@@ -224,6 +264,11 @@ impl Worker {
     /// Requests under way.
     pub(crate) fn requests(&self) -> &Rc<Live<Ongoing>> {
         &self.requests
+    }
+
+    /// Who is connected.
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.peers
     }
 
     /// TLS connections that we opened.
@@ -401,6 +446,7 @@ impl Worker {
                 hop.signal().drain();
             }
         }
+        self.peers.tidy();
         self.backends.borrow().values().for_each(|pool| pool.tidy());
         self.hop_pools.borrow().values().for_each(|pool| pool.tidy());
     }

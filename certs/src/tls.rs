@@ -201,6 +201,13 @@ pub fn enrollment(
     Ok((Arc::new(config), handshake))
 }
 
+/// The name that a client puts into its hello (SNI), so that a load balancer in between can route by it. Identity never
+/// depends on it. Addresses put none (RFC 6066 §3); neither does a host name that TLS cannot carry.
+pub fn server_name(host: &str) -> ServerName<'static> {
+    let unnamed = ServerName::IpAddress(std::net::IpAddr::from([0, 0, 0, 0]).into());
+    ServerName::try_from(host.to_owned()).unwrap_or(unnamed)
+}
+
 const TLS_1_3: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
 /// The one cryptography provider of the project: aws-lc-rs with AES-128-GCM first, because the SHA-384 that comes with

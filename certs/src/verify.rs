@@ -389,10 +389,17 @@ impl VerifiedPeer {
 
     /// Checks that this is the peer that was called.
     ///
+    /// An SVID counts by its SPIFFE ID alone: any trusted domain's CA could put the expected DNS name into an SVID of its
+    /// own. The other names count for peers of a foreign PKI, whose authorities were named for that.
+    ///
     /// # Errors
     /// None of its names is among `expected`.
     pub fn check_expected(&self, expected: &[San]) -> Result<(), PeerRefusal> {
-        if self.certificate.sans().iter().any(|san| expected.contains(san)) {
+        let answers = match self.certificate.spiffe_id() {
+            Some(_) => expected.contains(&self.principal),
+            None => self.certificate.sans().iter().any(|san| expected.contains(san)),
+        };
+        if answers {
             return Ok(());
         }
         let expected = expected.iter().map(San::to_string).collect::<Vec<_>>().join(", ");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_certs::bundle::TrustBundle;
-use countersign_certs::san::San;
+use countersign_certs::san::{San, SanError};
 use countersign_certs::spiffe_id::TrustDomain;
 use countersign_certs::store;
 use countersign_certs::tls::KeyExchange;
@@ -19,7 +19,7 @@ use toml::Spanned;
 use super::address::{BackendAddress, Endpoint, ListenAddress, Protocol};
 use super::checked::{Agent, AuditOutput, CertificateFiles, Control, Inbound, Injection, Limits, LocalUsers, Outbound};
 use super::diagnostic::{Finding, did_you_mean};
-use super::{duration, file, secret};
+use super::{Secrets, duration, file, secret};
 use crate::policy::path::PathPattern;
 use crate::policy::role::{MemberPattern, RoleDefinition, Roles, RolesError};
 use crate::policy::rule::{Policy, Rule};
@@ -33,7 +33,7 @@ const ROUTES_MAX: usize = 1024;
 const NAME_BYTES_MAX: usize = 64;
 
 /// Checks a whole config.
-pub(super) fn agent(file: file::Agent, enrolled: Option<&TrustDomain>) -> Result<Agent, Finding> {
+pub(super) fn agent(file: file::Agent, enrolled: Option<&TrustDomain>, secrets: Secrets) -> Result<Agent, Finding> {
     let known = KnownDomains::of(&file, enrolled);
     let roles = Arc::new(roles(&file.role, &known)?);
     let mut files = Vec::new();
@@ -42,7 +42,7 @@ pub(super) fn agent(file: file::Agent, enrolled: Option<&TrustDomain>) -> Result
     let identities = Identities { certificates: &certificates, enrolled, has_state: file.state_dir.is_some() };
     let mut inbounds = Vec::new();
     for inbound in file.inbound {
-        inbounds.push(self::inbound(inbound, &roles, &identities, &mut files)?);
+        inbounds.push(self::inbound(inbound, &roles, &identities, secrets, &mut files)?);
     }
     let mut outbounds = Vec::new();
     for outbound in file.outbound {
@@ -212,6 +212,7 @@ fn inbound(
     written: file::Inbound,
     roles: &Arc<Roles>,
     identities: &Identities<'_>,
+    secrets: Secrets,
     files: &mut Vec<PathBuf>,
 ) -> Result<(Inbound, Places), Finding> {
     let places = Places { name: written.name.span(), listen: written.listen.span() };
@@ -237,7 +238,7 @@ fn inbound(
     for (index, allow) in written.allow.into_iter().enumerate() {
         rules.push(rule(format!("{name}.allow[{index}]").into(), allow, roles, &backend)?);
     }
-    let inject = injections(written.inject.0, &backend, files)?;
+    let inject = injections(written.inject.0, &backend, secrets, files)?;
     let inbound = Inbound {
         identity: identities.check(&written.identity)?,
         listen: parsed(&written.listen)?,
@@ -321,6 +322,7 @@ fn method(text: &str) -> Result<Method, String> {
 fn injections(
     written: Vec<file::Inject>,
     backend: &BackendAddress,
+    secrets: Secrets,
     files: &mut Vec<PathBuf>,
 ) -> Result<Vec<Injection>, Finding> {
     let mut injections: Vec<Injection> = Vec::new();
@@ -345,7 +347,8 @@ fn injections(
             return Err(Finding::new(inject.header.span(), format!("{header} is injected twice")));
         }
         let at_value = |error: &dyn Display| Finding::new(inject.value.span(), error);
-        let resolved = secret::resolve(inject.value.get_ref()).map_err(|error| at_value(&in_one_line(&error)))?;
+        let resolved =
+            secret::resolve(inject.value.get_ref(), secrets).map_err(|error| at_value(&in_one_line(&error)))?;
         let mut value =
             HeaderValue::from_str(&resolved.value).map_err(|_not_a_value| at_value(&"this is no header value"))?;
         value.set_sensitive(true);
@@ -380,12 +383,13 @@ fn outbound(
     let service_span = written.service.span();
     let mut service = Vec::new();
     for text in &written.service.get_ref().0 {
-        let expected: San = parsed(text)?;
+        let expected: San =
+            text.parse().map_err(|error: SanError| Finding::new(service_span.clone(), in_one_line(&error)))?;
         match &expected {
-            San::Spiffe(id) => known.check(Some(id.trust_domain()), text.span(), "this service")?,
+            San::Spiffe(id) => known.check(Some(id.trust_domain()), service_span.clone(), "this service")?,
             San::Dns(_) | San::Email(_) | San::Ip(_) if written.foreign_bundle.is_none() => {
                 let hint = "add foreign_bundle with the authorities of that PKI";
-                return Err(Finding::with_hint(text.span(), "no foreign bundle could vouch for this service", hint));
+                return Err(Finding::with_hint(service_span, "no foreign bundle could vouch for this service", hint));
             }
             San::Dns(_) | San::Email(_) | San::Ip(_) => {}
         }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde::de::IntoDeserializer;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use toml::Spanned;
 
@@ -146,7 +147,7 @@ pub(crate) struct Outbound {
     #[serde(default)]
     pub(crate) unsafe_listen_beyond_loopback: bool,
     pub(crate) protocol: Option<Spanned<String>>,
-    pub(crate) service: Spanned<OneOrMany<Spanned<String>>>,
+    pub(crate) service: Spanned<OneOrMany<String>>,
     pub(crate) foreign_bundle: Option<Spanned<PathBuf>>,
     pub(crate) endpoints: Spanned<Vec<Spanned<String>>>,
     #[serde(default)]
@@ -190,6 +191,10 @@ impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for OneOrManyVisitor<T> {
 
     fn visit_seq<A: serde::de::SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
         Vec::deserialize(SeqAccessDeserializer::new(list)).map(OneOrMany)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        T::deserialize(text.into_deserializer()).map(|one| OneOrMany(vec![one]))
     }
 
     fn visit_map<A: serde::de::MapAccess<'de>>(self, table: A) -> Result<Self::Value, A::Error> {

@@ -22,6 +22,15 @@ use countersign_certs::store::{self, StoreError};
 
 use diagnostic::Diagnostic;
 
+/// Whether the secrets that a config names are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Secrets {
+    /// Only how they are named is checked: an operator's shell has no systemd credentials.
+    Named,
+    /// They are read; the agent is about to use them.
+    Read,
+}
+
 /// Why no config can be had from a file.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
@@ -37,14 +46,23 @@ pub(crate) enum ConfigError {
 }
 
 /// Reads and checks a config file. `enrolled` is the trust domain that this host has joined, if any.
-pub(crate) fn load(path: &Path, enrolled: Option<&TrustDomain>) -> Result<checked::Agent, ConfigError> {
+pub(crate) fn load(
+    path: &Path,
+    enrolled: Option<&TrustDomain>,
+    secrets: Secrets,
+) -> Result<checked::Agent, ConfigError> {
     let (name, text) = read(path)?;
-    parse(&name, &text, enrolled)
+    parse(&name, &text, enrolled, secrets)
 }
 
 /// Checks a config text. `name` is shown in errors.
-pub(crate) fn parse(name: &str, text: &str, enrolled: Option<&TrustDomain>) -> Result<checked::Agent, ConfigError> {
-    check::agent(written(name, text)?, enrolled)
+pub(crate) fn parse(
+    name: &str,
+    text: &str,
+    enrolled: Option<&TrustDomain>,
+    secrets: Secrets,
+) -> Result<checked::Agent, ConfigError> {
+    check::agent(written(name, text)?, enrolled, secrets)
         .map_err(|finding| ConfigError::Refused(Diagnostic::new(name, text, finding)))
 }
 

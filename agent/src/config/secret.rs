@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use countersign_certs::store::{self, StoreError};
 use zeroize::Zeroizing;
 
+use super::Secrets;
+
 /// Why a value with secrets cannot be put together.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SecretError {
@@ -30,36 +32,57 @@ pub(crate) struct Resolved {
     pub(crate) files: Vec<PathBuf>,
 }
 
-/// Replaces every `${kind:name}` by the secret that it names.
-pub(crate) fn resolve(template: &str) -> Result<Resolved, SecretError> {
+/// Replaces every `${kind:name}` by the secret that it names, or, where secrets are not read, by nothing.
+pub(crate) fn resolve(template: &str, secrets: Secrets) -> Result<Resolved, SecretError> {
     let mut resolved = Resolved { value: Zeroizing::new(String::with_capacity(512)), files: Vec::new() };
     let mut rest = template;
     while let Some((before, after)) = rest.split_once("${") {
         let (reference, behind) = after.split_once('}').ok_or(SecretError::Unclosed)?;
         resolved.value.push_str(before);
-        let secret = look_up(reference, &mut resolved.files)?;
+        let source = Source::parse(reference)?;
+        rest = behind;
+        if secrets == Secrets::Named {
+            continue;
+        }
+        let secret = source.read(&mut resolved.files)?;
         if secret.is_empty() || !secret.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
             return Err(SecretError::NotPrintable(reference.to_owned()));
         }
         resolved.value.push_str(&secret);
-        rest = behind;
     }
     resolved.value.push_str(rest);
     Ok(resolved)
 }
 
-fn look_up(reference: &str, files: &mut Vec<PathBuf>) -> Result<Zeroizing<String>, SecretError> {
-    match reference.split_once(':') {
-        Some(("env", name)) => {
-            variable(name).map(Zeroizing::new).ok_or_else(|| SecretError::UnsetVariable(name.to_owned()))
+/// Where one secret comes from.
+enum Source<'reference> {
+    Credential(&'reference str),
+    File(&'reference Path),
+    Variable(&'reference str),
+}
+
+impl<'reference> Source<'reference> {
+    fn parse(reference: &'reference str) -> Result<Self, SecretError> {
+        match reference.split_once(':') {
+            Some(("env", name)) if !name.is_empty() => Ok(Self::Variable(name)),
+            Some(("file", path)) if path.starts_with('/') => Ok(Self::File(Path::new(path))),
+            Some(("credential", name)) if !name.is_empty() && !name.contains('/') => Ok(Self::Credential(name)),
+            _ => Err(SecretError::Reference(reference.to_owned())),
         }
-        Some(("file", path)) if path.starts_with('/') => read(Path::new(path), files),
-        Some(("credential", name)) if !name.is_empty() && !name.contains('/') => {
-            let folder = variable("CREDENTIALS_DIRECTORY")
-                .ok_or_else(|| SecretError::NoCredentialsDirectory(name.to_owned()))?;
-            read(&Path::new(&folder).join(name), files)
+    }
+
+    fn read(&self, files: &mut Vec<PathBuf>) -> Result<Zeroizing<String>, SecretError> {
+        match self {
+            Self::Credential(name) => {
+                let folder = variable("CREDENTIALS_DIRECTORY")
+                    .ok_or_else(|| SecretError::NoCredentialsDirectory((*name).to_owned()))?;
+                read(&Path::new(&folder).join(name), files)
+            }
+            Self::File(path) => read(path, files),
+            Self::Variable(name) => {
+                variable(name).map(Zeroizing::new).ok_or_else(|| SecretError::UnsetVariable((*name).to_owned()))
+            }
         }
-        _ => Err(SecretError::Reference(reference.to_owned())),
     }
 }
 
@@ -86,10 +109,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         store::write(&path, b"s3cret\n").unwrap();
-        let resolved = resolve(&format!("Bearer ${{file:{}}}!", path.display())).unwrap();
+        let resolved = resolve(&format!("Bearer ${{file:{}}}!", path.display()), Secrets::Read).unwrap();
         assert_eq!(resolved.value.as_str(), "Bearer s3cret!");
         assert_eq!(resolved.files, [path]);
-        assert_eq!(resolve("plain").unwrap().value.as_str(), "plain");
+        assert_eq!(resolve("plain", Secrets::Read).unwrap().value.as_str(), "plain");
     }
 
     #[test]
@@ -103,7 +126,7 @@ mod tests {
             "${}",
             "${file:/dev/null}",
         ] {
-            assert!(resolve(template).is_err(), "{template}");
+            assert!(resolve(template, Secrets::Read).is_err(), "{template}");
         }
     }
 }

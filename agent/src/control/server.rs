@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,6 +21,8 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
 use super::metrics;
+use crate::config::address::ListenAddress;
+use crate::listener::{Listener, SocketMode};
 use crate::run::Agent;
 
 /// How long a caller may take to ask.
@@ -41,18 +42,10 @@ pub(crate) const RENEW_PATH: &str = "/v1/renew";
 
 /// Opens the control socket. Its file can be used by its owner only; that root can use it too lies in the nature of root.
 pub(crate) fn open(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
-    let listener = match crate::listener::Listener::open(&crate::config::address::ListenAddress::Unix(path.to_owned()))?
-    {
-        crate::listener::Listener::Unix(listener) => listener,
-        crate::listener::Listener::Tcp(_) => return Err(io::ErrorKind::InvalidInput.into()),
-    };
-    restrict(path)?;
-    Ok(listener)
-}
-
-#[allow(clippy::disallowed_methods, reason = "a socket's file belongs to the socket, not to the store")]
-fn restrict(path: &Path) -> io::Result<()> {
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+    match Listener::open(&ListenAddress::Unix(path.to_owned()), SocketMode::Owner)? {
+        Listener::Unix(listener) => Ok(listener),
+        Listener::Tcp(_) => Err(io::ErrorKind::InvalidInput.into()),
+    }
 }
 
 /// Answers operators for ever.

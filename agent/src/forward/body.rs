@@ -36,7 +36,15 @@ pub(crate) struct RequestBody {
 impl RequestBody {
     /// The body of a permitted request.
     pub(crate) fn new(inner: Incoming, permit: &Permit, record: &RequestRecord) -> Self {
+        permit.ongoing().connection().request_began();
         Self { inner, ongoing: Rc::clone(permit.ongoing()), transfer: record.transfer() }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        // Until here the connection must not rest: an answer may be whole before the question is.
+        self.ongoing.connection().request_ended();
     }
 }
 

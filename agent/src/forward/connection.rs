@@ -9,8 +9,8 @@ use countersign_certs::verify::{Side, Trust};
 
 use super::backend::BackendPool;
 use super::hop::HopPool;
-use super::http::IdentityHeaders;
 use crate::identify::Peer;
+use crate::identify::headers::IdentityHeaders;
 use crate::listener::PeerAddress;
 use crate::live::Signal;
 use crate::record::Direction;
@@ -33,7 +33,10 @@ pub(crate) struct Connection {
     /// Its bytes are not looked at: it is allowed or denied as a whole.
     whole: bool,
     signal: Signal,
+    /// Requests under way, and request bodies that are still on their way to the backend.
     requests: Cell<u32>,
+    /// The worker's beat at which the last of them ended; none while it does not wait to be told to rest.
+    silent_since: Cell<Option<u64>>,
     /// The worker's tick when the last request ended, or the last byte of a whole connection passed.
     last_use: Cell<u64>,
     seen: RefCell<Seen>,
@@ -87,6 +90,7 @@ impl Connection {
             whole,
             signal: Signal::default(),
             requests: Cell::new(0),
+            silent_since: Cell::new(None),
             last_use: Cell::new(worker.tick()),
             seen: RefCell::new(Seen { generation: 0, route: None, upstream: None, headers: None }),
             worker: Rc::clone(worker),
@@ -144,9 +148,28 @@ impl Connection {
     }
 
     /// A request has ended.
-    pub(crate) fn request_ended(&self) {
+    pub(crate) fn request_ended(self: &Rc<Self>) {
         self.requests.set(self.requests.get().saturating_sub(1));
         self.touch();
+        if self.is_silent() && self.silent_since.replace(Some(self.worker.beat())).is_none() {
+            self.worker.may_rest(self);
+        }
+    }
+
+    /// Whether nothing is under way on it.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.requests.get() == 0
+    }
+
+    /// Told to rest if it has been silent for a whole beat. False if it has to wait for another one.
+    pub(crate) fn try_rest(&self, beat: u64) -> bool {
+        match self.silent_since.get() {
+            Some(since) if self.is_silent() && since == beat => return false,
+            Some(_) if self.is_silent() => self.signal.rest(),
+            Some(_) | None => {}
+        }
+        self.silent_since.set(None);
+        true
     }
 
     /// Notes that it is in use.
@@ -193,11 +216,12 @@ impl Connection {
         if self.seen.borrow().generation == snapshot.generation {
             return;
         }
+        // Roles first: the headers tell them.
+        self.peer.hold(&snapshot.roles);
         let seen = match self.direction {
             Direction::Inbound => self.see_inbound(snapshot.generation, snapshot.inbound(&self.route_name)),
             Direction::Outbound => self.see_outbound(snapshot.generation, snapshot.outbound(&self.route_name)),
         };
-        self.peer.hold(&snapshot.roles);
         self.seen.replace(seen);
     }
 
@@ -205,11 +229,7 @@ impl Connection {
         Seen {
             generation,
             upstream: route.map(|route| Upstream::Backend(self.worker.backend_pool(&route.backend))),
-            headers: route.and_then(|route| {
-                let verified = self.peer.verified()?;
-                self.peer.hold(&route.policy.roles);
-                IdentityHeaders::new(route.tls.identity.leaf(), verified, &self.peer.role_names()).map(Rc::new)
-            }),
+            headers: route.and_then(|route| self.peer.identity_headers(generation, route.tls.identity.leaf())),
             route: route.cloned().map(Current::Inbound),
         }
     }

@@ -2,14 +2,10 @@
 
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use countersign_certs::certificate::PeerCertificate;
-use countersign_certs::san::San;
-use countersign_certs::verify::VerifiedPeer;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::response::Parts;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
@@ -17,23 +13,22 @@ use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioTimer;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::{ForwardedBody, RequestBody, ResponseBody};
 use super::connection::{Connection, Current, Upstream};
 use super::executor::OnThisWorker;
 use super::outgoing::Outgoing;
 use super::pool::Lease;
+use super::rewind::Rewind;
 use super::{CONNECTION_WINDOW, STREAM_WINDOW, upgrade};
 use crate::authorize::{self, Permit};
 use crate::live::Told;
 use crate::record::RequestRecord;
 use crate::record::line::DecisionId;
 use crate::refusal::{Refusal, Withdrawn};
-use crate::request::{
-    NormalRequest, X_COUNTERSIGN_DECISION, X_COUNTERSIGN_ID, X_COUNTERSIGN_ROLES, X_FORWARDED_CLIENT_CERT, is_grpc,
-    normalise, remove_hop_by_hop,
-};
+use crate::request::{NormalRequest, X_COUNTERSIGN_DECISION, is_grpc, normalise, remove_hop_by_hop};
 
 /// How often a silent HTTP/2 peer is asked whether it is still there, and how long it may take to answer.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
@@ -45,32 +40,74 @@ const HEADERS_MAX: usize = 128;
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
 
 /// Serves HTTP/1.1 on a connection until it ends or must end.
-pub(crate) async fn serve_http1<S>(io: S, connection: Rc<Connection>) -> Result<(), Refusal>
+///
+/// Between two requests that are far apart, HTTP and its buffers are put away: a silent connection holds its TLS state and
+/// little else.
+pub(crate) async fn serve_http1<S>(mut stream: Rewind<S>, connection: Rc<Connection>) -> Result<(), Refusal>
 where
-    S: Read + Write + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let limits = connection.worker().snapshot().limits.clone();
-    let answering = Rc::clone(&connection);
-    let service = service_fn(move |request| exchange(request, Rc::clone(&answering)));
-    let serving = http1::Builder::new()
-        .max_buf_size(usize::try_from(limits.header_bytes).unwrap_or(usize::MAX))
-        .max_headers(HEADERS_MAX)
-        .serve_connection(io, service)
-        .with_upgrades();
-    let mut serving = std::pin::pin!(serving);
-    let mut draining = false;
+    while bytes_came(&mut stream, &connection).await? {
+        match Box::pin(serve_until_rest(stream, &connection)).await? {
+            Some(resting) => stream = resting,
+            None => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+/// Waits for the first bytes of the next request; false if there will be none.
+async fn bytes_came<S>(stream: &mut Rewind<S>, connection: &Connection) -> Result<bool, Refusal>
+where
+    S: AsyncRead + Unpin,
+{
     loop {
         tokio::select! {
-            ended = serving.as_mut() => return ended.or_else(harmless),
-            told = connection.signal().told(draining) => match told {
-                Told::Drain => {
-                    draining = true;
-                    serving.as_mut().graceful_shutdown();
-                }
+            biased;
+            // A peer that goes away between two requests has broken nothing.
+            came = stream.wait_for_bytes() => return Ok(came.unwrap_or(false)),
+            told = connection.signal().told(false) => match told {
+                Told::Drain => return Ok(false),
+                Told::Rest => {}
                 Told::Cut(withdrawn) => return Err(withdrawn.into()),
             },
         }
     }
+}
+
+/// Serves requests until the connection ends, or has been silent and can rest.
+async fn serve_until_rest<S>(stream: Rewind<S>, connection: &Rc<Connection>) -> Result<Option<Rewind<S>>, Refusal>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let header_bytes = connection.worker().snapshot().limits.header_bytes;
+    let settled = stream.settled();
+    let answering = Rc::clone(connection);
+    let service = service_fn(move |request| exchange(request, Rc::clone(&answering)));
+    let mut serving = http1::Builder::new()
+        .max_buf_size(usize::try_from(header_bytes).unwrap_or(usize::MAX))
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            // HTTP is asked first: what it has not looked at yet must not be taken for silence.
+            biased;
+            ended = &mut serving => return ended.or_else(harmless).map(|()| None),
+            told = connection.signal().told(draining) => match told {
+                Told::Drain => {
+                    draining = true;
+                    std::pin::Pin::new(&mut serving).graceful_shutdown();
+                }
+                // Nothing runs and everything has left: no byte is in anybody's buffer but those that are put back.
+                Told::Rest if connection.is_silent() && settled.get() && !draining => break,
+                Told::Rest => {}
+                Told::Cut(withdrawn) => return Err(withdrawn.into()),
+            },
+        }
+    }
+    Ok(serving.into_parts().map(|parts| parts.io.into_inner().put_back(parts.read_buf)))
 }
 
 /// Serves HTTP/2 on a connection until it ends or must end.
@@ -78,7 +115,8 @@ pub(crate) async fn serve_http2<S>(io: S, connection: Rc<Connection>) -> Result<
 where
     S: Read + Write + Unpin + 'static,
 {
-    let limits = connection.worker().snapshot().limits.clone();
+    let snapshot = connection.worker().snapshot();
+    let limits = &snapshot.limits;
     let answering = Rc::clone(&connection);
     let service = service_fn(move |request| exchange(request, Rc::clone(&answering)));
     let (interval, timeout) = KEEP_ALIVE;
@@ -103,6 +141,7 @@ where
                     draining = true;
                     serving.as_mut().graceful_shutdown();
                 }
+                Told::Rest => {}
                 Told::Cut(withdrawn) => return Err(withdrawn.into()),
             },
         }
@@ -256,58 +295,6 @@ impl Upstream {
             Self::Backend(pool) => pool.name(),
             Self::Hop(pool) => pool.name(),
         }
-    }
-}
-
-/// What the backend is told of the caller, made once for each connection.
-#[derive(Debug)]
-pub(crate) struct IdentityHeaders {
-    certificate: HeaderValue,
-    id: HeaderValue,
-    roles: HeaderValue,
-}
-
-impl IdentityHeaders {
-    /// From our own certificate, the verified peer and its roles.
-    pub(crate) fn new(own: &PeerCertificate, peer: &VerifiedPeer, roles: &[Arc<str>]) -> Option<Self> {
-        Some(Self {
-            certificate: HeaderValue::from_str(&forwarded_client_certificate(own, peer.certificate())).ok()?,
-            id: HeaderValue::from_str(&peer.principal().to_string()).ok()?,
-            roles: HeaderValue::from_str(&roles.join(",")).ok()?,
-        })
-    }
-
-    fn add_to(&self, headers: &mut HeaderMap, decision: DecisionId) {
-        headers.insert(X_FORWARDED_CLIENT_CERT, self.certificate.clone());
-        headers.insert(X_COUNTERSIGN_ID, self.id.clone());
-        headers.insert(X_COUNTERSIGN_ROLES, self.roles.clone());
-        if let Ok(decision) = HeaderValue::from_bytes(&decision.text()) {
-            headers.insert(X_COUNTERSIGN_DECISION, decision);
-        }
-    }
-}
-
-/// One element of `x-forwarded-client-cert` as Envoy writes it (envoyproxy.io, HTTP header manipulation): keys By, Hash,
-/// URI and DNS. No name that was verified has a character that would need quoting.
-fn forwarded_client_certificate(own: &PeerCertificate, peer: &PeerCertificate) -> String {
-    let by = own.principal().map(uri_or_name).unwrap_or_default();
-    let hash: String = peer.fingerprint().iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut element = format!("By={by};Hash={hash}");
-    for san in peer.sans() {
-        match san {
-            San::Spiffe(id) => element.push_str(&format!(";URI={id}")),
-            San::Dns(name) => element.push_str(&format!(";DNS={}", name.as_str())),
-            San::Email(_) | San::Ip(_) => {}
-        }
-    }
-    element
-}
-
-fn uri_or_name(san: &San) -> String {
-    match san {
-        San::Spiffe(id) => id.to_string(),
-        San::Dns(name) => name.as_str().to_owned(),
-        San::Email(_) | San::Ip(_) => san.to_string(),
     }
 }
 

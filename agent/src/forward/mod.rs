@@ -20,6 +20,8 @@ pub(crate) mod outgoing;
 
 pub(crate) mod pool;
 
+pub(crate) mod rewind;
+
 pub(crate) mod sniff;
 
 pub(crate) mod executor;

@@ -49,6 +49,7 @@ where
             told = connection.signal().told(draining) => match told {
                 // Bytes that are not looked at have no end that could be waited for; the drain time is all there is.
                 Told::Drain => draining = true,
+                Told::Rest => {}
                 Told::Cut(withdrawn) => return Err(withdrawn.into()),
             },
         }
