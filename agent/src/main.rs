@@ -58,6 +58,10 @@ use cli::{Arguments, Command};
 use commands::CommandError;
 use config::Secrets;
 
+/// Requests are many small allocations; this allocator takes them with fewer instructions than the C library's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Exit codes beside 0 and clap's own 2 for usage.
 const FAILED: u8 = 1;
 const BAD_CONFIG: u8 = 78;
