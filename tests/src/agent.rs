@@ -1,0 +1,344 @@
+//! One agent as its operator sees it: a config, a process, its status, its audit lines, its metrics.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::host::TestHost;
+use crate::http::{self, Answer};
+use crate::process::{Finished, Process, run};
+use crate::tools;
+use crate::wait;
+
+/// How long an agent may take to end when its drain time is short.
+const END_WITHIN: Duration = Duration::from_secs(20);
+
+/// An agent with a folder of its own. Dropping it ends it.
+pub struct TestAgent {
+    // Before the folder: fields are dropped in this order.
+    process: Option<Process>,
+    name: String,
+    folder: TempDir,
+    /// Where its files are, if not in the folder itself: a test puts them on a small disk.
+    audit: PathBuf,
+    metrics: SocketAddr,
+    enrolled: bool,
+    host: Option<Arc<TestHost>>,
+    environment: Vec<(String, String)>,
+}
+
+impl TestAgent {
+    /// A folder and free ports; nothing runs yet.
+    pub fn new(name: &str) -> Self {
+        let folder = tools::folder();
+        // What is written all the time stands apart from the files that the agent watches.
+        std::fs::create_dir(folder.path().join("run")).unwrap();
+        let audit = folder.path().join("run/audit.jsonl");
+        Self {
+            process: None,
+            name: name.to_owned(),
+            folder,
+            audit,
+            metrics: tools::free_address(),
+            enrolled: false,
+            host: None,
+            environment: Vec::new(),
+        }
+    }
+
+    /// On a host of its own, with its own network.
+    #[must_use]
+    pub fn on(mut self, host: &Arc<TestHost>) -> Self {
+        self.host = Some(Arc::clone(host));
+        self
+    }
+
+    /// With a variable in its environment.
+    #[must_use]
+    pub fn with_environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With its audit lines in another file.
+    #[must_use]
+    pub fn with_audit_in(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.audit);
+        self
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The state folder, which is made by `enroll`.
+    pub fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// The file in the state folder that holds this identity, key and chain.
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn stored_identity(&self, id: &str) -> PathBuf {
+        let name = id.rsplit('/').next().unwrap();
+        let files = std::fs::read_dir(self.state().join("svids")).unwrap().map(|entry| entry.unwrap().path());
+        let mut fitting = files.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(name));
+        fitting.next().unwrap_or_else(|| panic!("{id} is not stored"))
+    }
+
+    /// The config file.
+    pub fn config_path(&self) -> PathBuf {
+        self.folder.path().join("agent.toml")
+    }
+
+    /// The address of `/metrics`.
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.metrics
+    }
+
+    /// A command line of the agent on this host.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = match &self.host {
+            Some(host) => host.command(tools::agent_path()),
+            None => tools::agent(),
+        };
+        command.args(arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Runs a command of the agent on this host to its end.
+    #[track_caller]
+    pub fn run(&self, arguments: &[&str]) -> Finished {
+        run(&mut self.command(arguments))
+    }
+
+    /// The same with `--config`.
+    #[track_caller]
+    pub fn ask(&self, command: &str, arguments: &[&str]) -> Finished {
+        let config = self.config_path();
+        run(self.command(&[command, "--config", config.to_str().unwrap()]).args(arguments))
+    }
+
+    /// Spends a join token.
+    #[track_caller]
+    pub fn enroll(&mut self, token: &str) -> Finished {
+        let finished = self.try_enroll(token);
+        self.enrolled = finished.code == Some(0);
+        finished
+    }
+
+    /// Tries to spend a join token.
+    #[track_caller]
+    pub fn try_enroll(&self, token: &str) -> Finished {
+        self.run(&["enroll", "--token", token, "--dir", self.state().to_str().unwrap()])
+    }
+
+    /// Asks the running agent, however broken its config file is at the moment.
+    #[track_caller]
+    fn ask_running(&self, command: &str, arguments: &[&str]) -> Finished {
+        let config = self.folder.path().join("run/control.toml");
+        std::fs::write(&config, format!("[control]\nsocket = {:?}\n", self.socket())).unwrap();
+        run(self.command(&[command, "--config", config.to_str().unwrap()]).args(arguments))
+    }
+
+    /// Its control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("run/agent.sock")
+    }
+
+    /// Writes the config: these tables, below the keys that each test agent has.
+    pub fn configure(&self, tables: &str) {
+        let path = self.config_path();
+        let new = path.with_extension("new");
+        std::fs::write(&new, self.whole_config(tables)).unwrap();
+        std::fs::rename(&new, &path).unwrap();
+    }
+
+    /// The whole text of a config with these tables.
+    pub fn whole_config(&self, tables: &str) -> String {
+        self.head() + tables
+    }
+
+    fn head(&self) -> String {
+        let state = if self.enrolled { format!("state_dir = {:?}\n", self.state()) } else { String::new() };
+        let (metrics, audit) = (self.metrics, self.audit.display());
+        // Two workers on every machine, so that what must hold across workers is tested everywhere.
+        format!(
+            "{state}workers = 2\n\n[control]\nsocket = {:?}\nmetrics = \"{metrics}\"\n\n[audit]\noutput = \"file:{audit}\"\n\n",
+            self.socket()
+        )
+    }
+
+    /// The config as it is, without the head.
+    pub fn tables(&self) -> String {
+        let text = std::fs::read_to_string(self.config_path()).unwrap();
+        text.strip_prefix(&self.head()).unwrap().to_owned()
+    }
+
+    /// Starts it and waits until it is ready.
+    #[track_caller]
+    pub fn start(&mut self) {
+        self.launch();
+        self.wait_until_ready();
+    }
+
+    /// Starts it.
+    pub fn launch(&mut self) {
+        let config = self.config_path();
+        let mut command = self.command(&["run", "--config", config.to_str().unwrap()]);
+        self.process = Some(Process::start(&self.name, &mut command));
+    }
+
+    /// Waits until it says that it is ready.
+    #[track_caller]
+    pub fn wait_until_ready(&mut self) {
+        let what = format!("{} is ready", self.name);
+        wait::until_so(&what, || {
+            if let Some(ended) = self.process().poll_end() {
+                panic!("{what}: it has ended, {ended}\n{}", self.process().stderr().join("\n"));
+            }
+            self.try_status().is_some_and(|status| status["ready"] == true)
+        });
+    }
+
+    /// The process.
+    ///
+    /// # Panics
+    /// It was not started.
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().unwrap()
+    }
+
+    /// Asks it to end, and waits for its end.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        self.process().signal(Signal::TERM);
+        let status = self.process().wait_for_end(END_WITHIN * 2);
+        let said = self.process().stderr();
+        assert_eq!(status.code(), Some(0), "{} ends well: {said:?}", self.name);
+    }
+
+    /// Ends it without a word, as a crash would.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// What `status --json` says.
+    ///
+    /// # Panics
+    /// It does not answer.
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        let finished = self.ask_running("status", &["--json"]);
+        serde_json::from_str(&finished.clone().success()).unwrap_or_else(|error| panic!("{error}: {finished:?}"))
+    }
+
+    /// The same, if it answers.
+    pub fn try_status(&self) -> Option<Value> {
+        let finished = self.ask_running("status", &["--json"]);
+        (finished.code == Some(0)).then(|| serde_json::from_str(&finished.stdout).unwrap())
+    }
+
+    /// Waits until its status is so.
+    #[track_caller]
+    pub fn wait_for_status(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let what = format!("{}: {what}", self.name);
+        let mut last = Value::Null;
+        let bound = wait::now() + wait::SOON;
+        while wait::now() < bound {
+            last = self.status();
+            if fits(&last) {
+                return last;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("{what}: its status is {last:#}");
+    }
+
+    /// Writes another config and waits until it is taken up.
+    ///
+    /// # Panics
+    /// It is refused.
+    #[track_caller]
+    pub fn reload(&mut self, tables: &str) {
+        let before = self.status()["generation"].as_u64();
+        self.configure(tables);
+        self.process().signal(Signal::HUP);
+        let status = self.wait_for_status("the new config is taken up or refused", |status| {
+            status["generation"].as_u64() > before || status["config_error"].is_string()
+        });
+        assert_eq!(status["config_error"], Value::Null, "{}: the new config is refused", self.name);
+    }
+
+    /// Writes another config, waits until it is refused, and returns why.
+    #[track_caller]
+    pub fn reload_refused(&mut self, tables: &str) -> String {
+        self.configure(tables);
+        self.process().signal(Signal::HUP);
+        let status = self.wait_for_status("the new config is refused", |status| status["config_error"].is_string());
+        status["config_error"].as_str().unwrap().to_owned()
+    }
+
+    /// The text of the audit file.
+    pub fn audit_text(&self) -> String {
+        std::fs::read_to_string(&self.audit).unwrap_or_default()
+    }
+
+    /// Every whole audit line so far.
+    ///
+    /// # Panics
+    /// One is no JSON.
+    #[track_caller]
+    pub fn audit(&self) -> Vec<Value> {
+        let text = self.audit_text();
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        whole.lines().map(parse).collect()
+    }
+
+    /// Waits for the audit line that fits.
+    ///
+    /// # Panics
+    /// It does not come.
+    #[track_caller]
+    pub fn wait_for_audit(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let end = wait::now() + wait::SOON;
+        loop {
+            if let Some(line) = self.audit().into_iter().find(|line| fits(line)) {
+                return line;
+            }
+            assert!(wait::now() < end, "{}: no audit line of {what} in:\n{}", self.name, self.audit_text());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Asks the health port.
+    ///
+    /// # Panics
+    /// It does not answer.
+    #[track_caller]
+    pub fn health(&self, path: &str) -> Answer {
+        http::get(self.metrics, path).unwrap()
+    }
+
+    /// The sum of a metric over every line whose labels include these.
+    #[track_caller]
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let text = self.health("/metrics").text();
+        let wanted: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
+        let lines = text.lines().filter_map(|line| line.rsplit_once(' '));
+        let fits = |series: &str| {
+            let (known, labels) = series.split_once('{').unwrap_or((series, ""));
+            known == name && wanted.iter().all(|label| labels.contains(label.as_str()))
+        };
+        lines.filter(|(series, _)| fits(series)).map(|(_, value)| value.parse::<f64>().unwrap()).sum()
+    }
+}
