@@ -12,10 +12,9 @@ use countersign_certs::san::San;
 use countersign_certs::spiffe_id::{SpiffeId, TrustDomain};
 use countersign_certs::verify::VerifiedPeer;
 
-use serde_json::value::{RawValue, to_raw_value};
-
 use crate::listener::LocalUser;
 use crate::policy::role::{RoleSet, Roles};
+use crate::record::line::peer_in_json;
 use crate::routes::InboundRoute;
 use headers::IdentityHeaders;
 
@@ -24,10 +23,7 @@ use headers::IdentityHeaders;
 #[derive(Debug)]
 pub(crate) struct Peer {
     principal: Box<str>,
-    serial: Option<Box<str>>,
     sans: Box<[San]>,
-    /// Every name as audit lines have it, if there is more than one: written once, not for each line.
-    names_in_json: Option<Box<RawValue>>,
     evidence: Evidence,
     /// Follows the config: names are looked at again when roles change.
     held: RefCell<Held>,
@@ -40,11 +36,17 @@ enum Evidence {
     Local,
 }
 
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 struct Held {
     roles: Rc<RoleSet>,
     names: Box<[Arc<str>]>,
-    names_in_json: Option<Rc<RawValue>>,
+    in_json: Rc<str>,
+}
+
+impl Held {
+    fn nothing() -> Self {
+        Self { roles: Rc::default(), names: Box::default(), in_json: Rc::from("") }
+    }
 }
 
 /// The peers that are connected to one worker. All connections of one peer to one route share what is known of it.
@@ -95,29 +97,26 @@ pub(crate) fn local_caller(user: Option<LocalUser>) -> Rc<Peer> {
         Some(user) => format!("local:uid={},gid={}", user.uid, user.gid),
         None => "local:loopback".to_owned(),
     };
-    Rc::new(Peer {
+    let peer = Peer {
         principal: principal.into(),
-        serial: None,
         sans: Box::default(),
-        names_in_json: None,
         evidence: Evidence::Local,
-        held: RefCell::default(),
+        held: RefCell::new(Held::nothing()),
         headers: RefCell::default(),
-    })
+    };
+    peer.hold(&Roles::default());
+    Rc::new(peer)
 }
 
 impl Peer {
     /// `own` is the trust domain of the identity that we have shown.
     fn new(verified: Arc<VerifiedPeer>, own: Option<&TrustDomain>, roles: &Roles) -> Rc<Self> {
         let sans = names_that_count(&verified, own);
-        let all: Vec<String> = sans.iter().map(San::to_string).collect();
         let peer = Self {
-            names_in_json: (all.len() > 1).then(|| to_raw_value(&all).ok()).flatten(),
             principal: verified.principal().to_string().into(),
-            serial: Some(verified.certificate().serial().to_string().into()),
             sans: sans.into(),
             evidence: Evidence::Certificate(verified),
-            held: RefCell::default(),
+            held: RefCell::new(Held::nothing()),
             headers: RefCell::default(),
         };
         peer.hold(roles);
@@ -140,11 +139,6 @@ impl Peer {
         &self.principal
     }
 
-    /// The serial number of its certificate.
-    pub(crate) fn serial(&self) -> Option<&str> {
-        self.serial.as_deref()
-    }
-
     /// The verified certificate; none for local programs.
     pub(crate) fn verified(&self) -> Option<&Arc<VerifiedPeer>> {
         match &self.evidence {
@@ -162,8 +156,14 @@ impl Peer {
     pub(crate) fn hold(&self, roles: &Roles) {
         let held = roles.of(self.sans());
         let names = roles.names(&held);
-        let names_in_json = to_raw_value(&names.iter().map(|name| &**name).collect::<Vec<_>>()).ok().map(Rc::from);
-        self.held.replace(Held { roles: Rc::new(held), names: names.into(), names_in_json });
+        let in_json = self.to_json(self.verified().map(|_certificate| names.as_slice()));
+        self.held.replace(Held { roles: Rc::new(held), names: names.into(), in_json });
+    }
+
+    fn to_json(&self, roles: Option<&[Arc<str>]>) -> Rc<str> {
+        let names: Vec<String> = self.sans.iter().map(San::to_string).collect();
+        let serial = self.verified().map(|verified| verified.certificate().serial().to_string());
+        peer_in_json(&self.principal, &names, serial.as_deref(), roles).into()
     }
 
     /// The roles that it holds.
@@ -171,13 +171,8 @@ impl Peer {
         Rc::clone(&self.held.borrow().roles)
     }
 
-    /// Every name, as audit lines have it; none if the principal is the only one.
-    pub(crate) fn names_in_json(&self) -> Option<&RawValue> {
-        self.names_in_json.as_deref()
-    }
-
-    /// The names of its roles, as audit lines have them; none for a local program, which holds no roles.
-    pub(crate) fn roles_in_json(&self) -> Option<Rc<RawValue>> {
-        self.held.borrow().names_in_json.clone()
+    /// What audit lines tell of it; a local program holds no roles.
+    pub(crate) fn as_json(&self) -> Rc<str> {
+        Rc::clone(&self.held.borrow().in_json)
     }
 }

@@ -89,8 +89,6 @@ pub(crate) fn normalise(parts: Parts) -> Result<NormalRequest, RequestError> {
     remove_hop_by_hop(&mut headers);
     remove_identity(&mut headers);
     headers.remove(header::HOST);
-    // The answer "100 Continue" comes from the agent as soon as it wants the body.
-    headers.remove(header::EXPECT);
     Ok(NormalRequest { method, target, authority, headers, upgrade })
 }
 
@@ -202,6 +200,10 @@ fn check_connection_options(headers: &HeaderMap) -> Result<(), RequestError> {
 
 /// Removes what concerns one connection only (RFC 9110 §7.6.1), also what the sender says concerns it.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    // Most messages have none of them, and one look at each name costs less than a search for each.
+    if !headers.keys().any(is_hop_by_hop) {
+        return;
+    }
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = connection_options(headers).filter_map(|option| option.parse().ok()).collect();
         for name in named {
@@ -216,6 +218,8 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
     headers.remove(header::TRANSFER_ENCODING);
     headers.remove(header::UPGRADE);
+    // The answer "100 Continue" comes from the agent as soon as it wants the body.
+    headers.remove(header::EXPECT);
     headers.remove(KEEP_ALIVE);
     headers.remove(PROXY_CONNECTION);
 }
@@ -247,7 +251,7 @@ pub(crate) fn is_identity_header(name: &HeaderName) -> bool {
 
 /// Whether a header concerns one connection only.
 pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(*name, header::CONNECTION | header::TE | header::TRAILER | header::TRANSFER_ENCODING | header::UPGRADE)
+    matches!(*name, header::CONNECTION | header::EXPECT | header::TE | header::TRANSFER_ENCODING | header::UPGRADE)
         || *name == KEEP_ALIVE
         || *name == PROXY_CONNECTION
 }

@@ -24,6 +24,7 @@ use super::pool::Lease;
 use super::rewind::Rewind;
 use super::{CONNECTION_WINDOW, STREAM_WINDOW, upgrade};
 use crate::authorize::{self, Permit};
+use crate::identify::headers::IDENTITY_HEADERS;
 use crate::live::Told;
 use crate::record::RequestRecord;
 use crate::record::line::DecisionId;
@@ -273,6 +274,8 @@ pub(super) fn prepare(
     if let Current::Inbound(route) = connection.current()? {
         // No identity can be told where none was verified, and then nothing is forwarded.
         let identity = connection.identity_headers().ok_or(Refusal::Withdrawn(Withdrawn::Route))?;
+        // Room for all of them at once; without it the map would be rebuilt while they are added.
+        headers.try_reserve(IDENTITY_HEADERS + route.inject.len()).ok();
         identity.add_to(&mut headers, decision);
         for injection in &route.inject {
             headers.insert(injection.header.clone(), injection.value.clone());

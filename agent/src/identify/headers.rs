@@ -11,6 +11,9 @@ use http::HeaderValue;
 use crate::record::line::DecisionId;
 use crate::request::{X_COUNTERSIGN_DECISION, X_COUNTERSIGN_ID, X_COUNTERSIGN_ROLES, X_FORWARDED_CLIENT_CERT};
 
+/// How many headers a backend gets from us.
+pub(crate) const IDENTITY_HEADERS: usize = 4;
+
 /// The headers that tell who calls, made once for each peer.
 #[derive(Debug)]
 pub(crate) struct IdentityHeaders {

@@ -2,11 +2,10 @@
 
 use std::fmt;
 use std::io::Write;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{Method, StatusCode};
-use serde::{Serialize, Serializer};
-use serde_json::value::RawValue;
 
 use super::Direction;
 use super::counters::Outcome;
@@ -48,20 +47,22 @@ impl fmt::Display for DecisionId {
     }
 }
 
-impl Serialize for DecisionId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(std::str::from_utf8(&self.text()).unwrap_or_default())
-    }
-}
-
 /// What a line is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
     /// A connection, written when it ends.
     Connection,
     /// An HTTP request, written when the last byte of its answer is gone.
     Request,
+}
+
+impl Event {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::Request => "request",
+        }
+    }
 }
 
 /// The facts of one line, borrowed from where they are.
@@ -85,87 +86,84 @@ pub(crate) struct Line<'record> {
     pub(crate) duration: Duration,
 }
 
-/// The line as it is written. Keys are only added, never renamed.
-#[derive(Serialize)]
-struct Written<'line> {
-    time: &'line str,
-    event: Event,
-    decision: DecisionId,
-    direction: &'static str,
-    route: &'line str,
-    address: Displayed<'line, PeerAddress>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    peer: Option<&'line str>,
-    /// Every name of the peer, if it has more than the one above: a decision may have hung on another one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    names: Option<&'line RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    claimed: Option<&'line str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    serial: Option<&'line str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    roles: Option<&'line RawValue>,
-    outcome: Outcome,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<&'line str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rule: Option<&'line str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    method: Option<&'line str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<&'line str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<u16>,
-    received_bytes: u64,
-    sent_bytes: u64,
-    duration_us: u64,
-}
-
-struct Displayed<'line, T>(&'line T);
-
-impl<T: fmt::Display> Serialize for Displayed<'_, T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self.0)
-    }
-}
-
 impl Line<'_> {
-    /// Appends the line and its newline. Control characters in what a peer sent are escaped by the JSON writer.
+    /// Appends the line and its newline.
+    ///
+    /// Keys are only added, never renamed. What a peer can choose is escaped by the JSON library; what comes from the config
+    /// or from verified names has no character that needs it, and is copied as it is.
     pub(crate) fn write_to(&self, time: &str, buffer: &mut Vec<u8>) {
-        let roles = self.peer.and_then(Peer::roles_in_json);
-        let written = Written {
-            time,
-            event: self.event,
-            decision: self.decision,
-            direction: self.direction.as_str(),
-            route: self.route,
-            address: Displayed(self.address),
-            peer: self.peer.map(Peer::principal),
-            names: self.peer.and_then(Peer::names_in_json),
-            claimed: self.claimed.as_deref(),
-            serial: self.peer.and_then(Peer::serial),
-            roles: roles.as_deref(),
-            outcome: self.outcome,
-            reason: self.reason,
-            detail: self.detail,
-            rule: self.rule,
-            method: self.method.map(Method::as_str),
-            path: self.path,
-            status: self.status.map(|status| status.as_u16()),
-            received_bytes: self.received,
-            sent_bytes: self.sent,
-            duration_us: u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX),
-        };
-        let start = buffer.len();
-        if serde_json::to_writer(&mut *buffer, &written).is_err() {
-            // Nothing in the line can fail to serialize; should that ever change, half a line must not stay.
-            buffer.truncate(start);
-            return;
+        let mut object = Object(buffer);
+        object.plain("{\"time\":\"", time);
+        object.plain("\",\"event\":\"", self.event.as_str());
+        object.plain("\",\"decision\":\"", std::str::from_utf8(&self.decision.text()).unwrap_or_default());
+        object.plain("\",\"direction\":\"", self.direction.as_str());
+        object.plain("\",\"route\":\"", self.route);
+        object.display("\",\"address\":\"", self.address);
+        object.plain("\"", self.peer.map(Peer::as_json).as_deref().unwrap_or_default());
+        object.escaped(",\"claimed\":", self.claimed.as_deref());
+        object.plain(",\"outcome\":\"", self.outcome.as_str());
+        object.plain("\"", "");
+        object.escaped(",\"reason\":", self.reason);
+        object.escaped(",\"detail\":", self.detail);
+        object.escaped(",\"rule\":", self.rule);
+        object.escaped(",\"method\":", self.method.map(Method::as_str));
+        object.escaped(",\"path\":", self.path);
+        if let Some(status) = self.status {
+            object.plain(",\"status\":", status.as_str());
         }
-        buffer.push(b'\n');
+        object.number(",\"received_bytes\":", self.received);
+        object.number(",\"sent_bytes\":", self.sent);
+        object.number(",\"duration_us\":", u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX));
+        object.plain("}\n", "");
     }
+}
+
+/// A JSON object while it is written. Writing into memory does not fail.
+struct Object<'buffer>(&'buffer mut Vec<u8>);
+
+impl Object<'_> {
+    fn plain(&mut self, before: &str, text: &str) {
+        self.0.extend_from_slice(before.as_bytes());
+        self.0.extend_from_slice(text.as_bytes());
+    }
+
+    fn display(&mut self, before: &str, value: impl fmt::Display) {
+        let _ = write!(self.0, "{before}{value}");
+    }
+
+    fn number(&mut self, before: &str, number: u64) {
+        self.0.extend_from_slice(before.as_bytes());
+        let _ = serde_json::to_writer(&mut *self.0, &number);
+    }
+
+    fn escaped(&mut self, before: &str, text: Option<&str>) {
+        if let Some(text) = text {
+            self.0.extend_from_slice(before.as_bytes());
+            let _ = serde_json::to_writer(&mut *self.0, text);
+        }
+    }
+}
+
+/// What is the same in all lines of a peer, written once: its names, its certificate's serial number and its roles.
+pub(crate) fn peer_in_json(
+    principal: &str,
+    names: &[String],
+    serial: Option<&str>,
+    roles: Option<&[Arc<str>]>,
+) -> String {
+    let mut buffer = Vec::with_capacity(256);
+    let mut object = Object(&mut buffer);
+    object.escaped(",\"peer\":", Some(principal));
+    // A decision may have hung on another name than the first.
+    if names.len() > 1 {
+        object.plain(",\"names\":", &serde_json::to_string(names).unwrap_or_default());
+    }
+    object.escaped(",\"serial\":", serial);
+    if let Some(roles) = roles {
+        let roles: Vec<&str> = roles.iter().map(|role| &**role).collect();
+        object.plain(",\"roles\":", &serde_json::to_string(&roles).unwrap_or_default());
+    }
+    String::from_utf8(buffer).unwrap_or_default()
 }
 
 /// Writes `2026-11-23T03:00:00.000000Z`, remembering the text of the last second: at thousands of lines a second only the
@@ -209,6 +207,40 @@ mod tests {
         assert_eq!(text.of(at(1_795_402_800_000_001)), "2026-11-23T03:00:00.000001Z");
         assert_eq!(text.of(at(1_795_402_800_999_999)), "2026-11-23T03:00:00.999999Z");
         assert_eq!(text.of(at(1_795_402_801_000_000)), "2026-11-23T03:00:01.000000Z");
+    }
+
+    #[test]
+    fn what_a_peer_chooses_is_escaped() {
+        let address = PeerAddress::Unix(None);
+        let line = Line {
+            event: Event::Request,
+            decision: DecisionId { worker: 1, number: 2 },
+            direction: Direction::Inbound,
+            route: "llm",
+            address: &address,
+            claimed: None,
+            peer: None,
+            outcome: Outcome::Denied,
+            reason: Some("no_role"),
+            detail: Some("a\"b\n\u{1b}[2J"),
+            rule: None,
+            method: Some(&Method::GET),
+            path: Some("/\",\"outcome\":\"allowed"),
+            status: Some(StatusCode::FORBIDDEN),
+            received: 1,
+            sent: 2,
+            duration: Duration::from_micros(3),
+        };
+        let mut buffer = Vec::new();
+        line.write_to("2026-11-23T03:00:00.000000Z", &mut buffer);
+        let text = String::from_utf8(buffer).unwrap();
+        assert_eq!(text.matches('\n').count(), 1);
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["outcome"], "denied");
+        assert_eq!(value["path"], "/\",\"outcome\":\"allowed");
+        assert_eq!(value["detail"], "a\"b\n\u{1b}[2J");
+        assert_eq!(value["status"], 403);
+        assert_eq!(value["duration_us"], 3);
     }
 
     #[test]
