@@ -17,6 +17,9 @@ use crate::registry::hexadecimal;
 use crate::sign::Signed;
 use crate::store::{CertificateRow, Change, Conflict, Outcome, SpentToken, Store, StoreError, Write};
 
+/// Most characters of a refusal's story; a part of it is what the peer sent.
+const DETAIL_CHARACTERS_MAX: usize = 1000;
+
 /// The append-only record of everything that this CA did, meant to do, and refused.
 #[derive(Clone)]
 pub(crate) struct Journal {
@@ -134,14 +137,14 @@ impl Journal {
 
     /// Records a refusal, in the journal and in the log. A refusal stands even if it cannot be recorded.
     pub(crate) async fn refused(&self, claim: &Claim, refusal: &Refusal) {
-        let detail = chain_of(refusal);
+        let detail: String = chain_of(refusal).chars().take(DETAIL_CHARACTERS_MAX).collect();
         let reason = refusal.reason();
         let (peer, address, wanted) = (
             claim.peer.clone(),
             claim.address.map(|address| address.to_string()),
             claim.wanted.as_ref().map(ToString::to_string),
         );
-        tracing::warn!(?reason, detail, peer, address, wanted, "certificate refused");
+        tracing::warn!(reason = word(reason), detail, peer, address, wanted, "certificate refused");
         let event = Event::Refused { reason, detail, peer, address, wanted };
         if let Err(error) = self.note(event).await {
             tracing::error!(error = chain_of(&error), "refusal not journalled");
@@ -166,6 +169,12 @@ impl Journal {
 fn names(plan: &Plan) -> Vec<String> {
     let dns = plan.names.dns.iter().map(|name| format!("dns:{}", name.as_str()));
     dns.chain(plan.names.addresses.iter().map(|address| format!("ip:{address}"))).collect()
+}
+
+/// A reason as it is written in answers and in the journal.
+pub(crate) fn word(reason: Reason) -> String {
+    let word = serde_json::to_value(reason).ok();
+    word.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
 }
 
 /// An error and its sources in one line.

@@ -67,11 +67,12 @@ pub(crate) enum ServeError {
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn serve(settings: Settings, clock: &Clock) -> Result<(), ServeError> {
     let mut stop_signals = StopSignals::new()?;
+    // First of all: a second CA on the same files ends here, before it has written anything.
+    let (socket, address) = bind(settings.listen).await?;
     let store = Arc::new(Store::open(&settings.files.store).await?);
     let (ca, publish) = open(settings, &store, clock).await?;
     let (keep_identity, identity) = watch::channel(own::issue(&ca).await?);
     let (stop, stopping) = watch::channel(false);
-    let (socket, address) = bind(ca.settings.listen).await?;
 
     let mut background = JoinSet::new();
     background.spawn(crate::watch::follow(Arc::clone(&store), ca.authority.clone(), clock.clone(), publish));

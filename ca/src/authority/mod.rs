@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 use crate::certs::bundle::{BundleError, TrustBundle};
@@ -62,6 +63,14 @@ pub(crate) enum AuthorityError {
         /// The key's file.
         path: String,
     },
+    /// The config names another trust domain than the root.
+    #[error("the root is of trust domain {found}, the config says {expected}; a CA cannot change its trust domain")]
+    Domain {
+        /// In the root.
+        found: String,
+        /// In the config.
+        expected: TrustDomain,
+    },
     /// Outside of its validity.
     #[error("the intermediate is valid from {not_before} to {not_after}, it is {now}")]
     NotNow {
@@ -108,6 +117,7 @@ impl Authority {
         let root_validity = check_authority(&root).map_err(of("root"))?;
         let own_validity = check_authority(&intermediate).map_err(of("intermediate"))?;
         check_signature(&root, &intermediate)?;
+        check_domain(&root, &trust_domain)?;
         let validity = own_validity.intersection(&root_validity);
         Ok(Self { trust_domain, root, intermediate, root_validity, validity })
     }
@@ -197,6 +207,19 @@ fn check_signature(root: &CertificateDer<'_>, intermediate: &CertificateDer<'_>)
     intermediate.verify_signature(Some(root.public_key())).map_err(|_wrong| AuthorityError::Unrelated)
 }
 
+/// A root that names a trust domain (X509-SVID.md §3.2) signs for no other.
+fn check_domain(root: &CertificateDer<'_>, expected: &TrustDomain) -> Result<(), AuthorityError> {
+    let (_, root) = X509Certificate::from_der(root).map_err(|_unreadable| AuthorityError::Unrelated)?;
+    let names = root.subject_alternative_name().ok().flatten();
+    let names = names.iter().flat_map(|names| &names.value.general_names);
+    let mut domains =
+        names.filter_map(|name| if let GeneralName::URI(uri) = name { uri.strip_prefix("spiffe://") } else { None });
+    match domains.find(|domain| *domain != expected.as_str()) {
+        Some(other) => Err(AuthorityError::Domain { found: other.to_owned(), expected: expected.clone() }),
+        None => Ok(()),
+    }
+}
+
 fn spki_of(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     X509Certificate::from_der(certificate).ok().map(|(_, certificate)| certificate.public_key().raw.to_vec())
 }
@@ -222,6 +245,14 @@ mod tests {
             assert!(authority.signer_with(&made.intermediate_key).unwrap().is_some());
             assert!(authority.signer_with(&made.root_key).unwrap().is_none());
         }
+    }
+
+    #[test]
+    fn a_config_for_another_trust_domain_is_refused() {
+        let made = make(&domain(), KeyAlgorithm::P256, now()).unwrap().authority;
+        let other = TrustDomain::parse("test.example").unwrap();
+        let moved = Authority::new(other, made.root, made.intermediate);
+        assert!(matches!(moved, Err(AuthorityError::Domain { .. })));
     }
 
     #[test]

@@ -5,8 +5,10 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::slice;
 
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use super::Said;
 use super::arguments::InitArguments;
@@ -109,8 +111,8 @@ fn write_keys(workshop: &Workshop, made: &Made, passphrase: Option<&Passphrase>)
     let (root, intermediate) = (made.authority.root(), made.authority.intermediate());
     files::write(&workshop.path(Files::ROOT_KEY), protect(&made.root_key, passphrase)?.as_bytes())?;
     files::write(&workshop.path(Files::INTERMEDIATE_KEY), protect(&made.intermediate_key, passphrase)?.as_bytes())?;
-    files::write(&workshop.path(Files::ROOT), encode_certificates(&[root.clone()]).as_bytes())?;
-    files::write(&workshop.path(Files::INTERMEDIATE), encode_certificates(&[intermediate.clone()]).as_bytes())?;
+    files::write(&workshop.path(Files::ROOT), encode_certificates(slice::from_ref(root)).as_bytes())?;
+    files::write(&workshop.path(Files::INTERMEDIATE), encode_certificates(slice::from_ref(intermediate)).as_bytes())?;
     Ok(())
 }
 
@@ -148,7 +150,7 @@ fn report(arguments: &InitArguments, made: &Made, encrypted: bool) -> Said {
     } else {
         format!("{fingerprint}\n")
     };
-    Said { data, talk }
+    Said { data: Zeroizing::new(data), talk }
 }
 
 /// The folder in which the CA is made. Dropping it removes it, and what it was moved to if not everything could be.
@@ -164,9 +166,13 @@ impl Workshop {
         let made_dir = !dir.exists();
         files::create_folder(dir)?;
         let inside = dir.join(WORKSHOP);
-        DirBuilder::new().mode(0o700).create(&inside).map_err(|source| match source.kind() {
-            io::ErrorKind::AlreadyExists => InitError::Unfinished { path: inside.clone() },
-            _ => InitError::Folder { path: inside.clone(), operation: "creating the folder", source },
+        DirBuilder::new().mode(0o700).create(&inside).map_err(|source| {
+            let path = inside.clone();
+            if source.kind() == io::ErrorKind::AlreadyExists {
+                InitError::Unfinished { path }
+            } else {
+                InitError::Folder { path, operation: "creating the folder", source }
+            }
         })?;
         Ok(Self { dir: dir.to_owned(), made_dir, moved: Vec::new(), finished: false })
     }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use tracing::level_filters::LevelFilter;
+use zeroize::Zeroizing;
 
 use crate::authority::{Authority, AuthorityError};
 use crate::certs::spiffe_id::TrustDomain;
@@ -94,17 +95,18 @@ fn start_log(level: LevelFilter) {
 /// What a command has to say.
 #[derive(Debug, Default)]
 struct Said {
-    data: String,
+    /// Wiped when dropped: it may hold a join token.
+    data: Zeroizing<String>,
     talk: String,
 }
 
 impl Said {
     fn data(text: impl Into<String>) -> Self {
-        Self { data: text.into(), talk: String::new() }
+        Self { data: Zeroizing::new(text.into()), talk: String::new() }
     }
 
     fn talk(text: impl Into<String>) -> Self {
-        Self { data: String::new(), talk: text.into() }
+        Self { data: Zeroizing::default(), talk: text.into() }
     }
 
     /// One JSON value on one line.

@@ -1,10 +1,10 @@
 //! `status`: what this CA is, and how much it holds.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use super::{CommandError, Opened, Said};
@@ -22,49 +22,54 @@ pub(super) async fn run(config: &Path, as_json: bool, clock: &Clock) -> Result<S
     let (generation, revocations) = ca.store.revocations(now).await?;
     let hosts = ca.store.hosts().await?;
     let listen = ca.settings.listen;
-    let facts = json!({
-        "trust_domain": ca.trust_domain(),
-        "listen": listen.to_string(),
-        "advertise": ca.settings.advertise,
-        "running": answers(listen).await,
-        "root_sha256": hexadecimal(&authority.root_fingerprint()),
-        "root_expires": authority.root_validity().not_after.to_string(),
-        "intermediate_expires": authority.validity().not_after.to_string(),
-        "hosts": hosts.iter().map(|row| json!({ "host": row.host, "enrolled": row.enrolled.to_string() })).collect::<Vec<_>>(),
-        "entries": counts.entries,
-        "live_certificates": counts.live_certificates,
-        "unfinished_intents": counts.unfinished_intents,
-        "trust_generation": generation,
-        "revoked_ids": revocations.ids,
-        "revoked_serials": revocations.serials.keys().map(ToString::to_string).collect::<Vec<_>>(),
-    });
-    Ok(if as_json { Said::json(&facts) } else { Said::data(as_text(&facts)) })
+    let hosts: Vec<_> = hosts.into_iter().map(|row| (row.host, row.enrolled.to_string().into())).collect();
+    let serials: Vec<_> = revocations.serials.keys().map(ToString::to_string).collect();
+    let facts = [
+        ("trust_domain", json!(ca.trust_domain())),
+        ("listen", json!(listen.to_string())),
+        ("advertise", json!(ca.settings.advertise)),
+        ("running", json!(answers(listen).await)),
+        ("root_sha256", json!(hexadecimal(&authority.root_fingerprint()))),
+        ("root_expires", json!(authority.root_validity().not_after.to_string())),
+        ("intermediate_expires", json!(authority.validity().not_after.to_string())),
+        ("hosts", Value::Object(hosts.into_iter().collect())),
+        ("entries", json!(counts.entries)),
+        ("live_certificates", json!(counts.live_certificates)),
+        ("unfinished_intents", json!(counts.unfinished_intents)),
+        ("trust_generation", json!(generation)),
+        ("revoked_ids", json!(revocations.ids)),
+        ("revoked_serials", json!(serials)),
+    ];
+    if as_json {
+        return Ok(Said::json(&facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()));
+    }
+    Ok(Said::data(facts.iter().map(as_text).collect::<String>()))
 }
 
 /// Whether anybody listens where this CA would.
 async fn answers(listen: SocketAddr) -> bool {
-    let address = match listen.ip() {
-        IpAddr::V4(any) if any.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(any) if any.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        address => address,
+    let address = match listen {
+        SocketAddr::V4(any) if any.ip().is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, any.port())),
+        SocketAddr::V6(any) if any.ip().is_unspecified() => SocketAddr::from((Ipv6Addr::LOCALHOST, any.port())),
+        SocketAddr::V4(_) | SocketAddr::V6(_) => listen,
     };
-    let connected = tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect((address, listen.port()))).await;
+    let connected = tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await;
     matches!(connected, Ok(Ok(_)))
 }
 
-/// One fact a line; of lists their length and their members.
-fn as_text(facts: &serde_json::Value) -> String {
-    let facts = facts.as_object().into_iter().flatten();
-    facts.map(|(name, value)| format!("{:20}  {}\n", name.replace('_', " "), plain(value))).collect()
-}
-
-fn plain(value: &serde_json::Value) -> String {
-    match value {
-        serde_json::Value::String(text) => text.clone(),
-        serde_json::Value::Bool(yes) => if *yes { "yes" } else { "no" }.to_owned(),
-        serde_json::Value::Array(members) if members.is_empty() => "none".to_owned(),
-        serde_json::Value::Array(members) => members.iter().map(plain).collect::<Vec<_>>().join(", "),
-        serde_json::Value::Object(host) => host.get("host").map(plain).unwrap_or_default(),
-        serde_json::Value::Null | serde_json::Value::Number(_) => value.to_string(),
-    }
+/// One fact a line; a list with its length.
+fn as_text((name, value): &(&str, Value)) -> String {
+    let list = |members: Vec<String>| match members.len() {
+        0 => "none".to_owned(),
+        count => format!("{count}: {}", members.join(", ")),
+    };
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        Value::Array(members) => list(members.iter().filter_map(Value::as_str).map(str::to_owned).collect()),
+        Value::Object(members) => list(members.keys().cloned().collect()),
+        Value::Null | Value::Number(_) => value.to_string(),
+    };
+    format!("{:20}  {text}\n", name.replace('_', " "))
 }

@@ -88,8 +88,8 @@ const TTL_MAX: Duration = Duration::from_secs(90 * 86_400);
 const BACKDATE_MAX: Duration = Duration::from_secs(600);
 
 pub(super) fn check(written: file::Ca, folder: &Path) -> Result<Settings, Fault> {
-    let trust_domain = parsed(&written.trust_domain, |text| TrustDomain::parse(text), "for example \"prod.example\"")?;
-    let name = optional(written.name.as_ref(), |text| DnsName::parse(text), "for example \"ca.prod.example\"")?;
+    let trust_domain = parsed(&written.trust_domain, TrustDomain::parse, "for example \"prod.example\"")?;
+    let name = optional(written.name.as_ref(), DnsName::parse, "for example \"ca.prod.example\"")?;
     let listen =
         optional(written.listen.as_ref(), str::parse, "an IP address and a port, for example \"0.0.0.0:8443\"")?
             .unwrap_or(DEFAULT_LISTEN);

@@ -14,9 +14,9 @@ use std::path::Path;
 
 use crate::certs::store::{self, StoreError};
 
-pub(crate) use checked::{DEFAULT_LISTEN, Files, Issuance, Limits, Settings, TTL_MIN};
+pub(crate) use checked::{DEFAULT_LISTEN, Files, Limits, Settings, TTL_MIN};
 pub(crate) use diagnostic::Diagnostic;
-pub(crate) use duration::{DurationError, parse as parse_duration, print as print_duration};
+pub(crate) use duration::{parse as parse_duration, print as print_duration};
 pub(crate) use passphrase::{Passphrase, PassphraseError, PassphraseSource};
 pub(crate) use template::{Template, write as write_template};
 
@@ -50,7 +50,7 @@ pub(crate) fn load(path: &Path) -> Result<Settings, ConfigError> {
 
 fn parse(path: &Path, text: &str) -> Result<Settings, Diagnostic> {
     let written = toml::from_str(text).map_err(|error| Diagnostic::of_toml(path, text, &error))?;
-    let folder = path.parent().unwrap_or(Path::new(""));
+    let folder = path.parent().unwrap_or_else(|| Path::new(""));
     checked::check(written, folder).map_err(|fault| fault.at(path, text))
 }
 

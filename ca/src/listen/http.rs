@@ -33,6 +33,7 @@ use crate::certs::token::JoinSecret;
 use crate::certs::verify::{Side, VerifiedPeer};
 use crate::deliver::Delivery;
 use crate::issue::{self, Ca, Refusal};
+use crate::record;
 use crate::watch;
 
 /// How long a request's head may take, and how long a connection may idle between two.
@@ -177,10 +178,9 @@ const UNAVAILABLE: &str = "the CA cannot issue now; its own log says why";
 
 /// Reason and sentence for the peer; what concerns only us stays in our log.
 fn problem_of(refusal: &Refusal) -> Problem {
-    match refusal.reason() {
-        Reason::CaUnavailable => problem(Reason::CaUnavailable, UNAVAILABLE),
-        reason => problem(reason, refusal.to_string()),
-    }
+    let reason = refusal.reason();
+    let detail = if reason == Reason::CaUnavailable { UNAVAILABLE.to_owned() } else { refusal.to_string() };
+    problem(reason, detail)
 }
 
 fn bundle(listener: &Listener) -> Answer {
@@ -231,7 +231,7 @@ fn json(status: StatusCode, media_type: &'static str, message: &impl Serialize) 
 
 fn refused(problem: &Problem, caller: &Caller) -> Answer {
     let peer = caller.peer.as_ref().map(|peer| peer.principal().to_string());
-    tracing::info!(address = %caller.address, peer, reason = ?problem.reason, detail = problem.detail, "request refused");
+    tracing::info!(address = %caller.address, peer, reason = record::word(problem.reason), detail = problem.detail, "request refused");
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let body = serde_json::to_vec(problem).unwrap_or_default();
     respond(status, PROBLEM_TYPE, AnswerBody::whole(body.into()))

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use chain::{Fault, Line};
 pub(crate) use change::{CertificateRow, Change, Conflict, SpentToken};
-pub(crate) use query::{Counts, EntryRow, HostRow, TokenRow};
+pub(crate) use query::{EntryRow, TokenRow};
 pub(crate) use writer::Write;
 
 use writer::Job;

@@ -40,7 +40,6 @@ pub(crate) struct HostRow {
 /// How much there is of everything.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Counts {
-    pub(crate) hosts: u64,
     pub(crate) entries: u64,
     pub(crate) live_certificates: u64,
     pub(crate) unfinished_intents: u64,
@@ -166,8 +165,8 @@ impl Store {
     /// How much there is of everything.
     pub(crate) async fn counts(&self, now: Timestamp) -> Result<Counts, StoreError> {
         let now = to_sql(now.as_unix_seconds());
-        let (hosts, entries, live, unfinished): (i64, i64, i64, i64) = sqlx::query_as(
-            "SELECT (SELECT COUNT(*) FROM hosts), (SELECT COUNT(*) FROM entries),
+        let (entries, live, unfinished): (i64, i64, i64) = sqlx::query_as(
+            "SELECT (SELECT COUNT(*) FROM entries),
                     (SELECT COUNT(*) FROM certificates WHERE not_after >= $1 AND fingerprint IS NOT NULL),
                     (SELECT COUNT(*) FROM certificates WHERE not_after >= $2 AND fingerprint IS NULL)",
         )
@@ -176,7 +175,6 @@ impl Store {
         .fetch_one(&self.readers)
         .await?;
         Ok(Counts {
-            hosts: from_sql(hosts),
             entries: from_sql(entries),
             live_certificates: from_sql(live),
             unfinished_intents: from_sql(unfinished),

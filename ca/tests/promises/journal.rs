@@ -1,0 +1,127 @@
+//! Nothing is issued unrecorded, and the record shows who touched it.
+
+use countersign_certs::issuance::Reason;
+
+use crate::support::{TestCa, id};
+
+#[tokio::test]
+async fn the_intent_stands_before_the_result() {
+    let ca = TestCa::start();
+    let host = ca.host("gpu-1").await;
+    let serial = host.svid().leaf().serial().to_string();
+    let journal = ca.journal();
+    let position = |kind: &str| {
+        journal.iter().position(|line| line["kind"] == kind && line["detail"]["serial"] == serial.as_str()).unwrap()
+    };
+    assert!(position("issue_intended") < position("issued"));
+    let intent = &journal[position("issue_intended")]["detail"];
+    assert_eq!(intent["id"], id("/countersign/host/gpu-1"));
+    assert_eq!(intent["spends_token"], true);
+}
+
+#[tokio::test]
+async fn a_certificate_whose_result_cannot_be_recorded_is_not_delivered() {
+    let ca = TestCa::start();
+    let host = ca.host("gpu-1").await;
+    ca.grant("gpu-1", &id("/llm"));
+    ca.tamper(
+        "CREATE TRIGGER no_results BEFORE INSERT ON journal WHEN NEW.kind = 'issued'
+         BEGIN SELECT RAISE(ABORT, 'disk full'); END",
+    )
+    .await
+    .unwrap();
+    let (reason, detail) = host.issue(&id("/llm")).await.refused();
+    assert_eq!(reason, Reason::CaUnavailable);
+    assert!(!detail.contains("disk full"), "what is wrong with us is not the peer's business: {detail}");
+    let intents = ca
+        .journal()
+        .iter()
+        .filter(|line| line["detail"]["id"] == id("/llm") && line["kind"] == "issue_intended")
+        .count();
+    assert_eq!(intents, 1, "the intent was there before the signature");
+    assert_eq!(ca.ask_json("status")["unfinished_intents"], 1);
+    assert!(ca.log().iter().any(|line| line.contains("disk full")), "our own log says what is wrong");
+}
+
+#[tokio::test]
+async fn with_a_journal_that_cannot_be_written_nothing_is_signed() {
+    let ca = TestCa::start();
+    let host = ca.host("gpu-1").await;
+    ca.grant("gpu-1", &id("/llm"));
+    let token = ca.token("gpu-2");
+    let lines = ca.journal().len();
+    ca.tamper("CREATE TRIGGER full BEFORE INSERT ON journal BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+        .await
+        .unwrap();
+    assert_eq!(host.issue(&id("/llm")).await.refused().0, Reason::CaUnavailable);
+    let key = countersign_certs::key::PrivateKey::generate(Default::default()).unwrap();
+    let request = countersign_certs::csr::create_unnamed(&key).unwrap();
+    assert_eq!(ca.spend(&token, &request).await.refused().0, Reason::CaUnavailable);
+    assert_eq!(ca.journal().len(), lines);
+    assert_eq!(ca.ask_json("status")["live_certificates"], 2);
+    assert_eq!(ca.ask_json("status")["unfinished_intents"], 0);
+
+    ca.tamper("DROP TRIGGER full").await.unwrap();
+    host.issue(&id("/llm")).await.chain();
+    ca.spend(&token, &request).await.chain();
+}
+
+#[tokio::test]
+async fn the_journal_is_append_only() {
+    let ca = TestCa::init();
+    for statement in ["UPDATE journal SET detail = '{}'", "DELETE FROM journal"] {
+        let refused = ca.tamper(statement).await.unwrap_err().to_string();
+        assert!(refused.contains("the journal is append-only"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_changed_line_is_found() {
+    let ca = TestCa::init();
+    ca.grant("gpu-1", &id("/llm"));
+    ca.grant("gpu-1", &id("/web"));
+    let verified = ca.ask("journal verify", &[]).succeeded();
+    assert!(verified.starts_with("3 lines, none changed; the last hash is "), "{verified}");
+    assert_eq!(ca.ask_json("journal verify")["lines"], 3);
+    ca.tamper("DROP TRIGGER journal_is_never_updated").await.unwrap();
+    ca.tamper("UPDATE journal SET detail = replace(detail, 'llm', 'x') WHERE sequence = 2").await.unwrap();
+    let found = ca.ask("journal verify", &[]).failed_with(1);
+    assert!(found.contains("line 2 was changed, or a line before it"), "{found}");
+}
+
+#[tokio::test]
+async fn a_removed_line_is_found() {
+    let ca = TestCa::init();
+    ca.grant("gpu-1", &id("/llm"));
+    ca.grant("gpu-1", &id("/web"));
+    ca.tamper("DROP TRIGGER journal_is_never_deleted").await.unwrap();
+    ca.tamper("DELETE FROM journal WHERE sequence = 2").await.unwrap();
+    let found = ca.ask("journal verify", &[]).failed_with(1);
+    assert!(found.contains("line 2 is missing, line 3 follows"), "{found}");
+}
+
+#[test]
+fn what_an_operator_does_is_recorded() {
+    let ca = TestCa::init();
+    ca.grant("gpu-1", &id("/llm"));
+    ca.ask("entry remove", &["--host", "gpu-1", "--id", &id("/llm")]).succeeded();
+    ca.token("gpu-1");
+    let token = ca.ask_json("token list")[0]["name"].as_str().unwrap().to_owned();
+    ca.ask("token revoke", &[&token]).succeeded();
+    ca.ask("revoke", &["--id", &id("/llm")]).succeeded();
+    ca.ask("revoke", &["--lift", "--id", &id("/llm")]).succeeded();
+    let kinds: Vec<_> = ca.journal().iter().map(|line| line["kind"].as_str().unwrap().to_owned()).collect();
+    let expected = [
+        "initialized",
+        "entry_added",
+        "entry_removed",
+        "token_created",
+        "token_revoked",
+        "identity_revoked",
+        "identity_lifted",
+    ];
+    assert_eq!(kinds, expected);
+    let alone = ca.ask("journal", &["--limit", "2"]).succeeded();
+    assert_eq!(alone.lines().count(), 2, "`journal` is `journal list`: {alone}");
+    assert!(alone.lines().all(|line| line.contains("identity_")), "{alone}");
+}

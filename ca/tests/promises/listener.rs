@@ -1,0 +1,148 @@
+//! One listener for strangers and members, with a bound on everything.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use bytes::Bytes;
+use countersign_certs::issuance::{BUNDLE_PATH, ENROLL_PATH, REQUEST_BYTES_MAX, Reason};
+use hyper::Method;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::{Anonymous, Answer, TestCa, command, id, until};
+
+#[tokio::test]
+async fn anybody_may_read_the_bundle() {
+    let ca = TestCa::start();
+    let mut stranger = Anonymous::connect(&ca, &ca.token("gpu-1")).await;
+    let response = stranger.connection().send(Method::GET, BUNDLE_PATH, Bytes::new()).await.unwrap();
+    let answer = Answer::read(response).await.unwrap();
+    assert_eq!(answer.body["keys"][0]["use"], "x509-svid");
+    assert_eq!(answer.body["keys"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_not_in_the_table_is_not_answered() {
+    let ca = TestCa::start();
+    let token = ca.token("gpu-1");
+    let mut stranger = Anonymous::connect(&ca, &token).await;
+    let large = "x".repeat(REQUEST_BYTES_MAX + 1);
+    for (method, path, body, reason) in [
+        (Method::GET, "/", "", Reason::NotFound),
+        (Method::GET, ENROLL_PATH, "", Reason::NotFound),
+        (Method::POST, BUNDLE_PATH, "", Reason::NotFound),
+        (Method::POST, ENROLL_PATH, "{}", Reason::MalformedRequest),
+        (Method::POST, ENROLL_PATH, "{\"secret\":\"x\",\"csr\":\"\",\"more\":1}", Reason::MalformedRequest),
+        (Method::POST, ENROLL_PATH, "{\"secret\":\"x\",\"csr\":\"\"}", Reason::MalformedRequest),
+        (Method::GET, "/v1/watch", "", Reason::NotAHost),
+        (Method::POST, ENROLL_PATH, &large, Reason::MalformedRequest),
+    ] {
+        let response = stranger.connection().send(method, path, body.to_owned()).await.unwrap();
+        assert_eq!(Answer::read(response).await.unwrap().refused().0, reason, "{path} {body:.20}");
+    }
+}
+
+#[tokio::test]
+async fn too_many_requests_are_refused() {
+    let ca = TestCa::start_with("[limits]\nrequests_per_second = 5\n");
+    let mut stranger = Anonymous::connect(&ca, &ca.token("gpu-1")).await;
+    let mut refused = 0;
+    for _ in 0..20 {
+        let response = stranger.connection().send(Method::GET, BUNDLE_PATH, Bytes::new()).await.unwrap();
+        refused += u32::from(response.status() == 429);
+        Answer::read(response).await.unwrap();
+    }
+    assert!((10..=15).contains(&refused), "{refused}");
+}
+
+#[tokio::test]
+async fn garbage_is_closed_at_once() {
+    let ca = TestCa::start();
+    let mut stream = TcpStream::connect(ca.address()).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(2), stream.read_to_end(&mut answer)).await;
+    assert!(closed.is_ok(), "the connection is closed");
+    assert!(answer.len() < 100 && !answer.starts_with(b"HTTP"));
+}
+
+#[tokio::test]
+async fn silent_strangers_keep_nobody_out() {
+    let ca = TestCa::start_with("[limits]\nhandshakes = 2\n");
+    let host = ca.host("gpu-1").await;
+    let silent = [TcpStream::connect(ca.address()).await.unwrap(), TcpStream::connect(ca.address()).await.unwrap()];
+    let waited = tokio::time::timeout(Duration::from_secs(15), host.issue(&id("/countersign/host/gpu-1"))).await;
+    waited.expect("the silent ones lose their place after ten seconds").chain();
+    drop(silent);
+}
+
+#[tokio::test]
+async fn the_listeners_own_certificate_is_issued_by_the_same_story_and_renewed() {
+    // Eight seconds of eighteen are over when it is issued; half of them are one second later.
+    let ca = TestCa::start_with("[issuance]\nworkload_ttl = \"10s\"\nworkload_ttl_max = \"10s\"\nbackdate = \"8s\"\n");
+    let own = || {
+        let journal = ca.journal();
+        journal.iter().filter(|line| line["detail"]["id"] == id("/countersign/ca")).count()
+    };
+    assert_eq!(own(), 1);
+    until("a second certificate of its own", Duration::from_secs(5), || own() >= 2).await;
+    Anonymous::connect(&ca, &ca.token("gpu-1")).await;
+}
+
+#[tokio::test]
+async fn a_stop_is_graceful_and_told_to_systemd() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let next = || {
+        let mut message = [0; 4096];
+        let length = systemd.recv(&mut message).unwrap();
+        String::from_utf8_lossy(&message[..length]).into_owned()
+    };
+    let mut ca = TestCa::init();
+    ca.serve_in(command().env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "400000"));
+    let told: Vec<_> = (0..3).map(|_| next()).collect();
+    assert!(told.iter().any(|message| message.contains("READY=1")), "{told:?}");
+    assert!(told.iter().filter(|message| message.contains("WATCHDOG=1")).count() >= 1, "{told:?}");
+    let host = ca.host("gpu-1").await;
+    let mut watch = host.watch().await;
+    watch.next().await.unwrap();
+    assert_eq!(ca.stop(), Some(0));
+    assert_eq!(watch.next().await, None);
+    let last = ca.journal().pop().unwrap();
+    assert_eq!((&last["kind"], &last["detail"]["cause"]), (&"serve_stopped".into(), &"SIGTERM".into()));
+    while !next().contains("STOPPING=1") {}
+}
+
+#[tokio::test]
+async fn the_watchdog_is_not_fed_when_the_journal_cannot_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut ca = TestCa::init();
+    ca.serve_in(command().env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000"));
+    ca.tamper("CREATE TRIGGER full BEFORE UPDATE ON probe BEGIN SELECT RAISE(ABORT, 'disk full'); END").await.unwrap();
+    let mut message = [0; 4096];
+    loop {
+        let length = systemd.recv(&mut message).unwrap();
+        if String::from_utf8_lossy(&message[..length]).contains("nothing is signed") {
+            break;
+        }
+    }
+    let length = systemd.recv(&mut message).unwrap();
+    assert!(!message[..length].starts_with(b"WATCHDOG=1"));
+}
+
+#[tokio::test]
+async fn the_log_is_json_and_holds_no_secret() {
+    let ca = TestCa::start();
+    let token = ca.token("gpu-1");
+    ca.spend(&token, "x").await.refused();
+    for line in ca.log() {
+        let fact: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert!(fact["level"].is_string() && fact["timestamp"].is_string(), "{line}");
+        assert!(!line.contains(&token[30..60]), "{line}");
+    }
+}
