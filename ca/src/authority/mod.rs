@@ -1,6 +1,6 @@
 //! The signing authority: the root that everybody trusts and the intermediate that signs.
 //!
-//! [`Authority`] is what may be known of it; the key is in a [`Signer`](crate::sign::Signer), and only this module and
+//! [`Authority`] is what may be known of it; the key is in a [`Signer`], and only this module and
 //! [`crate::sign`] ever see it. Today there is one authority for the life of the store. Rotation (prepare, activate,
 //! taint, revoke) adds authorities beside it; that is why the rest asks for [`Authority::bundle`] and not for "the root".
 

@@ -1,6 +1,6 @@
 //! The configuration: read once, checked as a whole, and refused with file, line and column if anything is wrong.
 //!
-//! Only this module reads the environment and the config file. [`file`] is the text as written, [`checked`] what the rest
+//! Only this module reads the environment and the config file. [`mod@file`] is the text as written, [`checked`] what the rest
 //! of the program uses; nobody else sees the first.
 
 mod checked;
