@@ -100,6 +100,14 @@ pub(crate) fn request(connection: &Rc<Connection>, request: &NormalRequest) -> R
     Ok(Permit { ongoing: Live::enter(worker.requests(), Rc::new(ongoing)), rule })
 }
 
+/// Decides whether the peer of a connection may stay at all, by what is trusted and configured now.
+///
+/// The handshake was made under what was trusted when it began. Who was revoked meanwhile is found here, because the
+/// connection entered the worker's list before: from there on, every change finds it.
+pub(crate) fn peer(connection: &Connection) -> Result<(), Refusal> {
+    Ok(still_connected(connection)?)
+}
+
 /// Decides on a connection whose bytes are not looked at.
 pub(crate) fn connection(connection: &Connection) -> Result<Option<Arc<str>>, Refusal> {
     if connection.worker().cannot_record() {

@@ -59,6 +59,7 @@ async fn serve_recorded(
     let _peer_place = worker.take_peer_place(&route.name, peer.principal())?;
     let connection = Connection::new(worker, opened(&encrypted, route, worker, record, peer));
     let connection = Live::enter(worker.connections(), connection);
+    authorize::peer(&connection)?;
     if route.backend.protocol == Protocol::Tcp {
         record.rule(authorize::connection(&connection)?);
         return Box::pin(tcp::serve(encrypted.stream, Rc::clone(&connection), record.transfer())).await;

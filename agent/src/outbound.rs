@@ -48,6 +48,7 @@ async fn serve_recorded(
     authorize::local_caller(route, user)?;
     let connection = Connection::new(worker, opened(route, worker, record, peer));
     let connection = Live::enter(worker.connections(), connection);
+    authorize::peer(&connection)?;
     if route.is_tcp {
         record.rule(authorize::connection(&connection)?);
         return Box::pin(tcp::serve(stream, Rc::clone(&connection), record.transfer())).await;

@@ -164,6 +164,10 @@ impl HopPool {
         let ends = peer.usable().not_after.min(own.not_after);
         let hop = Hop { route_name: Arc::clone(&self.route.name), peer, ends, signal: Signal::default() };
         let member = Rc::new(Live::enter(self.worker.hops(), Rc::new(hop)));
+        // Trust may have changed during the handshake; from here on every change finds this connection in the list.
+        member
+            .verify_again(&*self.current_route()?, now)
+            .map_err(|refusal| Refusal::Withdrawn(Withdrawn::Peer(Box::new(refusal))))?;
         Ok(Established { stream, member })
     }
 
