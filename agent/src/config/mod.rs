@@ -13,6 +13,9 @@ pub(crate) mod duration;
 
 mod check;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) mod diagnostic;
 
 use std::path::Path;

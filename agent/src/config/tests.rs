@@ -1,0 +1,143 @@
+//! Configs that are right, and configs that are wrong in one place each.
+
+use super::{Secrets, checked, parse};
+
+/// A config with everything that the cases below change.
+const RIGHT: &str = r#"
+[[role]]
+name = "inference_client"
+members = ["spiffe://prod.example/web/*", "dns:batch.prod.example"]
+
+[[certificate]]
+identity = "spiffe://prod.example/llm"
+chain = "/etc/countersign/llm.pem"
+key = "/etc/countersign/llm.key"
+bundle = "/etc/countersign/bundle.pem"
+
+[[inbound]]
+name = "llm"
+identity = "spiffe://prod.example/llm"
+listen = "0.0.0.0:9443"
+backend = "http://127.0.0.1:11434"
+
+[[inbound.allow]]
+roles = ["inference_client"]
+methods = ["POST"]
+paths = ["/v1/chat/completions", "/v1/models/*"]
+
+[[outbound]]
+name = "other"
+identity = "spiffe://prod.example/llm"
+listen = "127.0.0.1:11435"
+service = "spiffe://prod.example/other"
+endpoints = ["host-b:9443"]
+"#;
+
+fn checked(text: &str) -> Result<checked::Agent, String> {
+    parse("agent.toml", text, None, Secrets::Named).map_err(|error| error.to_string())
+}
+
+/// Replaces one piece of the right config and expects a finding at that very piece.
+fn refused(right: &str, wrong: &str, marked: &str, expected: &str) {
+    assert!(RIGHT.contains(right), "{right}");
+    let text = RIGHT.replacen(right, wrong, 1);
+    let error = checked(&text).expect_err(wrong);
+    let before = text.get(..text.find(marked).expect(marked)).unwrap_or_default();
+    let (line, column) =
+        (before.matches('\n').count() + 1, before.len() - before.rfind('\n').map_or(0, |at| at + 1) + 1);
+    let place = format!("agent.toml:{line}:{column}: ");
+    assert!(error.starts_with(&place), "expected {place}, found {error}");
+    assert!(error.contains(expected), "expected {expected:?} in {error}");
+    assert!(error.contains('^'), "{error}");
+}
+
+#[test]
+fn the_contract_s_own_config_is_right() {
+    let config = checked(RIGHT).unwrap();
+    assert_eq!((config.inbounds.len(), config.outbounds.len()), (1, 1));
+    assert_eq!(config.roles.all_names().len(), 1);
+}
+
+#[test]
+fn unknown_keys_and_wrong_types_are_refused_where_they_stand() {
+    refused("listen = \"0.0.0.0:9443\"", "lsten = \"0.0.0.0:9443\"", "lsten", "hint: did you mean \"listen\"?");
+    refused("methods = [\"POST\"]", "methods = \"POST\"", "\"POST\"", "invalid type");
+    refused("name = \"llm\"", "name = 5", "5", "invalid type");
+    refused("[[outbound]]", "[[outbond]]", "outbond", "did you mean \"outbound\"?");
+}
+
+#[test]
+fn names_that_nothing_has_are_refused_with_the_nearest_one() {
+    refused(
+        "roles = [\"inference_client\"]",
+        "roles = [\"inferrence_client\"]",
+        "\"inferrence",
+        "did you mean \"inference_client\"?",
+    );
+    refused(
+        "identity = \"spiffe://prod.example/llm\"\nlisten = \"0",
+        "identity = \"spiffe://prod.example/lm\"\nlisten = \"0",
+        "\"spiffe://prod.example/lm\"",
+        "nothing gives this agent",
+    );
+}
+
+#[test]
+fn rules_that_can_never_match_are_refused() {
+    refused("roles = [\"inference_client\"]", "roles = []", "[[inbound.allow]]", "names no role");
+    refused("methods = [\"POST\"]", "methods = []", "[]", "names no method");
+    refused("paths = [\"/v1/chat/completions\", \"/v1/models/*\"]", "paths = []", "[]", "names no path");
+    refused("\"/v1/models/*\"", "\"/v1/../models\"", "\"/v1/../models\"", "'..'");
+    refused("\"/v1/models/*\"", "\"/v1/models*\"", "\"/v1/models*\"", "whole segments");
+    refused("methods = [\"POST\"]", "methods = [\"post\"]", "\"post\"", "upper-case");
+    refused("methods = [\"POST\"]", "methods = [\"CONNECT\"]", "\"CONNECT\"", "can never match");
+    refused(
+        "spiffe://prod.example/web/*",
+        "spiffe://elsewhere.example/web/*",
+        "\"spiffe://elsewhere",
+        "not trusted here",
+    );
+    refused("http://127.0.0.1:11434", "tcp://127.0.0.1:11434", "[\"POST\"]", "plain TCP");
+    refused(
+        "members = [\"spiffe://prod.example/web/*\", \"dns:batch.prod.example\"]",
+        "members = []",
+        "\"inference_client\"",
+        "no member",
+    );
+}
+
+#[test]
+fn routes_without_rules_or_with_a_taken_port_are_refused() {
+    let rule = &RIGHT[RIGHT.find("[[inbound.allow]]").unwrap()..RIGHT.find("[[outbound]]").unwrap()];
+    refused(rule, "", "\"llm\"", "no allow rule");
+    refused("listen = \"127.0.0.1:11435\"", "listen = \"127.0.0.1:9443\"", "\"127.0.0.1:9443\"", "listens already");
+}
+
+#[test]
+fn what_would_leave_the_host_in_clear_text_needs_an_unsafe_word() {
+    refused("http://127.0.0.1:11434", "http://10.0.0.1:11434", "\"http://10", "unsafe_backend_beyond_loopback");
+    refused("127.0.0.1:11435", "0.0.0.0:11435", "\"0.0.0.0:11435\"", "unsafe_listen_beyond_loopback");
+    let open = RIGHT.replace("127.0.0.1:11435\"", "0.0.0.0:11435\"\nunsafe_listen_beyond_loopback = true");
+    assert!(checked(&open).is_ok());
+}
+
+#[test]
+fn injected_headers_cannot_be_those_that_the_agent_sets() {
+    let inject = |header: &str| {
+        RIGHT.replace("[[outbound]]", &format!("[inbound.inject]\nheader = \"{header}\"\nvalue = \"x\"\n[[outbound]]"))
+    };
+    assert_eq!(checked(&inject("authorization")).unwrap().inbounds[0].inject.len(), 1);
+    for header in ["x-countersign-id", "X-Forwarded-Client-Cert", "connection", "host", "content-length", "a b"] {
+        assert!(checked(&inject(header)).is_err(), "{header}");
+    }
+}
+
+#[test]
+fn limits_have_a_range() {
+    for (limit, expected) in
+        [("handshakes = 0", "out of range"), ("drain = \"soon\"", "not a duration"), ("header_bytes = 1", "8192 to")]
+    {
+        let error = checked(&format!("[limits]\n{limit}\n{RIGHT}")).unwrap_err();
+        assert!(error.starts_with("agent.toml:2:") && error.contains(expected), "{error}");
+    }
+}
