@@ -111,32 +111,155 @@ impl Published {
     }
 }
 
-/// Tells one watcher, until it goes, is revoked, expires, or we stop. Dropping `lines` ends its stream.
-pub(crate) async fn tell(
+/// A host that wants to hear of changes.
+pub(crate) struct Watcher {
     peer: Arc<VerifiedPeer>,
     clock: Clock,
-    mut published: watch::Receiver<Arc<Published>>,
-    mut stopping: watch::Receiver<bool>,
-    lines: mpsc::Sender<Bytes>,
-) {
-    loop {
-        let current = Arc::clone(&published.borrow_and_update());
-        let now = clock.now();
-        if let Err(refusal) = current.trust.verify_again(&peer, Side::Client, now) {
-            tracing::info!(peer = %peer.principal(), error = refusal.to_string(), "watch ended");
-            return;
+    heartbeat: Duration,
+}
+
+impl Watcher {
+    /// Whoever was verified in the handshake.
+    pub(crate) fn new(peer: Arc<VerifiedPeer>, clock: Clock) -> Self {
+        Self { peer, clock, heartbeat: HEARTBEAT }
+    }
+
+    /// Tells it, until it goes, is revoked, expires, or we stop. Dropping `lines` ends its stream.
+    pub(crate) async fn tell(
+        self,
+        mut published: watch::Receiver<Arc<Published>>,
+        mut stopping: watch::Receiver<bool>,
+        lines: mpsc::Sender<Bytes>,
+    ) {
+        loop {
+            let current = Arc::clone(&published.borrow_and_update());
+            let now = self.clock.now();
+            if let Err(refusal) = current.trust.verify_again(&self.peer, Side::Client, now) {
+                tracing::info!(peer = %self.peer.principal(), error = refusal.to_string(), "watch ended");
+                return;
+            }
+            let sent = tokio::time::timeout(SEND_DEADLINE, lines.send(current.line.clone())).await;
+            if !matches!(sent, Ok(Ok(()))) {
+                return;
+            }
+            // The end of the certificate is inside of its validity; a second later it is not.
+            let until_expiry = self.peer.usable().not_after.since(now) + Duration::from_secs(1);
+            tokio::select! {
+                changed = published.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(self.heartbeat.min(until_expiry)) => {}
+                () = lines.closed() => return,
+                _ = stopping.wait_for(|stop| *stop) => return,
+            }
         }
-        let sent = tokio::time::timeout(SEND_DEADLINE, lines.send(current.line.clone())).await;
-        if !matches!(sent, Ok(Ok(()))) {
-            return;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::UNIX_EPOCH;
+
+    use rcgen::{CertificateParams, Issuer, KeyUsagePurpose, SanType};
+    use tokio_rustls::rustls::pki_types::CertificateDer;
+
+    use super::*;
+    use crate::authority::{Made, make};
+    use crate::build::{calendar, random_serial};
+    use crate::certs::key::{KeyAlgorithm, PrivateKey};
+    use crate::certs::revocation::Revocations;
+    use crate::certs::spiffe_id::TrustDomain;
+    use crate::certs::time::Validity;
+
+    const START: u64 = 1_800_000_000;
+
+    const LIFETIME: Duration = Duration::from_secs(60);
+
+    fn published(authority: &Authority, generation: u64) -> Arc<Published> {
+        let revocations = Arc::new(Revocations::default());
+        let trusted = TrustedDomain { bundle: authority.bundle().unwrap(), revocations };
+        let update = TrustUpdate {
+            generation,
+            trust_domain: authority.trust_domain().clone(),
+            bundles: BTreeMap::new(),
+            revocations: Revocations::default(),
+        };
+        let line = generation.to_string().into();
+        Arc::new(Published { update, line, bundle: Bytes::new(), trust: Arc::new(Trust::new([trusted], &[]).unwrap()) })
+    }
+
+    /// A host whose certificate lives for [`LIFETIME`] from [`START`] on.
+    fn host(made: &Made, trust: &Trust) -> Arc<VerifiedPeer> {
+        let now = Timestamp::from_unix_seconds(START);
+        let (not_before, not_after) = calendar(Validity { not_before: now, not_after: now.plus(LIFETIME) }).unwrap();
+        let mut params = CertificateParams::default();
+        (params.not_before, params.not_after) = (not_before, not_after);
+        params.serial_number = Some(random_serial().unwrap().as_bytes().to_vec().into());
+        params.subject_alt_names = vec![SanType::URI("spiffe://prod.example/countersign/host/a".try_into().unwrap())];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let intermediate = made.authority.intermediate();
+        let issuer = Issuer::from_ca_cert_der(intermediate, made.intermediate_key.key_pair().unwrap()).unwrap();
+        let key = PrivateKey::generate(KeyAlgorithm::P256).unwrap().key_pair().unwrap();
+        let leaf = CertificateDer::from(params.signed_by(&key, &issuer).unwrap());
+        trust.verify(&[leaf, intermediate.clone()], Side::Client, now).unwrap()
+    }
+
+    struct Watched {
+        seconds: Arc<AtomicU64>,
+        publish: watch::Sender<Arc<Published>>,
+        stop: watch::Sender<bool>,
+        told: mpsc::Receiver<Bytes>,
+        authority: Authority,
+    }
+
+    fn watched(heartbeat: Duration) -> Watched {
+        let domain = TrustDomain::parse("prod.example").unwrap();
+        let made = make(&domain, KeyAlgorithm::P256, Timestamp::from_unix_seconds(START)).unwrap();
+        let first = published(&made.authority, 1);
+        let peer = host(&made, &first.trust);
+        let (publish, state) = watch::channel(first);
+        let (stop, stopping) = watch::channel(false);
+        let (lines, told) = mpsc::channel(1);
+        let seconds = Arc::new(AtomicU64::new(START));
+        let clock = Clock::new({
+            let seconds = Arc::clone(&seconds);
+            move || UNIX_EPOCH + Duration::from_secs(seconds.load(Ordering::Relaxed))
+        });
+        tokio::spawn(Watcher { peer, clock, heartbeat }.tell(state, stopping, lines));
+        Watched { seconds, publish, stop, told, authority: made.authority }
+    }
+
+    #[tokio::test]
+    async fn the_same_is_told_again_and_again() {
+        let mut watched = watched(Duration::from_millis(10));
+        for _ in 0..4 {
+            assert_eq!(watched.told.recv().await.unwrap(), "1");
         }
-        // The end of the certificate is inside of its validity; a second later it is not.
-        let until_expiry = peer.usable().not_after.since(now) + Duration::from_secs(1);
-        tokio::select! {
-            changed = published.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(HEARTBEAT.min(until_expiry)) => {}
-            () = lines.closed() => return,
-            _ = stopping.wait_for(|stop| *stop) => return,
+    }
+
+    #[tokio::test]
+    async fn a_change_is_told_before_the_next_beat() {
+        let mut watched = watched(Duration::from_secs(3600));
+        watched.told.recv().await.unwrap();
+        watched.publish.send_replace(published(&watched.authority, 2));
+        assert_eq!(watched.told.recv().await.unwrap(), "2");
+    }
+
+    #[tokio::test]
+    async fn a_watch_ends_with_the_hosts_certificate() {
+        let mut watched = watched(Duration::from_millis(10));
+        watched.seconds.store(START + LIFETIME.as_secs(), Ordering::Relaxed);
+        for _ in 0..4 {
+            assert_eq!(watched.told.recv().await.unwrap(), "1");
         }
+        watched.seconds.store(START + LIFETIME.as_secs() + 1, Ordering::Relaxed);
+        while watched.told.recv().await.is_some() {}
+    }
+
+    #[tokio::test]
+    async fn a_watch_ends_with_the_ca() {
+        let mut watched = watched(Duration::from_secs(3600));
+        watched.told.recv().await.unwrap();
+        watched.stop.send_replace(true);
+        assert_eq!(watched.told.recv().await, None);
     }
 }

@@ -31,7 +31,7 @@ pub(crate) enum PassphraseError {
     #[error("the two passphrases differ")]
     Differ,
     /// Nothing but white space.
-    #[error("the passphrase is empty")]
+    #[error("the passphrase is empty; for a CA whose keys are not encrypted: init --no-passphrase")]
     Empty,
     /// Not started by systemd with credentials.
     #[error("the systemd credential {0} was asked for, but $CREDENTIALS_DIRECTORY is not set")]

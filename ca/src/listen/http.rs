@@ -34,7 +34,7 @@ use crate::certs::verify::{Side, VerifiedPeer};
 use crate::deliver::Delivery;
 use crate::issue::{self, Ca, Refusal};
 use crate::record;
-use crate::watch;
+use crate::watch::Watcher;
 
 /// How long a request's head may take, and how long a connection may idle between two.
 const IDLE_DEADLINE: Duration = Duration::from_secs(60);
@@ -202,8 +202,8 @@ fn watch(caller: &Caller, listener: &Listener) -> Result<Answer, Problem> {
     let place = Arc::clone(&listener.watchers).try_acquire_owned().map_err(|_none| too_many())?;
     // One line waits here at most; a newer state replaces the ones that a slow watcher has not been told yet.
     let (lines, told) = mpsc::channel(1);
-    let clock = listener.ca.clock.clone();
-    tokio::spawn(watch::tell(Arc::clone(peer), clock, published, listener.stopping.clone(), lines));
+    let watcher = Watcher::new(Arc::clone(peer), listener.ca.clock.clone());
+    tokio::spawn(watcher.tell(published, listener.stopping.clone(), lines));
     Ok(respond(StatusCode::OK, "application/x-ndjson", AnswerBody::Stream { lines: told, _place: place }))
 }
 

@@ -119,7 +119,7 @@ pub(super) async fn apply(
         Change::Issue { serial, fingerprint, enrolled } => {
             issue(connection, serial, fingerprint, enrolled.as_deref(), now).await?
         }
-        Change::Lift { id } => lift(connection, id).await?,
+        Change::Lift { id } => lift(connection, id, now).await?,
         Change::Nothing => None,
         Change::Probe => probe(connection, now).await?,
         Change::RemoveEntry { host, id } => remove_entry(connection, host, id).await?,
@@ -302,14 +302,14 @@ async fn revoke_id(
     Ok(None)
 }
 
-async fn lift(connection: &mut SqliteConnection, id: &SpiffeId) -> Result<Option<Conflict>, sqlx::Error> {
+async fn lift(connection: &mut SqliteConnection, id: &SpiffeId, now: i64) -> Result<Option<Conflict>, sqlx::Error> {
     let lifted =
         sqlx::query("DELETE FROM revoked_ids WHERE id = $1").bind(id.as_str()).execute(&mut *connection).await?;
     if lifted.rows_affected() == 0 {
         return Ok(Some(Conflict::IdNotRevoked { id: id.clone() }));
     }
     sqlx::query("DELETE FROM revoked_serials WHERE cause = $1").bind(id.as_str()).execute(&mut *connection).await?;
-    trust_changed(connection, 0).await?;
+    trust_changed(connection, now).await?;
     Ok(None)
 }
 
