@@ -19,7 +19,7 @@ use crate::identity::{Credentials, TrustError, trusted_domains};
 use crate::listener::{Listener, SocketMode};
 use crate::record::Direction;
 use crate::record::counters::RouteCounters;
-use crate::routes::{InboundRoute, Open, OutboundRoute, Route, Snapshot};
+use crate::routes::{InboundRoute, Open, OutboundRoute, Phase, Route, Snapshot};
 
 /// Why no snapshot can be made. The one before stays.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +74,7 @@ impl Assembler {
         &mut self,
         config: &Agent,
         credentials: &Credentials,
-        draining: bool,
+        phase: Phase,
     ) -> Result<Assembled, AssembleError> {
         let mut at_hand = AtHand::gather(config, credentials)?;
         let mut opened = HashMap::new();
@@ -106,7 +106,7 @@ impl Assembler {
             limits: config.limits.clone(),
             roles: Arc::clone(&config.roles),
             routes,
-            draining,
+            phase,
         };
         Ok(Assembled { snapshot, waiting })
     }

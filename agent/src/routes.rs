@@ -23,8 +23,18 @@ pub(crate) struct Snapshot {
     pub(crate) limits: Limits,
     pub(crate) roles: Arc<Roles>,
     pub(crate) routes: BTreeMap<ListenAddress, Open>,
-    /// Nothing new is taken any more.
-    pub(crate) draining: bool,
+    pub(crate) phase: Phase,
+}
+
+/// How far the agent is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Everything is open.
+    Serving,
+    /// Nothing new is taken; what runs may finish.
+    Draining,
+    /// What still runs is ended.
+    Stopping,
 }
 
 /// A route and the socket on which it is reached.

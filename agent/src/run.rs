@@ -25,7 +25,7 @@ use crate::identity::keeper::Keeper;
 use crate::identity::state::{StateDir, StateError};
 use crate::record::sink::{self, Sink};
 use crate::refusal::in_one_line;
-use crate::routes::Snapshot;
+use crate::routes::{Phase, Snapshot};
 use crate::systemd;
 use crate::watcher::FileWatcher;
 use crate::worker::{self, WorkerSetup};
@@ -84,7 +84,7 @@ pub(crate) async fn run(path: &Path, config: checked::Agent, clock: Clock) -> Re
         limits: config.limits.clone(),
         roles: Arc::default(),
         routes: Default::default(),
-        draining: false,
+        phase: Phase::Serving,
     };
     let agent = Rc::new(Agent {
         assembler: RefCell::new(Assembler::new(clock.clone(), workers)),
@@ -176,7 +176,7 @@ impl Agent {
         if let Some(keeper) = &self.keeper {
             keeper.want(config.enrolled_identities());
         }
-        let assembled = self.assembler.borrow_mut().assemble(config, &self.credentials(), false)?;
+        let assembled = self.assembler.borrow_mut().assemble(config, &self.credentials(), Phase::Serving)?;
         self.waiting.replace(assembled.waiting);
         self.config.replace(Rc::clone(config));
         self.snapshots.send_replace(Arc::new(assembled.snapshot));
@@ -286,7 +286,7 @@ impl Agent {
         let limit = self.config().limits.drain;
         tracing::info!(connections = self.connections.load(Ordering::Relaxed), "draining");
         systemd::stopping(limit + Duration::from_secs(5));
-        match self.assembler.borrow_mut().assemble(&self.config(), &self.credentials(), true) {
+        match self.assembler.borrow_mut().assemble(&self.config(), &self.credentials(), Phase::Draining) {
             Ok(assembled) => {
                 self.snapshots.send_replace(Arc::new(assembled.snapshot));
             }
@@ -316,7 +316,7 @@ impl Agent {
             limits: self.config().limits.clone(),
             roles: Arc::default(),
             routes: Default::default(),
-            draining: true,
+            phase: Phase::Stopping,
         };
         self.snapshots.send_replace(Arc::new(stopped));
         tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join()))).await?;
@@ -332,8 +332,8 @@ impl Agent {
         let alive = snapshot.routes.values().all(|open| now <= open.route.identity().usable().not_after);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            ready: waiting.is_empty() && alive && !snapshot.draining && !audit_failing,
-            draining: snapshot.draining,
+            ready: waiting.is_empty() && alive && snapshot.phase == Phase::Serving && !audit_failing,
+            draining: snapshot.phase != Phase::Serving,
             connections: self.connections.load(Ordering::Relaxed),
             generation: snapshot.generation,
             config_error: self.config_error.borrow().clone(),

@@ -108,8 +108,9 @@ fn rules_that_can_never_match_are_refused() {
 
 #[test]
 fn routes_without_rules_or_with_a_taken_port_are_refused() {
-    let rule = &RIGHT[RIGHT.find("[[inbound.allow]]").unwrap()..RIGHT.find("[[outbound]]").unwrap()];
-    refused(rule, "", "\"llm\"", "no allow rule");
+    let (_, from_rule) = RIGHT.split_once("[[inbound.allow]]").unwrap();
+    let rule = format!("[[inbound.allow]]{}", from_rule.split("[[outbound]]").next().unwrap());
+    refused(&rule, "", "\"llm\"", "no allow rule");
     refused("listen = \"127.0.0.1:11435\"", "listen = \"127.0.0.1:9443\"", "\"127.0.0.1:9443\"", "listens already");
 }
 
