@@ -25,8 +25,9 @@ pub struct TestAgent {
     process: Option<Process>,
     name: String,
     folder: TempDir,
-    /// Where its files are, if not in the folder itself: a test puts them on a small disk.
+    // A test may put these two on a small disk.
     audit: PathBuf,
+    state: PathBuf,
     metrics: SocketAddr,
     enrolled: bool,
     host: Option<Arc<TestHost>>,
@@ -40,11 +41,15 @@ impl TestAgent {
         // What is written all the time stands apart from the files that the agent watches.
         std::fs::create_dir(folder.path().join("run")).unwrap();
         let audit = folder.path().join("run/audit.jsonl");
+        let socket = folder.path().join("run/agent.sock");
+        std::fs::write(folder.path().join("run/control.toml"), format!("[control]\nsocket = {socket:?}\n")).unwrap();
+        let state = folder.path().join("state");
         Self {
             process: None,
             name: name.to_owned(),
             folder,
             audit,
+            state,
             metrics: tools::free_address(),
             enrolled: false,
             host: None,
@@ -57,6 +62,11 @@ impl TestAgent {
     pub fn on(mut self, host: &Arc<TestHost>) -> Self {
         self.host = Some(Arc::clone(host));
         self
+    }
+
+    /// The host that it is on, if it has one of its own.
+    pub fn host(&self) -> Option<&Arc<TestHost>> {
+        self.host.as_ref()
     }
 
     /// With a variable in its environment.
@@ -73,6 +83,13 @@ impl TestAgent {
         self
     }
 
+    /// With its state in another folder.
+    #[must_use]
+    pub fn with_state_in(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.state);
+        self
+    }
+
     /// Its folder.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -80,7 +97,7 @@ impl TestAgent {
 
     /// The state folder, which is made by `enroll`.
     pub fn state(&self) -> PathBuf {
-        self.folder.path().join("state")
+        self.state.clone()
     }
 
     /// The file in the state folder that holds this identity, key and chain.
@@ -135,6 +152,11 @@ impl TestAgent {
         finished
     }
 
+    /// Says that it was enrolled by other means.
+    pub fn is_enrolled(&mut self) {
+        self.enrolled = true;
+    }
+
     /// Tries to spend a join token.
     #[track_caller]
     pub fn try_enroll(&self, token: &str) -> Finished {
@@ -143,10 +165,14 @@ impl TestAgent {
 
     /// Asks the running agent, however broken its config file is at the moment.
     #[track_caller]
-    fn ask_running(&self, command: &str, arguments: &[&str]) -> Finished {
+    pub fn ask_running(&self, command: &str, arguments: &[&str]) -> Finished {
+        run(self.running_command(command).args(arguments))
+    }
+
+    /// A command line for the running agent, with a config that only says where it is asked.
+    pub fn running_command(&self, command: &str) -> Command {
         let config = self.folder.path().join("run/control.toml");
-        std::fs::write(&config, format!("[control]\nsocket = {:?}\n", self.socket())).unwrap();
-        run(self.command(&[command, "--config", config.to_str().unwrap()]).args(arguments))
+        self.command(&[command, "--config", config.to_str().unwrap()])
     }
 
     /// Its control socket.

@@ -36,13 +36,36 @@ impl EchoBackend {
 
     /// On a free port, answering each request with what `respond` writes.
     pub fn answering(respond: impl Fn(&Seen, &mut dyn Write) -> std::io::Result<()> + Send + Sync + 'static) -> Self {
+        Self::serving(true, respond)
+    }
+
+    /// On a free port, for constant load: nothing is recorded. It answers 200, and `/events` with an event stream that goes on
+    /// until the caller leaves.
+    pub fn steady() -> Self {
+        Self::serving(false, |seen, out| {
+            if !seen.line().starts_with("GET /events") {
+                return out.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+            }
+            out.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")?;
+            loop {
+                out.write_all(b"9\r\ndata: x\n\n\r\n")?;
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+        })
+    }
+
+    fn serving(
+        recording: bool,
+        respond: impl Fn(&Seen, &mut dyn Write) -> std::io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let backend = Self { address: listener.local_addr().unwrap().to_string(), seen: Arc::default() };
         let (seen, respond): (_, Arc<Respond>) = (Arc::clone(&backend.seen), Arc::new(respond));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (seen, respond) = (Arc::clone(&seen), Arc::clone(&respond));
-                std::thread::spawn(move || serve(stream, &seen, &*respond));
+                stream.set_nodelay(true).unwrap();
+                let (seen, respond) = (recording.then(|| Arc::clone(&seen)), Arc::clone(&respond));
+                std::thread::spawn(move || serve(stream, seen.as_deref(), &*respond));
             }
         });
         backend
@@ -57,7 +80,9 @@ impl EchoBackend {
             for stream in listener.incoming().flatten() {
                 let seen = Arc::clone(&seen);
                 std::thread::spawn(move || {
-                    serve(stream, &seen, &|_, out| out.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"));
+                    serve(stream, Some(&*seen), &|_, out| {
+                        out.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                    });
                 });
             }
         });
@@ -122,10 +147,12 @@ impl Seen {
 }
 
 /// Serves one connection until it ends; whoever goes away in the middle is no concern of the backend.
-fn serve(stream: impl Duplex, seen: &Mutex<Vec<Seen>>, respond: &Respond) {
+fn serve(stream: impl Duplex, seen: Option<&Mutex<Vec<Seen>>>, respond: &Respond) {
     let mut stream = BufReader::new(stream);
     while let Ok(Some(request)) = read(&mut stream) {
-        seen.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
+        if let Some(seen) = seen {
+            seen.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
+        }
         if respond(&request, stream.get_mut()).is_err() {
             return;
         }

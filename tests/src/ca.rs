@@ -26,46 +26,51 @@ pub struct TestCa {
 }
 
 impl TestCa {
-    /// `init` on this machine; nothing runs yet.
+    /// `init` on this machine; nothing runs yet. Its keys are not encrypted: deriving a key from a passphrase takes a debug
+    /// build many seconds.
     pub fn init(trust_domain: &str) -> Self {
-        let ca = Self {
-            process: None,
-            folder: tools::folder(),
-            trust_domain: trust_domain.to_owned(),
-            listen: tools::free_address(),
-            host: None,
-        };
-        ca.initialise("localhost");
+        Self::init_in(tools::folder(), trust_domain, tools::free_address(), &["--no-passphrase"])
+    }
+
+    /// The same at an address of the test's choice.
+    pub fn init_at(trust_domain: &str, listen: SocketAddr) -> Self {
+        Self::init_in(tools::folder(), trust_domain, listen, &["--no-passphrase"])
+    }
+
+    /// The same with encrypted keys, as an operator makes it.
+    pub fn init_encrypted(trust_domain: &str) -> Self {
+        let folder = tools::folder();
+        let passphrase = folder.path().join("passphrase");
+        write_by_rename(&passphrase, "correct horse battery staple\n");
+        let passphrase = passphrase.to_str().unwrap().to_owned();
+        Self::init_in(folder, trust_domain, tools::free_address(), &["--passphrase-file", &passphrase])
+    }
+
+    /// The same in this folder, which may be on a small disk.
+    pub fn init_in(folder: TempDir, trust_domain: &str, listen: SocketAddr, keys: &[&str]) -> Self {
+        let ca = Self { process: None, folder, trust_domain: trust_domain.to_owned(), listen, host: None };
+        ca.initialise("localhost", keys);
         ca
     }
 
     /// `init` on a host of its own.
     pub fn init_on(host: &Arc<TestHost>, trust_domain: &str) -> Self {
         let listen = SocketAddr::from((host.address(), 8443));
-        let ca = Self {
-            process: None,
-            folder: tools::folder(),
-            trust_domain: trust_domain.to_owned(),
-            listen,
-            host: Some(Arc::clone(host)),
-        };
-        ca.initialise("ca.test");
+        let (folder, host) = (tools::folder(), Some(Arc::clone(host)));
+        let ca = Self { process: None, folder, trust_domain: trust_domain.to_owned(), listen, host };
+        ca.initialise("ca.test", &["--no-passphrase"]);
         ca.change_config(|text| {
-            let advertise = format!("advertise = \"{listen}\"\n");
-            let line = text.lines().find(|line| line.starts_with("# advertise =")).unwrap().to_owned() + "\n";
-            text.replace(&line, &advertise)
+            let line = text.lines().find(|line| line.starts_with("# advertise =")).unwrap().to_owned();
+            text.replace(&line, &format!("advertise = \"{listen}\""))
         });
         ca
     }
 
-    fn initialise(&self, name: &str) {
+    fn initialise(&self, name: &str, keys: &[&str]) {
         let (dir, listen) = (self.dir(), self.listen.to_string());
-        let passphrase = self.folder.path().join("passphrase");
-        write_by_rename(&passphrase, "correct horse battery staple\n");
-        let (dir, passphrase) = (dir.to_str().unwrap(), passphrase.to_str().unwrap());
-        let keys = ["--dir", dir, "--passphrase-file", passphrase];
-        let places = ["--trust-domain", &self.trust_domain, "--listen", &listen, "--name", name];
-        run(self.command().arg("init").args(keys).args(places)).success();
+        let places = ["--dir", dir.to_str().unwrap(), "--listen", &listen, "--name", name];
+        let domain = ["--trust-domain", &self.trust_domain];
+        run(self.command().arg("init").args(domain).args(places).args(keys)).success();
     }
 
     /// Its folder.
@@ -154,7 +159,13 @@ impl TestCa {
     /// Makes a join token.
     #[track_caller]
     pub fn token(&self, host: &str) -> String {
-        self.ask(&["token", "create"], &["--host", host]).success().trim().to_owned()
+        self.token_for(host, "10m")
+    }
+
+    /// Makes a join token that can be spent for so long.
+    #[track_caller]
+    pub fn token_for(&self, host: &str, ttl: &str) -> String {
+        self.ask(&["token", "create"], &["--host", host, "--ttl", ttl]).success().trim().to_owned()
     }
 
     /// Revokes an identity.
@@ -169,10 +180,16 @@ impl TestCa {
         self.ask(&["revoke"], &["--lift", "--id", id]).success();
     }
 
+    /// The lines of the journal of this kind.
+    #[track_caller]
+    pub fn journal_of(&self, kind: &str) -> Vec<Value> {
+        self.journal().into_iter().filter(|line| line["kind"] == kind).collect()
+    }
+
     /// What `journal --json` prints, one value a line.
     #[track_caller]
     pub fn journal(&self) -> Vec<Value> {
-        let text = self.ask(&["journal"], &["--json"]).success();
+        let text = self.ask(&["journal"], &["--json", "--limit", "100000"]).success();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }

@@ -226,6 +226,17 @@ impl Client {
         Ok(count)
     }
 
+    /// What has come and was not read yet, or the next bytes that come: for what is no HTTP any more.
+    ///
+    /// # Errors
+    /// The connection broke, or was silent for too long.
+    pub fn some_bytes(&mut self) -> io::Result<Vec<u8>> {
+        if self.buffer.is_empty() {
+            self.fill()?;
+        }
+        Ok(std::mem::take(&mut self.buffer))
+    }
+
     /// Reads whatever comes until the other side closes.
     ///
     /// # Errors

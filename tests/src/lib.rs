@@ -19,6 +19,7 @@ pub mod mesh;
 
 pub mod agent;
 pub mod ca;
+pub mod disk;
 pub mod host;
 
 pub mod backend;

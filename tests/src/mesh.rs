@@ -144,8 +144,12 @@ impl Places {
 impl Mesh {
     /// Identities in PEM files: no CA.
     pub fn of_files(plan: &Plan) -> Self {
+        Self::of_files_as(plan, TestAgent::new("host-a"), TestAgent::new("host-b"))
+    }
+
+    /// The same with agents of the test's choice.
+    pub fn of_files_as(plan: &Plan, host_a: TestAgent, host_b: TestAgent) -> Self {
         let pki = TestPki::new("mesh");
-        let (host_a, host_b) = (TestAgent::new("host-a"), TestAgent::new("host-b"));
         let places = Places::choose();
         let frontend = Leaf::of(FRONTEND).valid(-HOUR, plan.frontend_lives);
         let a = certificate(&pki, host_a.folder(), FRONTEND, &frontend)
@@ -165,11 +169,21 @@ impl Mesh {
 
     /// Two agents that join this CA, which runs.
     pub fn enrolled_at(ca: TestCa, plan: &Plan) -> Self {
-        let (mut host_a, mut host_b) = (TestAgent::new("host-a"), TestAgent::new("host-b"));
+        Self::enrolled_as(ca, plan, TestAgent::new("host-a"), TestAgent::new("host-b"), &[])
+    }
+
+    /// The same with agents of the test's choice, and with more in each registration entry.
+    pub fn enrolled_as(
+        ca: TestCa,
+        plan: &Plan,
+        mut host_a: TestAgent,
+        mut host_b: TestAgent,
+        entries: &[&str],
+    ) -> Self {
         let places = Places::choose();
-        ca.grant("host-b", SERVICE, &[]);
-        ca.grant("host-a", FRONTEND, &[]);
-        ca.grant("host-a", OTHER, &[]);
+        ca.grant("host-b", SERVICE, entries);
+        ca.grant("host-a", FRONTEND, entries);
+        ca.grant("host-a", OTHER, entries);
         host_a.enroll(&ca.token("host-a")).success();
         host_b.enroll(&ca.token("host-b")).success();
         host_a.configure(&plan.tables_of_a(&places));

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 use tempfile::TempDir;
 
@@ -43,17 +44,28 @@ pub fn ca_path() -> &'static Path {
     PATH.get_or_init(|| program("countersign-ca"))
 }
 
-/// `target/debug/deps/TEST-HASH` stands below `target/debug/PROGRAM`.
+/// `target/debug/deps/TEST-HASH` stands below `target/debug/PROGRAM`. `cargo test` alone does not build the programs again:
+/// a program that is older than its sources would be tested in place of them.
 fn program(name: &str) -> PathBuf {
+    const BUILD: &str = "build it first: cargo build -p countersign-agent -p countersign-ca";
     let own = std::env::current_exe().unwrap();
-    let folder = own.ancestors().nth(2).unwrap();
-    let path = folder.join(name);
-    assert!(
-        path.exists(),
-        "{} is missing; build it first: cargo build -p countersign-agent -p countersign-ca",
-        path.display()
-    );
+    let path = own.ancestors().nth(2).unwrap().join(name);
+    assert!(path.exists(), "{} is missing; {BUILD}", path.display());
+    let built = modified(&path);
+    let crates = ["certs", name.trim_start_matches("countersign-")];
+    let sources = crates.map(|folder| Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder).join("src"));
+    let newest = sources.iter().flat_map(|folder| files_in(folder)).max_by_key(|file| modified(file)).unwrap();
+    assert!(modified(&newest) <= built, "{} is older than {}; {BUILD}", path.display(), newest.display());
     path
+}
+
+fn modified(path: &Path) -> SystemTime {
+    path.metadata().unwrap().modified().unwrap()
+}
+
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files_in(&path) } else { vec![path] }).collect()
 }
 
 /// The Python of the real parts. Installs them, once for each machine.

@@ -121,8 +121,16 @@ fn revoked_peer_loses_its_open_streams_within_two_seconds() {
     live.all_go_on();
     site.mesh.ca().revoke(FRONTEND);
     live.all_end_within(AT_ONCE);
-    cut_with(&site.mesh, "withdrawn_revoked");
     nothing_is_left(&site.mesh);
+}
+
+#[test]
+fn what_a_revocation_cuts_is_recorded_as_cut_with_the_reason() {
+    let mut site = site(Mesh::enrolled);
+    let mut live = site.open();
+    site.mesh.ca().revoke(FRONTEND);
+    live.all_end_within(wait::SOON);
+    cut_with(&site.mesh, "withdrawn_revoked");
 }
 
 #[test]
