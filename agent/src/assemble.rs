@@ -11,14 +11,16 @@ use countersign_certs::svid::X509Svid;
 use countersign_certs::time::Clock;
 use countersign_certs::tls::{ClientCertificate, ClientSide, ServerSide, alpn};
 use countersign_certs::verify::{Trust, TrustedDomain};
+use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use crate::config::address::{ListenAddress, Protocol};
 use crate::config::checked::{Agent, Inbound, Outbound};
-use crate::identity::files::{self, FilesError};
+use crate::identity::files::{FilesError, FromFiles};
 use crate::identity::{Credentials, TrustError, trusted_domains};
 use crate::listener::{Listener, SocketMode};
 use crate::record::Direction;
 use crate::record::counters::RouteCounters;
+use crate::refusal::in_one_line;
 use crate::routes::{InboundRoute, Open, OutboundRoute, Phase, Route, Snapshot};
 
 /// Why no snapshot can be made. The one before stays.
@@ -32,6 +34,21 @@ pub(crate) enum AssembleError {
     Listen { name: Arc<str>, address: ListenAddress, source: io::Error },
     #[error(transparent)]
     Trust(#[from] TrustError),
+}
+
+/// A config and the files that it names, taken up together.
+pub(crate) struct Taken {
+    pub(crate) config: Agent,
+    pub(crate) files: FromFiles,
+}
+
+/// What happens to a route that cannot listen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// A new config is refused as a whole.
+    AllOrNothing,
+    /// Other routes take up new identities and trust all the same; this one waits.
+    RouteByRoute,
 }
 
 /// What stays from one snapshot to the next: sockets and counters.
@@ -49,17 +66,17 @@ pub(crate) struct Assembled {
     pub(crate) waiting: Vec<Waiting>,
 }
 
-/// A route without an identity.
+/// A route without an identity, or without a socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Waiting {
     pub(crate) route: Arc<str>,
-    pub(crate) identity: San,
 }
 
 /// Identities and trust, joined from every source.
-struct AtHand {
+struct AtHand<'taken> {
     svids: BTreeMap<San, Arc<X509Svid>>,
     domains: Vec<TrustedDomain>,
+    authorities: &'taken BTreeMap<PathBuf, Vec<CertificateDer<'static>>>,
     trusts: HashMap<Option<PathBuf>, Arc<Trust>>,
 }
 
@@ -72,31 +89,44 @@ impl Assembler {
     /// A snapshot of this config and these credentials. Sockets that both the old and the new one listen on stay open.
     pub(crate) fn assemble(
         &mut self,
-        config: &Agent,
+        taken: &Taken,
         credentials: &Credentials,
+        opening: Opening,
         phase: Phase,
     ) -> Result<Assembled, AssembleError> {
-        let mut at_hand = AtHand::gather(config, credentials)?;
+        let config = &taken.config;
+        let mut at_hand = AtHand::gather(taken, credentials)?;
         let mut opened = HashMap::new();
         let mut routes = BTreeMap::new();
         let mut waiting = Vec::new();
         for inbound in &config.inbounds {
+            let wait = || Waiting { route: Arc::clone(&inbound.name) };
             let Some(route) = self.inbound(inbound, config, &mut at_hand)? else {
-                waiting.push(Waiting { route: Arc::clone(&inbound.name), identity: inbound.identity.clone() });
+                waiting.push(wait());
                 continue;
             };
-            let listener = self.listener(&inbound.name, &inbound.listen, SocketMode::Group, &mut opened)?;
-            routes.insert(inbound.listen.clone(), Open { route: Route::Inbound(Arc::new(route)), listener });
+            match self.listener(&inbound.name, &inbound.listen, SocketMode::Group, &mut opened) {
+                Ok(listener) => {
+                    routes.insert(inbound.listen.clone(), Open { route: Route::Inbound(Arc::new(route)), listener });
+                }
+                Err(error) => self.not_listening(error, opening).map(|()| waiting.push(wait()))?,
+            }
         }
         for outbound in &config.outbounds {
+            let wait = || Waiting { route: Arc::clone(&outbound.name) };
             // Where users are named, the kernel's word on the caller decides, not the file's mode.
             let mode = if outbound.allow.is_some() { SocketMode::Everybody } else { SocketMode::Group };
             let Some(route) = self.outbound(outbound, config, &mut at_hand)? else {
-                waiting.push(Waiting { route: Arc::clone(&outbound.name), identity: outbound.identity.clone() });
+                waiting.push(wait());
                 continue;
             };
-            let listener = self.listener(&outbound.name, &outbound.listen, mode, &mut opened)?;
-            routes.insert(outbound.listen.clone(), Open { route: Route::Outbound(Arc::new(route)), listener });
+            let listener = self.listener(&outbound.name, &outbound.listen, mode, &mut opened);
+            match listener.and_then(|listener| check_reach(outbound, &listener).map(|()| listener)) {
+                Ok(listener) => {
+                    routes.insert(outbound.listen.clone(), Open { route: Route::Outbound(Arc::new(route)), listener });
+                }
+                Err(error) => self.not_listening(error, opening).map(|()| waiting.push(wait()))?,
+            }
         }
         // Only now is anything changed: a socket that is no longer used is closed, a new one is kept.
         self.listeners = routes.iter().map(|(address, open)| (address.clone(), Arc::clone(&open.listener))).collect();
@@ -111,6 +141,16 @@ impl Assembler {
         Ok(Assembled { snapshot, waiting })
     }
 
+    fn not_listening(&self, error: AssembleError, opening: Opening) -> Result<(), AssembleError> {
+        match opening {
+            Opening::AllOrNothing => Err(error),
+            Opening::RouteByRoute => {
+                tracing::error!(error = in_one_line(&error), "a route waits because it cannot listen");
+                Ok(())
+            }
+        }
+    }
+
     /// The counters of every route that there ever was, by direction and name.
     pub(crate) fn counters(&self) -> &BTreeMap<(&'static str, Arc<str>), Vec<Arc<RouteCounters>>> {
         &self.counters
@@ -120,10 +160,10 @@ impl Assembler {
         &mut self,
         inbound: &Inbound,
         config: &Agent,
-        at_hand: &mut AtHand,
+        at_hand: &mut AtHand<'_>,
     ) -> Result<Option<InboundRoute>, AssembleError> {
         let Some(identity) = at_hand.svids.get(&inbound.identity).cloned() else { return Ok(None) };
-        let trust = at_hand.trust(foreign_bundle(config, &inbound.identity, inbound.foreign_bundle.as_ref()))?;
+        let trust = at_hand.trust(config.foreign_bundle(&inbound.identity, inbound.foreign_bundle.as_ref()))?;
         let protocols = match inbound.backend.protocol {
             Protocol::Http1 | Protocol::Http2 => vec![alpn::HTTP_2.to_vec(), alpn::HTTP_1_1.to_vec()],
             Protocol::Tcp => Vec::new(),
@@ -149,10 +189,10 @@ impl Assembler {
         &mut self,
         outbound: &Outbound,
         config: &Agent,
-        at_hand: &mut AtHand,
+        at_hand: &mut AtHand<'_>,
     ) -> Result<Option<OutboundRoute>, AssembleError> {
         let Some(identity) = at_hand.svids.get(&outbound.identity).cloned() else { return Ok(None) };
-        let trust = at_hand.trust(foreign_bundle(config, &outbound.identity, outbound.foreign_bundle.as_ref()))?;
+        let trust = at_hand.trust(config.foreign_bundle(&outbound.identity, outbound.foreign_bundle.as_ref()))?;
         Ok(Some(OutboundRoute {
             name: Arc::clone(&outbound.name),
             tls: ClientSide {
@@ -183,14 +223,14 @@ impl Assembler {
         mode: SocketMode,
         opened: &mut HashMap<ListenAddress, Arc<Listener>>,
     ) -> Result<Arc<Listener>, AssembleError> {
+        let refused = |source| AssembleError::Listen { name: Arc::clone(name), address: address.clone(), source };
         if let Some(listener) = self.listeners.get(address).or_else(|| opened.get(address)) {
+            if let ListenAddress::Unix(_) = address {
+                listener.set_mode(mode).map_err(refused)?;
+            }
             return Ok(Arc::clone(listener));
         }
-        let listener = Listener::open(address, mode).map_err(|source| AssembleError::Listen {
-            name: Arc::clone(name),
-            address: address.clone(),
-            source,
-        })?;
+        let listener = Listener::open(address, mode).map_err(refused)?;
         tracing::info!(route = &**name, address = listener.local_address(), "listening");
         let listener = Arc::new(listener);
         opened.insert(address.clone(), Arc::clone(&listener));
@@ -198,37 +238,41 @@ impl Assembler {
     }
 }
 
-/// The foreign authorities of a route: those it names, or those beside an identity that is itself foreign.
-fn foreign_bundle(config: &Agent, identity: &San, named: Option<&PathBuf>) -> Option<PathBuf> {
-    let beside = || match identity {
-        San::Spiffe(_) => None,
-        San::Dns(_) | San::Email(_) | San::Ip(_) => {
-            config.certificates.iter().find(|files| files.identity == *identity).map(|files| files.bundle.clone())
-        }
+/// A socket that systemd has opened may be another than the config suggests.
+fn check_reach(outbound: &Outbound, listener: &Listener) -> Result<(), AssembleError> {
+    let refused = |text: &str| AssembleError::Listen {
+        name: Arc::clone(&outbound.name),
+        address: outbound.listen.clone(),
+        source: io::Error::new(io::ErrorKind::InvalidInput, text.to_owned()),
     };
-    named.cloned().or_else(beside)
+    if !listener.is_local() && !outbound.unsafe_listen_beyond_loopback {
+        return Err(refused(
+            "other hosts could reach this socket; bind it to loopback, or set unsafe_listen_beyond_loopback",
+        ));
+    }
+    if outbound.allow.is_some() && matches!(listener, Listener::Tcp(_)) {
+        return Err(refused("the user behind a TCP connection is not known; hand over a Unix socket"));
+    }
+    Ok(())
 }
 
-impl AtHand {
-    fn gather(config: &Agent, credentials: &Credentials) -> Result<Self, AssembleError> {
+impl<'taken> AtHand<'taken> {
+    fn gather(taken: &'taken Taken, credentials: &Credentials) -> Result<Self, AssembleError> {
         let mut svids = credentials.svids.clone();
-        let mut bundles: Vec<TrustBundle> = config.trust_domains.clone();
-        for certificate in &config.certificates {
-            let loaded = files::load(certificate)?;
-            svids.insert(certificate.identity.clone(), loaded.svid);
-            bundles.extend(loaded.bundle);
-        }
+        svids.extend(taken.files.svids.iter().map(|(name, svid)| (name.clone(), Arc::clone(svid))));
+        let bundles: Vec<TrustBundle> =
+            taken.config.trust_domains.iter().chain(&taken.files.bundles).cloned().collect();
         let domains = trusted_domains(credentials.trust.as_deref(), &bundles)?;
-        Ok(Self { svids, domains, trusts: HashMap::new() })
+        Ok(Self { svids, domains, authorities: &taken.files.authorities, trusts: HashMap::new() })
     }
 
-    fn trust(&mut self, foreign: Option<PathBuf>) -> Result<Arc<Trust>, AssembleError> {
-        if let Some(trust) = self.trusts.get(&foreign) {
+    fn trust(&mut self, foreign: Option<&PathBuf>) -> Result<Arc<Trust>, AssembleError> {
+        if let Some(trust) = self.trusts.get(&foreign.cloned()) {
             return Ok(Arc::clone(trust));
         }
-        let authorities = foreign.as_deref().map(files::authorities).transpose()?.unwrap_or_default();
-        let trust = Arc::new(Trust::new(self.domains.iter().cloned(), &authorities)?);
-        self.trusts.insert(foreign, Arc::clone(&trust));
+        let authorities = foreign.and_then(|path| self.authorities.get(path)).map(Vec::as_slice).unwrap_or_default();
+        let trust = Arc::new(Trust::new(self.domains.iter().cloned(), authorities)?);
+        self.trusts.insert(foreign.cloned(), Arc::clone(&trust));
         Ok(trust)
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Ongoing {
     signal: Signal,
     /// The worker's tick when the last byte passed.
     last_byte: Cell<u64>,
+    /// The worker's tick at which it was first seen to have been told to end.
+    seen_cut: Cell<Option<u64>>,
 }
 
 impl Permit {
@@ -63,6 +65,15 @@ impl Ongoing {
         self.last_byte.set(self.connection.worker().tick());
     }
 
+    /// How many ticks ago it was seen to have been told to end. It ends when it is polled next, which may be never if the peer
+    /// has stopped reading.
+    pub(crate) fn ticks_since_cut(&self, now: u64) -> Option<u64> {
+        self.signal.cut_reason()?;
+        let since = self.seen_cut.get().unwrap_or(now);
+        self.seen_cut.set(Some(since));
+        Some(now.saturating_sub(since))
+    }
+
     /// The connection on which it was asked.
     pub(crate) fn connection(&self) -> &Rc<Connection> {
         &self.connection
@@ -80,6 +91,7 @@ pub(crate) fn request(connection: &Rc<Connection>, request: &NormalRequest) -> R
     if worker.cannot_record() {
         return Err(Refusal::AuditUnavailable);
     }
+    still_open(connection)?;
     let rule = match connection.current()? {
         Current::Inbound(route) => Some(inbound_rule(
             &route,
@@ -96,6 +108,7 @@ pub(crate) fn request(connection: &Rc<Connection>, request: &NormalRequest) -> R
         target: request.target.clone(),
         signal: Signal::default(),
         last_byte: Cell::new(worker.tick()),
+        seen_cut: Cell::new(None),
     };
     Ok(Permit { ongoing: Live::enter(worker.requests(), Rc::new(ongoing)), rule })
 }
@@ -106,6 +119,17 @@ pub(crate) fn request(connection: &Rc<Connection>, request: &NormalRequest) -> R
 /// connection entered the worker's list before: from there on, every change finds it.
 pub(crate) fn peer(connection: &Connection) -> Result<(), Refusal> {
     Ok(still_connected(connection)?)
+}
+
+/// A connection that must end takes no new request, even if its task has not noticed yet.
+fn still_open(connection: &Connection) -> Result<(), Withdrawn> {
+    if let Some(withdrawn) = connection.signal().cut_reason() {
+        return Err(withdrawn);
+    }
+    match connection.ends() {
+        Some(ends) if connection.worker().clock().now() > ends => Err(Withdrawn::Expired(ends)),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Decides on a connection whose bytes are not looked at.

@@ -129,7 +129,7 @@ impl Peer {
         if let Some((_, headers)) = known.filter(|(made_for, _)| *made_for == generation) {
             return Some(headers);
         }
-        let headers = Rc::new(IdentityHeaders::new(own, self.verified()?, &self.held.borrow().names)?);
+        let headers = Rc::new(IdentityHeaders::new(own, self.verified()?, &self.sans, &self.held.borrow().names)?);
         self.headers.replace(Some((generation, Rc::clone(&headers))));
         Some(headers)
     }

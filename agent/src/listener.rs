@@ -72,6 +72,25 @@ impl Listener {
         }
     }
 
+    /// Sets the mode of a Unix socket's file, which may have changed with the config.
+    pub(crate) fn set_mode(&self, mode: SocketMode) -> io::Result<()> {
+        match self {
+            Self::Tcp(_) => Ok(()),
+            Self::Unix(listener) => match listener.local_addr()?.as_pathname() {
+                Some(path) => set_mode(path, mode),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Whether only programs of this host can reach it, as the kernel says.
+    pub(crate) fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().is_ok_and(|address| address.ip().is_loopback()),
+            Self::Unix(_) => true,
+        }
+    }
+
     /// A duplicate for one worker. Call inside its runtime.
     pub(crate) fn for_worker(&self) -> io::Result<WorkerListener> {
         match self {

@@ -68,6 +68,11 @@ impl Signal {
         self.drain.get()
     }
 
+    /// Why the task must end, if it must.
+    pub(crate) fn cut_reason(&self) -> Option<Withdrawn> {
+        self.cut.borrow().clone()
+    }
+
     /// Ready when the task must end.
     pub(crate) fn poll_cut(&self, side: Side, context: &Context<'_>) -> Poll<Withdrawn> {
         if let Some(reason) = self.cut.borrow().as_ref() {

@@ -20,12 +20,20 @@ pub(crate) const X_COUNTERSIGN_ROLES: HeaderName = HeaderName::from_static("x-co
 /// The ID of the decision, as in the audit line.
 pub(crate) const X_COUNTERSIGN_DECISION: HeaderName = HeaderName::from_static("x-countersign-decision");
 
+/// The one protocol that a connection may become (RFC 6455).
+const WEBSOCKET: &str = "websocket";
+const WEBSOCKET_VALUE: HeaderValue = HeaderValue::from_static(WEBSOCKET);
+
+/// What a client sends along with an offer of h2c (RFC 7540 §3.2.1).
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Why a request is refused before any rule is asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RequestError {
+    #[error("the only transfer coding that is taken is chunked")]
+    Coding,
     #[error("the Connection header names {0}, which concerns more than the connection")]
     ConnectionNames(HeaderName),
     #[error("the request names its host {count} times; once is required")]
@@ -143,10 +151,17 @@ fn checked_authority(authority: Authority) -> Result<Authority, RequestError> {
 fn check_length(headers: &HeaderMap) -> Result<(), RequestError> {
     let count = headers.get_all(header::CONTENT_LENGTH).iter().count();
     let encoded = headers.contains_key(header::TRANSFER_ENCODING);
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if !codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return Err(RequestError::Coding);
+    }
     if count > 1 || (count == 1 && encoded) { Err(RequestError::Length { count }) } else { Ok(()) }
 }
 
 /// The protocol that an HTTP/1.1 Upgrade (RFC 9110 §7.8) or an extended CONNECT (RFC 8441 §4) asks for.
+///
+/// Only WebSocket: its bytes are a conversation with the one path that was authorized. Another HTTP inside (h2c above all)
+/// would be requests that nobody decides on.
 fn upgrade(
     method: &Method,
     version: Version,
@@ -154,9 +169,12 @@ fn upgrade(
     protocol: Option<&Protocol>,
 ) -> Result<Option<HeaderValue>, RequestError> {
     if let Some(protocol) = protocol {
-        let value =
-            HeaderValue::from_str(protocol.as_str()).map_err(|_unreadable| RequestError::Upgrade("unreadable"))?;
-        return if *method == Method::CONNECT { Ok(Some(value)) } else { Err(RequestError::Upgrade("not a CONNECT")) };
+        let websocket = *method == Method::CONNECT && protocol.as_str().eq_ignore_ascii_case(WEBSOCKET);
+        return if websocket {
+            Ok(Some(WEBSOCKET_VALUE))
+        } else {
+            Err(RequestError::Upgrade("only websocket is taken"))
+        };
     }
     if version != Version::HTTP_11 || !connection_options(headers).any(|option| option.eq_ignore_ascii_case("upgrade"))
     {
@@ -166,20 +184,19 @@ fn upgrade(
     let (Some(protocol), None) = (wanted.next(), wanted.next()) else {
         return Err(RequestError::Upgrade("exactly one protocol is required"));
     };
-    let text = protocol.to_str().map_err(|_unreadable| RequestError::Upgrade("unreadable"))?;
-    if text.eq_ignore_ascii_case("h2c") {
+    if protocol.as_bytes().eq_ignore_ascii_case(b"h2c") {
         // RFC 9113 §3.1 withdrew this upgrade; a client that offers it goes on in HTTP/1.1.
         return Ok(None);
     }
-    if text.contains(',') || text.is_empty() {
-        return Err(RequestError::Upgrade("exactly one protocol is required"));
+    if !protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes()) {
+        return Err(RequestError::Upgrade("only websocket is taken"));
     }
     let has_body = headers.contains_key(header::TRANSFER_ENCODING)
         || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
     if *method != Method::GET || has_body {
         return Err(RequestError::Upgrade("only a GET without a body may ask for it"));
     }
-    Ok(Some(protocol.clone()))
+    Ok(Some(WEBSOCKET_VALUE))
 }
 
 fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
@@ -220,6 +237,7 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     headers.remove(header::UPGRADE);
     // The answer "100 Continue" comes from the agent as soon as it wants the body.
     headers.remove(header::EXPECT);
+    headers.remove(HTTP2_SETTINGS);
     headers.remove(KEEP_ALIVE);
     headers.remove(PROXY_CONNECTION);
 }
@@ -234,8 +252,8 @@ pub(crate) fn remove_identity(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a name is one of ours, also if it is spelt with underscores: CGI-like servers (RFC 3875 §4.1.18) read both
-/// spellings as the same.
+/// Whether a name is one of ours, also if it is spelt with underscores or other marks: CGI-like servers (RFC 3875 §4.1.18)
+/// read all such spellings as the same.
 pub(crate) fn is_identity_header(name: &HeaderName) -> bool {
     let bytes = name.as_str().as_bytes();
     // Every name of ours begins with x and is long; this keeps the common case to two comparisons.
@@ -244,7 +262,10 @@ pub(crate) fn is_identity_header(name: &HeaderName) -> bool {
     }
     let same = |expected: &[u8], exact: bool| {
         let fits = if exact { bytes.len() == expected.len() } else { bytes.len() >= expected.len() };
-        fits && bytes.iter().zip(expected).all(|(found, wanted)| found == wanted || (*found == b'_' && *wanted == b'-'))
+        fits && bytes
+            .iter()
+            .zip(expected)
+            .all(|(found, wanted)| found == wanted || (*wanted == b'-' && !found.is_ascii_alphanumeric()))
     };
     same(b"x-countersign-", false) || same(b"x-forwarded-client-cert", true)
 }
@@ -252,6 +273,7 @@ pub(crate) fn is_identity_header(name: &HeaderName) -> bool {
 /// Whether a header concerns one connection only.
 pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(*name, header::CONNECTION | header::EXPECT | header::TE | header::TRANSFER_ENCODING | header::UPGRADE)
+        || *name == HTTP2_SETTINGS
         || *name == KEEP_ALIVE
         || *name == PROXY_CONNECTION
 }
@@ -289,6 +311,7 @@ mod tests {
             "x-countersign-roles",
             "x-countersign-decision",
             "x-countersign-anything-new",
+            "x.countersign.id",
         ];
         let mut request = get("/");
         for name in forged {
@@ -336,12 +359,26 @@ mod tests {
     }
 
     #[test]
+    fn an_extended_connect_opens_a_websocket_and_nothing_else() {
+        let connect = |protocol: &'static str| {
+            let request = Request::builder().method("CONNECT").uri("http://llm.local/ws").version(Version::HTTP_2);
+            normalised(request.extension(Protocol::from_static(protocol)))
+        };
+        let request = connect("websocket").unwrap();
+        assert_eq!((request.method, request.upgrade.unwrap()), (Method::GET, HeaderValue::from_static("websocket")));
+        for protocol in ["h2c", "HTTP/2.0", "connect-udp", "websocket,h2c"] {
+            assert!(matches!(connect(protocol), Err(RequestError::Upgrade(_))), "{protocol}");
+        }
+    }
+
+    #[test]
     fn an_upgrade_is_a_get_for_one_protocol() {
         let upgrade =
             |protocol: &str| get("/ws").header("connection", "Upgrade").header("upgrade", protocol.to_owned());
         assert_eq!(normalised(upgrade("websocket")).unwrap().upgrade.unwrap(), "websocket");
         assert!(normalised(upgrade("h2c")).unwrap().upgrade.is_none());
         assert!(normalised(upgrade("a, b")).is_err());
+        assert!(normalised(upgrade("TLS/1.0")).is_err());
         assert!(normalised(upgrade("websocket").method("POST")).is_err());
         assert!(normalised(upgrade("websocket").header("content-length", "3")).is_err());
         assert!(normalised(get("/ws").header("upgrade", "websocket")).unwrap().upgrade.is_none());

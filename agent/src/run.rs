@@ -14,16 +14,17 @@ use countersign_certs::time::Clock;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::assemble::{AssembleError, Assembler, Waiting};
+use crate::assemble::{AssembleError, Assembler, Opening, Taken, Waiting};
 use crate::config::checked;
 use crate::config::{self, ConfigError, Secrets};
 use crate::control::metrics::Counters;
 use crate::control::server;
 use crate::control::status::{CaStatus, IdentityStatus, RouteStatus, Status};
 use crate::identity::Credentials;
+use crate::identity::files;
 use crate::identity::keeper::Keeper;
 use crate::identity::state::{StateDir, StateError};
-use crate::record::sink::{self, Sink};
+use crate::record::sink::{self, AuditLost, Sink};
 use crate::refusal::in_one_line;
 use crate::routes::{Phase, Snapshot};
 use crate::systemd;
@@ -35,6 +36,8 @@ use crate::worker::{self, WorkerSetup};
 pub(crate) enum RunError {
     #[error("the agent cannot serve")]
     Assemble(#[from] AssembleError),
+    #[error(transparent)]
+    AuditLost(#[from] AuditLost),
     #[error("audit lines cannot be written to {output:?}")]
     Audit { output: checked::AuditOutput, source: io::Error },
     #[error(transparent)]
@@ -55,7 +58,7 @@ pub(crate) struct Agent {
     sink: Sink,
     keeper: Option<Rc<Keeper>>,
     assembler: RefCell<Assembler>,
-    config: RefCell<Rc<checked::Agent>>,
+    taken: RefCell<Rc<Taken>>,
     config_error: RefCell<Option<String>>,
     waiting: RefCell<Vec<Waiting>>,
     snapshots: watch::Sender<Arc<Snapshot>>,
@@ -79,9 +82,10 @@ pub(crate) async fn run(path: &Path, config: checked::Agent, clock: Clock) -> Re
     let audit = config.audit.clone();
     let (sink, writer) = sink::start(&audit).map_err(|source| RunError::Audit { output: audit, source })?;
     let keeper = keeper(&config, &clock)?;
+    let taken = Taken { files: files::load(&config).map_err(AssembleError::from)?, config };
     let empty = Snapshot {
         generation: 0,
-        limits: config.limits.clone(),
+        limits: taken.config.limits.clone(),
         roles: Arc::default(),
         routes: Default::default(),
         phase: Phase::Serving,
@@ -91,7 +95,7 @@ pub(crate) async fn run(path: &Path, config: checked::Agent, clock: Clock) -> Re
         clock,
         sink,
         keeper,
-        config: RefCell::new(Rc::new(config)),
+        taken: RefCell::new(Rc::new(taken)),
         config_error: RefCell::default(),
         waiting: RefCell::default(),
         snapshots: watch::Sender::new(Arc::new(empty)),
@@ -99,15 +103,14 @@ pub(crate) async fn run(path: &Path, config: checked::Agent, clock: Clock) -> Re
     });
     let mut stop = StopSignals::new()?;
     agent.open_control()?;
-    agent.take_up(&agent.config())?;
+    agent.take_up(&agent.taken(), Opening::AllOrNothing)?;
     let threads = agent.start_workers(workers)?;
     agent.start_keeper();
     agent.follow_until_stopped(path, &mut stop).await;
     agent.drain(&mut stop).await;
     let Ok(sink) = agent.finish(threads).await else { return Ok(()) };
     sink.end();
-    writer.finish();
-    Ok(())
+    Ok(writer.finish()?)
 }
 
 fn keeper(config: &checked::Agent, clock: &Clock) -> Result<Option<Rc<Keeper>>, RunError> {
@@ -163,24 +166,29 @@ impl Agent {
         self.assembler.borrow().counters().clone()
     }
 
-    fn config(&self) -> Rc<checked::Agent> {
-        Rc::clone(&self.config.borrow())
+    fn taken(&self) -> Rc<Taken> {
+        Rc::clone(&self.taken.borrow())
     }
 
     fn credentials(&self) -> Credentials {
         self.keeper.as_ref().map(|keeper| keeper.credentials().borrow().clone()).unwrap_or_default()
     }
 
-    /// Makes a snapshot of this config and hands it to the workers. If it cannot be made, nothing changes.
-    fn take_up(&self, config: &Rc<checked::Agent>) -> Result<(), AssembleError> {
-        if let Some(keeper) = &self.keeper {
-            keeper.want(config.enrolled_identities());
-        }
-        let assembled = self.assembler.borrow_mut().assemble(config, &self.credentials(), Phase::Serving)?;
+    /// Makes a snapshot and hands it to the workers. If it cannot be made, nothing changes.
+    fn take_up(&self, taken: &Rc<Taken>, opening: Opening) -> Result<(), AssembleError> {
+        self.want(taken);
+        let assembled = self.assembler.borrow_mut().assemble(taken, &self.credentials(), opening, Phase::Serving);
+        let assembled = assembled.inspect_err(|_refused| self.want(&self.taken()))?;
         self.waiting.replace(assembled.waiting);
-        self.config.replace(Rc::clone(config));
+        self.taken.replace(Rc::clone(taken));
         self.snapshots.send_replace(Arc::new(assembled.snapshot));
         Ok(())
+    }
+
+    fn want(&self, taken: &Taken) {
+        if let Some(keeper) = &self.keeper {
+            keeper.want(taken.config.enrolled_identities());
+        }
     }
 
     fn start_workers(&self, count: usize) -> Result<Vec<JoinHandle<()>>, RunError> {
@@ -210,13 +218,13 @@ impl Agent {
     }
 
     fn open_control(self: &Rc<Self>) -> Result<(), RunError> {
-        let config = self.config();
-        let path = &config.control.socket;
+        let taken = self.taken();
+        let path = &taken.config.control.socket;
         let refused = |source| RunError::Control { path: path.clone(), source };
         let listener = server::open(path).map_err(refused)?;
         let listener = tokio::net::UnixListener::from_std(listener).map_err(refused)?;
         tokio::task::spawn_local(server::serve_socket(listener, Rc::clone(self)));
-        if let Some(address) = config.control.metrics {
+        if let Some(address) = taken.config.control.metrics {
             let refused = |source| RunError::Metrics { address, source };
             let listener = std::net::TcpListener::bind(address).map_err(refused)?;
             listener.set_nonblocking(true).map_err(refused)?;
@@ -229,7 +237,8 @@ impl Agent {
     /// The long middle: takes up every change until a signal says stop.
     async fn follow_until_stopped(&self, path: &Path, stop: &mut StopSignals) {
         let mut files = FileWatcher::new();
-        files.watch(self.files(path));
+        // Whatever has changed between reading and now is taken up at once.
+        self.reload(path, &mut files);
         let mut credentials = self.keeper.as_ref().map(|keeper| keeper.credentials());
         let mut watchdog = tokio::time::interval(systemd::watchdog_interval().unwrap_or(Duration::from_secs(10)));
         let mut told_ready = false;
@@ -242,7 +251,10 @@ impl Agent {
             }
             tokio::select! {
                 () = files.changed() => self.reload(path, &mut files),
-                _ = stop.hang_up.recv() => self.reload(path, &mut files),
+                _ = stop.hang_up.recv() => {
+                    self.sink.reopen();
+                    self.reload(path, &mut files);
+                }
                 () = next_change(&mut credentials) => self.follow_credentials(),
                 _ = watchdog.tick() => systemd::alive(),
                 _ = stop.terminate.recv() => return,
@@ -251,16 +263,14 @@ impl Agent {
         }
     }
 
+    /// The files that the config in use was made from.
     fn files(&self, path: &Path) -> Vec<PathBuf> {
-        let config = self.config();
-        let of_certificates = config.certificates.iter().flat_map(|files| [&files.chain, &files.key, &files.bundle]);
-        of_certificates.cloned().chain(config.files.iter().cloned()).chain([path.to_owned()]).collect()
+        files_of(&self.taken().config, path)
     }
 
     /// Takes up a changed config or changed files, or says what is wrong with them and goes on with what was.
     fn reload(&self, path: &Path, files: &mut FileWatcher) {
-        let outcome = load(path, Secrets::Read).and_then(|config| Ok(self.take_up(&Rc::new(config))?));
-        match outcome {
+        match self.try_reload(path, files) {
             Ok(()) => {
                 self.config_error.take();
                 tracing::info!("config taken up");
@@ -271,22 +281,50 @@ impl Agent {
                 self.config_error.replace(Some(text));
             }
         }
-        // Also after a refusal: the files that a broken config names must be watched so that mending them is noticed.
-        files.watch(self.files(path));
+    }
+
+    fn try_reload(&self, path: &Path, files: &mut FileWatcher) -> Result<(), RunError> {
+        let mut watched = self.files(path);
+        // What is watched is fingerprinted before it is read, so that a change in between is seen as one.
+        files.watch(watched.iter().cloned());
+        let config = load(path, Secrets::Read)?;
+        let named = files_of(&config, path);
+        let outcome = files::load(&config).map_err(AssembleError::from).and_then(|read| {
+            self.say_what_needs_a_restart(&config);
+            self.take_up(&Rc::new(Taken { config, files: read }), Opening::AllOrNothing)
+        });
+        // The files of a refused config are watched too: mending one of them mends the config.
+        if outcome.is_err() || named.iter().any(|file| !watched.contains(file)) {
+            watched.extend(named);
+            watched.sort();
+            watched.dedup();
+            files.watch(watched);
+        }
+        Ok(outcome?)
+    }
+
+    fn say_what_needs_a_restart(&self, config: &checked::Agent) {
+        let taken = self.taken();
+        let now = &taken.config;
+        if (now.workers, &now.audit, &now.control) != (config.workers, &config.audit, &config.control) {
+            tracing::warn!("changes of workers, [audit] and [control] take effect at the next start");
+        }
     }
 
     fn follow_credentials(&self) {
-        if let Err(error) = self.take_up(&self.config()) {
+        if let Err(error) = self.take_up(&self.taken(), Opening::RouteByRoute) {
             tracing::error!(error = in_one_line(&error), "a new identity or bundle cannot be taken up");
         }
     }
 
     /// Nothing new is taken; what runs may finish, for a while.
     async fn drain(&self, stop: &mut StopSignals) {
-        let limit = self.config().limits.drain;
+        let taken = self.taken();
+        let limit = taken.config.limits.drain;
         tracing::info!(connections = self.connections.load(Ordering::Relaxed), "draining");
         systemd::stopping(limit + Duration::from_secs(5));
-        match self.assembler.borrow_mut().assemble(&self.config(), &self.credentials(), Phase::Draining) {
+        match self.assembler.borrow_mut().assemble(&taken, &self.credentials(), Opening::RouteByRoute, Phase::Draining)
+        {
             Ok(assembled) => {
                 self.snapshots.send_replace(Arc::new(assembled.snapshot));
             }
@@ -313,7 +351,7 @@ impl Agent {
         let sink = self.sink.clone();
         let stopped = Snapshot {
             generation: u64::MAX,
-            limits: self.config().limits.clone(),
+            limits: self.taken().config.limits.clone(),
             roles: Arc::default(),
             routes: Default::default(),
             phase: Phase::Stopping,
@@ -345,7 +383,8 @@ impl Agent {
     }
 
     fn route_status(&self, snapshot: &Snapshot) -> Vec<RouteStatus> {
-        let config = self.config();
+        let taken = self.taken();
+        let config = &taken.config;
         let place = |listen| snapshot.routes.get(listen).map(|open| open.listener.local_address());
         let inbounds = config.inbounds.iter().map(|inbound| RouteStatus {
             direction: "inbound".to_owned(),
@@ -396,6 +435,11 @@ impl Agent {
         });
         issued.chain(unissued).collect()
     }
+}
+
+fn files_of(config: &checked::Agent, path: &Path) -> Vec<PathBuf> {
+    let of_certificates = config.certificates.iter().flat_map(|files| [&files.chain, &files.key, &files.bundle]);
+    of_certificates.cloned().chain(config.files.iter().cloned()).chain([path.to_owned()]).collect()
 }
 
 fn ca_status(keeper: &Keeper) -> CaStatus {

@@ -21,6 +21,9 @@ use crate::{inbound, outbound};
 /// One sweep over everything under way; also the grain of idle times.
 const TICK: Duration = Duration::from_secs(1);
 
+/// A request that was told to end and has not for this many ticks takes its connection with it.
+const STUCK_TICKS: u64 = 2;
+
 /// How long audit lines may lie in a worker's buffer.
 const FLUSH: Duration = Duration::from_millis(20);
 
@@ -189,13 +192,19 @@ impl Worker {
                     connection.signal().drain();
                 }
             }
-            if connection.idle_ticks(tick).is_some_and(|ticks| ticks >= limits.idle_connection.as_secs()) {
-                connection.signal().cut(Withdrawn::Idle(limits.idle_connection));
+            let limit = if connection.is_whole() { limits.idle_stream } else { limits.idle_connection };
+            if connection.idle_ticks(tick).is_some_and(|ticks| ticks >= limit.as_secs()) {
+                connection.signal().cut(Withdrawn::Idle(limit));
             }
         }
         for ongoing in self.requests.all() {
             if ongoing.idle_ticks(tick) >= limits.idle_stream.as_secs() {
                 ongoing.signal().cut(Withdrawn::Idle(limits.idle_stream));
+            }
+            if let (Some(ticks), Some(reason)) = (ongoing.ticks_since_cut(tick), ongoing.signal().cut_reason())
+                && ticks >= STUCK_TICKS
+            {
+                ongoing.connection().signal().cut(reason);
             }
             if ongoing.connection().ends().is_some_and(|ends| now > ends) {
                 ongoing.signal().cut(Withdrawn::Expired(now));

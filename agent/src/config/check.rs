@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -16,7 +17,7 @@ use countersign_certs::tls::KeyExchange;
 use http::{HeaderName, HeaderValue, Method};
 use toml::Spanned;
 
-use super::address::{BackendAddress, Endpoint, ListenAddress, Protocol};
+use super::address::{BackendAddress, BackendSocket, Endpoint, ListenAddress, Protocol};
 use super::checked::{Agent, AuditOutput, CertificateFiles, Control, Inbound, Injection, Limits, LocalUsers, Outbound};
 use super::diagnostic::{Finding, did_you_mean};
 use super::{Secrets, duration, file, secret};
@@ -205,6 +206,7 @@ fn trust_domains(written: &[file::ExtraTrustDomain], files: &mut Vec<PathBuf>) -
 /// A checked route and the places where its name and its address stand.
 struct Places {
     name: Range<usize>,
+    backend: Range<usize>,
     listen: Range<usize>,
 }
 
@@ -215,7 +217,7 @@ fn inbound(
     secrets: Secrets,
     files: &mut Vec<PathBuf>,
 ) -> Result<(Inbound, Places), Finding> {
-    let places = Places { name: written.name.span(), listen: written.listen.span() };
+    let places = Places { name: written.name.span(), backend: written.backend.span(), listen: written.listen.span() };
     let name = name(&written.name)?;
     let backend: BackendAddress = parsed(&written.backend)?;
     if !backend.socket.is_local() && !written.unsafe_backend_beyond_loopback {
@@ -364,7 +366,7 @@ fn outbound(
     known: &KnownDomains,
     files: &mut Vec<PathBuf>,
 ) -> Result<(Outbound, Places), Finding> {
-    let places = Places { name: written.name.span(), listen: written.listen.span() };
+    let places = Places { name: written.name.span(), backend: 0..0, listen: written.listen.span() };
     let name = name(&written.name)?;
     let listen: ListenAddress = parsed(&written.listen)?;
     if !listen.is_local() && !written.unsafe_listen_beyond_loopback {
@@ -417,6 +419,7 @@ fn outbound(
         listen,
         is_tcp,
         endpoints,
+        unsafe_listen_beyond_loopback: written.unsafe_listen_beyond_loopback,
         allow,
     };
     files.extend(outbound.foreign_bundle.clone());
@@ -460,6 +463,17 @@ fn check_routes(inbounds: &[(Inbound, Places)], outbounds: &[(Outbound, Places)]
         }
         taken.insert(listen, name);
     }
+    for (inbound, places) in inbounds {
+        if let BackendSocket::Tcp(backend) = &inbound.backend.socket
+            && let Some((_, other)) = taken.iter().find(|(listen, _)| reaches(backend, listen))
+        {
+            let message = format!(
+                "the backend of {:?} is this agent's own {other:?}: a request would go round for ever",
+                inbound.name
+            );
+            return Err(Finding::new(places.backend.clone(), message));
+        }
+    }
     check_unique(of_inbounds.map(|(name, _, places)| (name, places)), "inbound")?;
     check_unique(of_outbounds.map(|(name, _, places)| (name, places)), "outbound")?;
     if taken.len() > ROUTES_MAX {
@@ -480,6 +494,15 @@ fn check_unique<'route>(
         seen.push(name);
     }
     Ok(())
+}
+
+/// Whether connecting to one of these addresses ends at a listener.
+fn reaches(addresses: &[SocketAddr], listen: &ListenAddress) -> bool {
+    let ListenAddress::Tcp(listen) = listen else { return false };
+    let same = |address: &SocketAddr| {
+        address.port() == listen.port() && (address.ip() == listen.ip() || listen.ip().is_unspecified())
+    };
+    addresses.iter().any(same)
 }
 
 /// Whether two addresses cannot be listened on at once: the same, or one port where one side takes every address.

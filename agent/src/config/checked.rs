@@ -137,6 +137,8 @@ pub(crate) struct Outbound {
     pub(crate) service: Arc<[San]>,
     pub(crate) foreign_bundle: Option<PathBuf>,
     pub(crate) endpoints: Vec<Endpoint>,
+    /// Other hosts may use it without proving who they are.
+    pub(crate) unsafe_listen_beyond_loopback: bool,
     /// Which local users may use the socket; none named means whoever can reach it.
     pub(crate) allow: Option<LocalUsers>,
 }
@@ -158,5 +160,29 @@ impl Agent {
         wanted.sort();
         wanted.dedup();
         wanted
+    }
+
+    /// The foreign authorities of a route: those that it names, or those beside an identity that is itself foreign.
+    pub(crate) fn foreign_bundle<'config>(
+        &'config self,
+        identity: &San,
+        named: Option<&'config PathBuf>,
+    ) -> Option<&'config PathBuf> {
+        let beside = || match identity {
+            San::Spiffe(_) => None,
+            San::Dns(_) | San::Email(_) | San::Ip(_) => {
+                self.certificates.iter().find(|files| files.identity == *identity).map(|files| &files.bundle)
+            }
+        };
+        named.or_else(beside)
+    }
+
+    /// The foreign authorities of all routes.
+    pub(crate) fn foreign_bundles(&self) -> Vec<&PathBuf> {
+        let of_inbounds =
+            self.inbounds.iter().map(|route| self.foreign_bundle(&route.identity, route.foreign_bundle.as_ref()));
+        let of_outbounds =
+            self.outbounds.iter().map(|route| self.foreign_bundle(&route.identity, route.foreign_bundle.as_ref()));
+        of_inbounds.chain(of_outbounds).flatten().collect()
     }
 }

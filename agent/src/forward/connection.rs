@@ -9,6 +9,8 @@ use countersign_certs::verify::{Side, Trust};
 
 use super::backend::BackendPool;
 use super::hop::HopPool;
+use tokio::sync::Notify;
+
 use crate::identify::Peer;
 use crate::identify::headers::IdentityHeaders;
 use crate::listener::PeerAddress;
@@ -37,6 +39,8 @@ pub(crate) struct Connection {
     requests: Cell<u32>,
     /// The worker's beat at which the last of them ended; none while it does not wait to be told to rest.
     silent_since: Cell<Option<u64>>,
+    /// Told when the last of them has ended.
+    fell_silent: Notify,
     /// The worker's tick when the last request ended, or the last byte of a whole connection passed.
     last_use: Cell<u64>,
     seen: RefCell<Seen>,
@@ -91,6 +95,7 @@ impl Connection {
             signal: Signal::default(),
             requests: Cell::new(0),
             silent_since: Cell::new(None),
+            fell_silent: Notify::new(),
             last_use: Cell::new(worker.tick()),
             seen: RefCell::new(Seen { generation: 0, route: None, upstream: None, headers: None }),
             worker: Rc::clone(worker),
@@ -151,8 +156,18 @@ impl Connection {
     pub(crate) fn request_ended(self: &Rc<Self>) {
         self.requests.set(self.requests.get().saturating_sub(1));
         self.touch();
+        if self.is_silent() {
+            self.fell_silent.notify_one();
+        }
         if self.is_silent() && self.silent_since.replace(Some(self.worker.beat())).is_none() {
             self.worker.may_rest(self);
+        }
+    }
+
+    /// Waits until nothing is under way on it. What a request became (a WebSocket) goes on after HTTP has let go.
+    pub(crate) async fn silence(&self) {
+        while !self.is_silent() {
+            self.fell_silent.notified().await;
         }
     }
 
@@ -177,9 +192,9 @@ impl Connection {
         self.last_use.set(self.worker.tick());
     }
 
-    /// How many ticks it has been without a request; none while one runs.
+    /// How many ticks it has been without a request, or, as a whole, without a byte; none while a request runs.
     pub(crate) fn idle_ticks(&self, now: u64) -> Option<u64> {
-        (self.requests.get() == 0).then(|| now.saturating_sub(self.last_use.get()))
+        (self.whole || self.is_silent()).then(|| now.saturating_sub(self.last_use.get()))
     }
 
     /// Its route as configured now.

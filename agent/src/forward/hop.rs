@@ -2,8 +2,10 @@
 
 use std::cell::Cell;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use countersign_certs::time::Timestamp;
@@ -14,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::rt::{Read, Write};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -24,7 +27,7 @@ use super::pool::{Lease, Opened, Pool};
 use super::{CONNECTION_WINDOW, STREAM_WINDOW};
 use crate::config::address::Endpoint;
 use crate::listener::Stream;
-use crate::live::{Live, Member, Signal};
+use crate::live::{Live, Member, Side as Polled, Signal};
 use crate::refusal::{Refusal, Withdrawn};
 use crate::routes::OutboundRoute;
 use crate::worker::Worker;
@@ -100,7 +103,8 @@ impl HopPool {
         let speaks_http2 = established.stream.get_ref().1.alpn_protocol() == Some(alpn::HTTP_2);
         let Established { stream, member } = established;
         if speaks_http2 {
-            let sender = self.http2(TokioIo::new(stream), Rc::clone(&member)).await?;
+            let stream = UntilCut { stream, member: Rc::clone(&member) };
+            let sender = self.http2(TokioIo::new(stream)).await?;
             Ok(Opened::Http2(sender, Some(member)))
         } else {
             let sender = self.http1(TokioIo::new(stream), Rc::clone(&member)).await?;
@@ -109,9 +113,12 @@ impl HopPool {
     }
 
     /// A connection of its own, for what will become something else than HTTP.
-    pub(crate) async fn exclusive(&self) -> Result<http1::SendRequest<RequestBody>, Refusal> {
+    ///
+    /// The membership must be held, and its signal heeded, for as long as the connection lives.
+    pub(crate) async fn exclusive(&self) -> Result<(http1::SendRequest<RequestBody>, Rc<HopMember>), Refusal> {
         let Established { stream, member } = self.establish(&[alpn::HTTP_1_1]).await?;
-        self.http1(TokioIo::new(stream), member).await
+        let sender = self.http1(TokioIo::new(stream), Rc::clone(&member)).await?;
+        Ok((sender, member))
     }
 
     /// Calls one endpoint after the other until one answers that is who was called.
@@ -182,7 +189,7 @@ impl HopPool {
         Ok(sender)
     }
 
-    async fn http2<S>(&self, io: S, member: Rc<HopMember>) -> Result<http2::SendRequest<RequestBody>, Refusal>
+    async fn http2<S>(&self, io: S) -> Result<http2::SendRequest<RequestBody>, Refusal>
     where
         S: Read + Write + Unpin + 'static,
     {
@@ -198,9 +205,10 @@ impl HopPool {
             .handshake(io)
             .await
             .map_err(|source| self.broken(source))?;
-        tokio::task::spawn_local(until_cut(member, async move {
+        tokio::task::spawn_local(async move {
+            // How it ends is told to whoever waits for an answer on it.
             connection.await.ok();
-        }));
+        });
         Ok(sender)
     }
 
@@ -219,6 +227,60 @@ async fn until_cut(member: Rc<HopMember>, connection: impl Future<Output = ()>) 
     tokio::select! {
         () = connection => {}
         _cut = member.signal.cut_asked() => {}
+    }
+}
+
+/// A stream that ends, waking whoever reads it, when its connection must. hyper drives an HTTP/2 connection in a task of its
+/// own that nobody else can end.
+struct UntilCut<S> {
+    stream: S,
+    member: Rc<HopMember>,
+}
+
+impl<S> UntilCut<S> {
+    fn check(&self, context: &Context<'_>) -> io::Result<()> {
+        match self.member.signal.poll_cut(Polled::Question, context) {
+            Poll::Ready(withdrawn) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, withdrawn)),
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for UntilCut<S> {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.check(context)?;
+        Pin::new(&mut this.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for UntilCut<S> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.check(context)?;
+        Pin::new(&mut this.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.check(context)?;
+        Pin::new(&mut this.stream).poll_write_vectored(context, bytes)
     }
 }
 

@@ -51,7 +51,10 @@ where
     while bytes_came(&mut stream, &connection).await? {
         match Box::pin(serve_until_rest(stream, &connection)).await? {
             Some(resting) => stream = resting,
-            None => return Ok(()),
+            None => {
+                connection.silence().await;
+                return Ok(());
+            }
         }
     }
     Ok(())

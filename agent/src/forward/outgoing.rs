@@ -5,6 +5,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Uri, Version};
 
 use super::body::RequestBody;
+use http_body::Body;
 
 /// A request on its way out. What was authorized is in it, and nothing else.
 #[derive(Debug)]
@@ -20,10 +21,15 @@ impl Outgoing {
     /// Origin form and Host (RFC 9112 §3.2.1).
     pub(crate) fn into_http1(self) -> Request<RequestBody> {
         let mut request = Request::new(self.body);
+        let unannounced = !request.body().is_end_stream() && request.body().size_hint().exact().is_none();
         *request.method_mut() = self.method;
         *request.uri_mut() = Uri::from(self.target);
         *request.version_mut() = Version::HTTP_11;
         *request.headers_mut() = self.headers;
+        if unannounced {
+            // Without it hyper would send a GET without the body that came with it.
+            request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         // An authority has no byte that a header value may not have.
         if let Ok(host) = HeaderValue::from_str(self.authority.as_str()) {
             request.headers_mut().insert(header::HOST, host);
@@ -51,6 +57,7 @@ impl Outgoing {
     pub(crate) fn unsent(request: Request<RequestBody>) -> Option<Self> {
         let (parts, body) = request.into_parts();
         let mut headers = parts.headers;
+        headers.remove(header::TRANSFER_ENCODING);
         let uri = parts.uri.into_parts();
         let host = headers.remove(header::HOST);
         let authority = match uri.authority {

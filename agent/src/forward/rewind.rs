@@ -96,7 +96,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rewind<S> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+        let this = self.get_mut();
+        // A connection that is being closed never rests.
+        this.settled.set(false);
+        Pin::new(&mut this.stream).poll_shutdown(context)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -4,6 +4,8 @@
 //! The way to the backend is an HTTP/1.1 connection of its own. Nothing of the peer is sent over it before the backend has
 //! agreed with 101, so that nothing can hide behind an upgrade that does not happen.
 
+use std::rc::Rc;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderName, HeaderValue};
@@ -14,11 +16,12 @@ use hyper_util::rt::TokioIo;
 
 use super::body::RequestBody;
 use super::connection::{Connection, Upstream};
+use super::hop::HopMember;
 use super::http::{Answer, clean, prepare};
 use super::pump;
 use crate::authorize::Permit;
 use crate::record::RequestRecord;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Withdrawn};
 use crate::request::NormalRequest;
 
 const SEC_WEBSOCKET_KEY: HeaderName = header::SEC_WEBSOCKET_KEY;
@@ -36,6 +39,7 @@ pub(super) struct Carrying {
     peer: OnUpgrade,
     backend: OnUpgrade,
     permit: Permit,
+    hop: Option<Rc<HopMember>>,
 }
 
 /// Forwards a permitted upgrade.
@@ -46,13 +50,20 @@ pub(super) async fn forward(
     record: &mut RequestRecord,
 ) -> Result<Answer, Refusal> {
     let Asked { normal, body, upgrading, version } = asked;
-    let mut response = ask(normal, body, connection, record, &permit).await?;
+    let (mut response, hop) = ask(normal, body, connection, record, &permit).await?;
     record.status(response.status());
     let backend = hyper::upgrade::on(&mut response);
     let (mut parts, body) = response.into_parts();
     let protocol = parts.headers.get(header::UPGRADE).cloned();
     clean(&mut parts);
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS && !protocol.as_ref().is_some_and(is_websocket) {
+        return Err(Refusal::UpgradeLost);
+    }
     if parts.status != StatusCode::SWITCHING_PROTOCOLS {
+        if version == Version::HTTP_2 && parts.status.is_success() {
+            // To an extended CONNECT any 2xx would say that the tunnel is open.
+            return Err(Refusal::UpgradeLost);
+        }
         // The backend says no in its own words, and its connection is not used again.
         let target = connection.upstream()?.name();
         return Ok(Answer::Forwarded { parts, body, permit, lease: None, target });
@@ -66,7 +77,7 @@ pub(super) async fn forward(
             parts.headers.insert(header::UPGRADE, protocol);
         }
     }
-    Ok(Answer::Upgraded { parts, carrying: Carrying { peer: upgrading, backend, permit } })
+    Ok(Answer::Upgraded { parts, carrying: Carrying { peer: upgrading, backend, permit, hop } })
 }
 
 /// Asks the backend, over a connection of its own.
@@ -76,28 +87,33 @@ async fn ask(
     connection: &Connection,
     record: &RequestRecord,
     permit: &Permit,
-) -> Result<Response<Incoming>, Refusal> {
+) -> Result<(Response<Incoming>, Option<Rc<HopMember>>), Refusal> {
     let protocol = normal.upgrade.clone().ok_or(Refusal::UpgradeLost)?;
     let upstream = connection.upstream()?;
     let mut outgoing = prepare(normal, body, connection, record.decision())?;
     outgoing.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    if protocol.as_bytes().eq_ignore_ascii_case(b"websocket") && !outgoing.headers.contains_key(SEC_WEBSOCKET_KEY) {
+    if !outgoing.headers.contains_key(SEC_WEBSOCKET_KEY) {
         // An extended CONNECT has no key (RFC 8441 §5), HTTP/1.1 wants one (RFC 6455 §4.1).
         outgoing.headers.insert(SEC_WEBSOCKET_KEY, websocket_key()?);
     }
     outgoing.headers.insert(header::UPGRADE, protocol);
     let asking = async {
-        let mut sender = match &upstream {
-            Upstream::Backend(pool) => pool.exclusive().await?,
-            Upstream::Hop(pool) => pool.exclusive().await?,
+        let (mut sender, hop) = match &upstream {
+            Upstream::Backend(pool) => (pool.exclusive().await?, None),
+            Upstream::Hop(pool) => pool.exclusive().await.map(|(sender, hop)| (sender, Some(hop)))?,
         };
         let broken = |source| Refusal::Broken { target: upstream.name().to_string(), source };
-        sender.send_request(outgoing.into_http1()).await.map_err(broken)
+        let response = sender.send_request(outgoing.into_http1()).await.map_err(broken)?;
+        Ok((response, hop))
     };
     tokio::select! {
         answer = asking => answer,
         withdrawn = permit.ongoing().signal().cut_asked() => Err(withdrawn.into()),
     }
+}
+
+fn is_websocket(protocol: &HeaderValue) -> bool {
+    protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
 }
 
 fn websocket_key() -> Result<HeaderValue, Refusal> {
@@ -114,7 +130,7 @@ impl Carrying {
     }
 
     async fn carry_recorded(self, record: &RequestRecord) -> Result<(), Refusal> {
-        let Self { peer, backend, permit } = self;
+        let Self { peer, backend, permit, hop } = self;
         let (peer, backend) = tokio::try_join!(peer, backend).map_err(|_lost| Refusal::UpgradeLost)?;
         let ongoing = permit.ongoing();
         let transfer = record.transfer();
@@ -123,6 +139,15 @@ impl Carrying {
                 pumped.map_err(Refusal::Transfer)
             }
             withdrawn = ongoing.signal().cut_asked() => Err(withdrawn.into()),
+            withdrawn = cut_of(hop.as_ref()) => Err(withdrawn.into()),
         }
+    }
+}
+
+/// Waits until the connection to the other agent must end; for ever where there is none.
+async fn cut_of(hop: Option<&Rc<HopMember>>) -> Withdrawn {
+    match hop {
+        Some(hop) => hop.signal().cut_asked().await,
+        None => std::future::pending().await,
     }
 }

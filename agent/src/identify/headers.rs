@@ -24,9 +24,9 @@ pub(crate) struct IdentityHeaders {
 
 impl IdentityHeaders {
     /// From our own certificate, the verified peer and its roles.
-    pub(crate) fn new(own: &PeerCertificate, peer: &VerifiedPeer, roles: &[Arc<str>]) -> Option<Self> {
+    pub(crate) fn new(own: &PeerCertificate, peer: &VerifiedPeer, names: &[San], roles: &[Arc<str>]) -> Option<Self> {
         Some(Self {
-            certificate: HeaderValue::from_str(&forwarded_client_certificate(own, peer.certificate())).ok()?,
+            certificate: HeaderValue::from_str(&forwarded_client_certificate(own, peer.certificate(), names)).ok()?,
             id: HeaderValue::from_str(&peer.principal().to_string()).ok()?,
             roles: HeaderValue::from_str(&roles.join(",")).ok()?,
         })
@@ -45,11 +45,11 @@ impl IdentityHeaders {
 
 /// One element of `x-forwarded-client-cert` as Envoy writes it (envoyproxy.io, HTTP header manipulation): keys By, Hash,
 /// URI and DNS. No name that was verified has a character that would need quoting.
-fn forwarded_client_certificate(own: &PeerCertificate, peer: &PeerCertificate) -> String {
+fn forwarded_client_certificate(own: &PeerCertificate, peer: &PeerCertificate, names: &[San]) -> String {
     let by = own.principal().map(uri_or_name).unwrap_or_default();
     let hash: String = peer.fingerprint().iter().map(|byte| format!("{byte:02x}")).collect();
     let mut element = format!("By={by};Hash={hash}");
-    for san in peer.sans() {
+    for san in names {
         match san {
             San::Spiffe(id) => element.push_str(&format!(";URI={id}")),
             San::Dns(name) => element.push_str(&format!(";DNS={}", name.as_str())),

@@ -1,6 +1,7 @@
 //! Identities in PEM files that somebody else renews: a company's PKI, step-ca, certbot.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use countersign_certs::bundle::{BundleError, TrustBundle};
@@ -10,13 +11,18 @@ use countersign_certs::store::{self, StoreError};
 use countersign_certs::svid::{SvidError, X509Svid};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
-use crate::config::checked::CertificateFiles;
+use crate::config::checked::{self, CertificateFiles};
 
-/// What the files of one `[[certificate]]` hold.
+/// What all the files of a config hold. Read once, when the config is; a later change of the CA's news or of an enrolled
+/// identity cannot fail because of one of them.
+#[derive(Default)]
 pub(crate) struct FromFiles {
-    pub(crate) svid: Arc<X509Svid>,
-    /// The bundle of its trust domain; none for an identity without a SPIFFE ID.
-    pub(crate) bundle: Option<TrustBundle>,
+    /// Identities of `[[certificate]]`.
+    pub(crate) svids: BTreeMap<San, Arc<X509Svid>>,
+    /// The bundles beside those that are SVIDs.
+    pub(crate) bundles: Vec<TrustBundle>,
+    /// The authorities of foreign PKIs, by file.
+    pub(crate) authorities: BTreeMap<PathBuf, Vec<CertificateDer<'static>>>,
 }
 
 /// Why files hold no identity.
@@ -32,27 +38,37 @@ pub(crate) enum FilesError {
     Svid { files: String, source: Box<SvidError> },
 }
 
+/// Reads every file that a config names.
+pub(crate) fn load(config: &checked::Agent) -> Result<FromFiles, FilesError> {
+    let mut read = FromFiles::default();
+    for files in &config.certificates {
+        let (svid, bundle) = load_one(files)?;
+        read.svids.insert(files.identity.clone(), svid);
+        read.bundles.extend(bundle);
+    }
+    for path in config.foreign_bundles() {
+        read.authorities.insert(path.clone(), authorities(path)?);
+    }
+    Ok(read)
+}
+
 /// Reads chain, key and bundle as one unit: a key that belongs to another chain is an error, not half a change.
-pub(crate) fn load(files: &CertificateFiles) -> Result<FromFiles, FilesError> {
+fn load_one(files: &CertificateFiles) -> Result<(Arc<X509Svid>, Option<TrustBundle>), FilesError> {
     let chain = store::read(&files.chain)?;
     let key = store::read_secret(&files.key)?;
     let svid = X509Svid::from_pem(&chain, &key, &files.identity).map_err(|source| FilesError::Svid {
         files: format!("{} and {}", files.chain.display(), files.key.display()),
         source: Box::new(source),
     })?;
-    let bundle = match &files.identity {
-        San::Spiffe(id) => {
-            let text = store::read(&files.bundle)?;
-            let bundle = TrustBundle::from_pem(id.trust_domain().clone(), &text);
-            Some(bundle.map_err(|source| FilesError::Bundle { path: files.bundle.display().to_string(), source })?)
-        }
-        San::Dns(_) | San::Email(_) | San::Ip(_) => None,
-    };
-    Ok(FromFiles { svid: Arc::new(svid), bundle })
+    let San::Spiffe(id) = &files.identity else { return Ok((Arc::new(svid), None)) };
+    let text = store::read(&files.bundle)?;
+    let bundle = TrustBundle::from_pem(id.trust_domain().clone(), &text)
+        .map_err(|source| FilesError::Bundle { path: files.bundle.display().to_string(), source })?;
+    Ok((Arc::new(svid), Some(bundle)))
 }
 
 /// Reads the authorities of a foreign PKI.
-pub(crate) fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, FilesError> {
+fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, FilesError> {
     let text = store::read(path)?;
     pem::certificates(&text).map_err(|source| FilesError::Pem { path: path.display().to_string(), source })
 }

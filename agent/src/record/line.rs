@@ -118,6 +118,14 @@ impl Line<'_> {
     }
 }
 
+/// The line that stands for all that was refused while nothing could be written.
+pub(crate) fn write_unrecorded(time: &str, count: u64, buffer: &mut Vec<u8>) {
+    let mut object = Object(buffer);
+    object.plain("{\"time\":\"", time);
+    object.number("\",\"event\":\"unrecorded_refusals\",\"count\":", count);
+    object.plain("}\n", "");
+}
+
 /// A JSON object while it is written. Writing into memory does not fail.
 struct Object<'buffer>(&'buffer mut Vec<u8>);
 

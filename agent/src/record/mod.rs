@@ -134,6 +134,9 @@ impl ConnectionRecord {
         if let Some(refusal) = refusal {
             self.counters.refused(refusal);
         }
+        if matches!(refusal, Some(Refusal::AuditUnavailable)) {
+            return self.worker.count_unrecorded();
+        }
         let detail = refusal.map(Refusal::detail);
         self.worker.write_line(&Line {
             event: Event::Connection,
@@ -238,6 +241,10 @@ impl RequestRecord {
         self.counters.request_ended(outcome, duration, self.transfer.received.get(), self.transfer.sent.get());
         if let Some(refusal) = refusal {
             self.counters.refused(refusal);
+        }
+        if matches!(refusal, Some(Refusal::AuditUnavailable)) {
+            self.connection.worker().count_unrecorded();
+            return self.connection.request_ended();
         }
         let detail = refusal.map(Refusal::detail);
         self.connection.worker().write_line(&Line {

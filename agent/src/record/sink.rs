@@ -24,6 +24,10 @@ pub(crate) const BUFFER_BYTES: usize = 32 * 1024;
 /// A worker whose lines have grown to this size refuses new work.
 pub(crate) const BACKLOG_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// How long the writer waits after a failure, and how often it tries when the agent stops.
+const RETRY: Duration = Duration::from_millis(500);
+const ENDING_TRIES: u32 = 10;
+
 /// Bytes of recent lines that are kept for `explain`.
 const RECENT_BYTES: usize = 8 * 1024 * 1024;
 
@@ -36,6 +40,8 @@ pub(crate) struct Sink {
 
 enum Batch {
     Lines(Vec<u8>),
+    /// The file may have been moved away: open it anew under its name.
+    Reopen,
     /// Nothing comes after this.
     End,
 }
@@ -43,6 +49,8 @@ enum Batch {
 /// What the writing thread and everybody else share.
 struct Shared {
     failing: AtomicBool,
+    /// The agent stops: what cannot be written within a few tries is given up, and said.
+    ending: AtomicBool,
     recent: Mutex<Recent>,
 }
 
@@ -52,46 +60,97 @@ struct Recent {
     bytes: usize,
 }
 
+/// Lines that could not be written before the agent stopped.
+#[derive(Debug, thiserror::Error)]
+#[error("at least {bytes} bytes of audit lines could not be written before the agent stopped")]
+pub(crate) struct AuditLost {
+    bytes: usize,
+}
+
 /// The writing thread. It ends after [`Sink::end`], when every line is written.
-pub(crate) struct Writer(JoinHandle<()>);
+pub(crate) struct Writer(JoinHandle<Result<(), AuditLost>>);
 
 impl Writer {
     /// Waits until every line is written.
-    pub(crate) fn finish(self) {
-        // A panic of the writer has been printed by its own thread; there is nothing left to write with.
-        self.0.join().ok();
+    pub(crate) fn finish(self) -> Result<(), AuditLost> {
+        // A writer that panicked has lost what it held; how much is not known any more.
+        self.0.join().unwrap_or(Err(AuditLost { bytes: 0 }))
     }
 }
 
 /// Opens the output and starts the thread.
 pub(crate) fn start(output: &AuditOutput) -> io::Result<(Sink, Writer)> {
-    let target: Box<dyn Write + Send> = match output {
-        AuditOutput::File(path) => Box::new(OpenOptions::new().append(true).create(true).mode(0o640).open(path)?),
-        AuditOutput::Stdout => Box::new(io::stdout()),
-    };
+    let target = open(output)?;
+    let output = output.clone();
     let (queue, lines) = sync_channel::<Batch>(QUEUE);
-    let shared = Arc::new(Shared { failing: AtomicBool::new(false), recent: Mutex::default() });
+    let shared =
+        Arc::new(Shared { failing: AtomicBool::new(false), ending: AtomicBool::new(false), recent: Mutex::default() });
     let writer = Arc::clone(&shared);
-    let thread =
-        std::thread::Builder::new().name("audit".to_owned()).spawn(move || write_all(&lines, target, &writer))?;
+    let thread = std::thread::Builder::new()
+        .name("audit".to_owned())
+        .spawn(move || write_all(&lines, target, &output, &writer))?;
     Ok((Sink { queue, shared }, Writer(thread)))
 }
 
-fn write_all(lines: &Receiver<Batch>, mut target: Box<dyn Write + Send>, shared: &Shared) {
-    while let Ok(Batch::Lines(batch)) = lines.recv() {
-        let mut written = 0;
-        while let Some(rest) = batch.get(written..).filter(|rest| !rest.is_empty()) {
-            match target.write(rest).and_then(|count| target.flush().map(|()| count)) {
-                Ok(0) => retry_later(shared, &io::ErrorKind::WriteZero.into()),
-                Ok(count) => {
-                    written += count;
-                    shared.failing.store(false, Ordering::Relaxed);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => retry_later(shared, &error),
+fn open(output: &AuditOutput) -> io::Result<Box<dyn Write + Send>> {
+    Ok(match output {
+        AuditOutput::File(path) => Box::new(OpenOptions::new().append(true).create(true).mode(0o640).open(path)?),
+        AuditOutput::Stdout => Box::new(io::stdout()),
+    })
+}
+
+/// Writes what comes; says how many bytes had to be given up, which is none unless writing fails when the agent stops.
+fn write_all(
+    lines: &Receiver<Batch>,
+    mut target: Box<dyn Write + Send>,
+    output: &AuditOutput,
+    shared: &Shared,
+) -> Result<(), AuditLost> {
+    loop {
+        match lines.recv() {
+            Ok(Batch::Lines(batch)) => {
+                write_batch(&batch, &mut target, shared)?;
+                shared.keep(batch);
             }
+            Ok(Batch::Reopen) => match open(output) {
+                Ok(opened) => target = opened,
+                Err(error) => tracing::error!(%error, "the audit output cannot be opened anew, the old one is used"),
+            },
+            Ok(Batch::End) | Err(_) => return Ok(()),
         }
-        let mut recent = shared.recent.lock().unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+fn write_batch(batch: &[u8], target: &mut Box<dyn Write + Send>, shared: &Shared) -> Result<(), AuditLost> {
+    let (mut written, mut failures) = (0, 0);
+    while let Some(rest) = batch.get(written..).filter(|rest| !rest.is_empty()) {
+        let error = match target.write(rest).and_then(|count| target.flush().map(|()| count)) {
+            Ok(count) if count > 0 => {
+                written += count;
+                shared.failing.store(false, Ordering::Relaxed);
+                continue;
+            }
+            Ok(_) => io::ErrorKind::WriteZero.into(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => error,
+        };
+        if !shared.failing.swap(true, Ordering::Relaxed) {
+            tracing::error!(%error, "audit lines cannot be written, new requests are refused");
+        }
+        // A full disk gets room again, a file system comes back: the batch is tried until it is written, or until the agent
+        // has to go.
+        failures += 1;
+        if shared.ending.load(Ordering::Relaxed) && failures >= ENDING_TRIES {
+            return Err(AuditLost { bytes: rest.len() });
+        }
+        std::thread::sleep(RETRY);
+    }
+    Ok(())
+}
+
+impl Shared {
+    fn keep(&self, batch: Vec<u8>) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         recent.bytes += batch.len();
         recent.batches.push_back(batch);
         while recent.bytes > RECENT_BYTES {
@@ -101,25 +160,26 @@ fn write_all(lines: &Receiver<Batch>, mut target: Box<dyn Write + Send>, shared:
     }
 }
 
-/// A full disk gets room again, a file system comes back: the batch is tried until it is written.
-fn retry_later(shared: &Shared, error: &io::Error) {
-    if !shared.failing.swap(true, Ordering::Relaxed) {
-        tracing::error!(%error, "audit lines cannot be written, new requests are refused");
-    }
-    std::thread::sleep(Duration::from_millis(500));
-}
-
 impl Sink {
     /// Hands lines on, or gives them back if the queue is full.
     pub(crate) fn send(&self, lines: Vec<u8>) -> Result<(), Vec<u8>> {
         self.queue.try_send(Batch::Lines(lines)).map_err(|error| match error {
             TrySendError::Full(Batch::Lines(lines)) | TrySendError::Disconnected(Batch::Lines(lines)) => lines,
-            TrySendError::Full(Batch::End) | TrySendError::Disconnected(Batch::End) => Vec::new(),
+            TrySendError::Full(Batch::End | Batch::Reopen) | TrySendError::Disconnected(Batch::End | Batch::Reopen) => {
+                Vec::new()
+            }
         })
+    }
+
+    /// Has the output opened anew, after a tool has moved the file away.
+    pub(crate) fn reopen(&self) {
+        // A full queue means that writing fails; the next signal tries again.
+        self.queue.try_send(Batch::Reopen).ok();
     }
 
     /// Says that no more lines will come.
     pub(crate) fn end(&self) {
+        self.shared.ending.store(true, Ordering::Relaxed);
         // A writer that is gone needs no telling.
         self.queue.send(Batch::End).ok();
     }

@@ -17,7 +17,7 @@ use crate::forward::hop::{Hop, HopPool};
 use crate::identify::Peers;
 use crate::live::Live;
 use crate::record::counters::RouteCounters;
-use crate::record::line::{DecisionId, Line, TimeText};
+use crate::record::line::{DecisionId, Line, TimeText, write_unrecorded};
 use crate::record::sink::{BACKLOG_BYTES_MAX, BUFFER_BYTES, Sink};
 use crate::refusal::Refusal;
 use crate::routes::{OutboundRoute, Snapshot};
@@ -57,6 +57,7 @@ pub(crate) struct Worker {
     pub(super) lines: RefCell<Vec<u8>>,
     pub(super) lines_waiting: Notify,
     time_text: RefCell<TimeText>,
+    unrecorded: Cell<u64>,
     gauge: Arc<AtomicUsize>,
 }
 
@@ -85,6 +86,7 @@ impl Worker {
             lines: RefCell::default(),
             lines_waiting: Notify::new(),
             time_text: RefCell::default(),
+            unrecorded: Cell::new(0),
             gauge: setup.gauge,
         }
     }
@@ -182,6 +184,9 @@ impl Worker {
 
     /// Takes a place for one more connection of a route.
     pub(crate) fn take_place(self: &Rc<Self>, route: &Arc<str>) -> Result<Place, Refusal> {
+        if self.cannot_record() {
+            return Err(Refusal::AuditUnavailable);
+        }
         let limit = self.snapshot.borrow().limits.connections;
         let mut accepted = self.accepted.borrow_mut();
         let count = accepted.entry(Arc::clone(route)).or_default();
@@ -221,8 +226,18 @@ impl Worker {
         self.sink.is_failing() || self.lines.borrow().len() > BACKLOG_BYTES_MAX
     }
 
+    /// Counts what was refused because it could not be recorded: a line for each would be memory that a peer makes grow.
+    pub(crate) fn count_unrecorded(&self) {
+        self.unrecorded.set(self.unrecorded.get().saturating_add(1));
+    }
+
     /// Writes one audit line into the buffer.
     pub(crate) fn write_line(&self, line: &Line<'_>) {
+        if self.unrecorded.get() > 0 && !self.cannot_record() {
+            let count = self.unrecorded.replace(0);
+            let mut time = self.time_text.borrow_mut();
+            write_unrecorded(time.of(self.clock.precise()), count, &mut self.lines.borrow_mut());
+        }
         let length = {
             let mut lines = self.lines.borrow_mut();
             let mut time = self.time_text.borrow_mut();
