@@ -211,3 +211,32 @@ impl Drop for Workshop {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ca_that_cannot_be_moved_into_place_is_taken_away_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("ca");
+        let workshop = Workshop::open(&dir).unwrap();
+        for name in MADE {
+            files::write(&workshop.path(name), b"new").unwrap();
+        }
+        // Somebody else was faster, by one file.
+        fs::write(dir.join(CONFIG_FILE), "theirs").unwrap();
+        assert!(matches!(workshop.finish(), Err(InitError::Folder { .. })));
+        let left: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [CONFIG_FILE]);
+        assert_eq!(fs::read_to_string(dir.join(CONFIG_FILE)).unwrap(), "theirs");
+    }
+
+    #[test]
+    fn two_inits_at_the_same_time_do_not_mix() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Workshop::open(folder.path()).unwrap();
+        assert!(matches!(Workshop::open(folder.path()), Err(InitError::Unfinished { .. })));
+        files::write(&first.path(CONFIG_FILE), b"").unwrap();
+    }
+}

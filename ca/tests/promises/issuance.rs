@@ -2,7 +2,7 @@
 
 use countersign_certs::certificate::{ExtendedUsage, PeerCertificate};
 use countersign_certs::csr;
-use countersign_certs::issuance::Reason;
+use countersign_certs::issuance::{Reason, WATCH_PATH};
 use countersign_certs::key::{KeyAlgorithm, PrivateKey};
 use countersign_certs::pem;
 use countersign_certs::spiffe_id::SpiffeId;
@@ -97,6 +97,9 @@ async fn a_workload_cannot_ask_for_certificates() {
     let answer = host.issue_for(&id("/llm"), &csr::create_unnamed(&key).unwrap()).await;
     let workload = host.showing(&key, answer.chain(), &id("/llm"));
     assert_eq!(workload.issue(&id("/llm")).await.refused().0, Reason::NotAHost);
+    let watch = workload.connect().await.unwrap().send(hyper::Method::GET, WATCH_PATH, "").await.unwrap();
+    assert_eq!(watch.status(), 403, "else its stream would not end");
+    assert_eq!(Answer::read(watch).await.unwrap().refused().0, Reason::NotAHost);
 }
 
 #[tokio::test]

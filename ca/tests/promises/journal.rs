@@ -49,15 +49,18 @@ async fn with_a_journal_that_cannot_be_written_nothing_is_signed() {
     let host = ca.host("gpu-1").await;
     ca.grant("gpu-1", &id("/llm"));
     let token = ca.token("gpu-2");
-    let lines = ca.journal().len();
-    ca.tamper("CREATE TRIGGER full BEFORE INSERT ON journal BEGIN SELECT RAISE(ABORT, 'disk full'); END")
-        .await
-        .unwrap();
+    let issued = ca.journalled("issued");
+    ca.tamper(
+        "CREATE TRIGGER full BEFORE INSERT ON journal WHEN NEW.kind = 'issue_intended'
+         BEGIN SELECT RAISE(ABORT, 'disk full'); END",
+    )
+    .await
+    .unwrap();
     assert_eq!(host.issue(&id("/llm")).await.refused().0, Reason::CaUnavailable);
     let key = countersign_certs::key::PrivateKey::generate(Default::default()).unwrap();
     let request = countersign_certs::csr::create_unnamed(&key).unwrap();
     assert_eq!(ca.spend(&token, &request).await.refused().0, Reason::CaUnavailable);
-    assert_eq!(ca.journal().len(), lines);
+    assert_eq!(ca.journalled("issued"), issued);
     assert_eq!(ca.ask_json("status")["live_certificates"], 2);
     assert_eq!(ca.ask_json("status")["unfinished_intents"], 0);
 

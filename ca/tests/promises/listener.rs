@@ -38,7 +38,9 @@ async fn what_is_not_in_the_table_is_not_answered() {
         (Method::POST, ENROLL_PATH, &large, Reason::MalformedRequest),
     ] {
         let response = stranger.connection().send(method, path, body.to_owned()).await.unwrap();
-        assert_eq!(Answer::read(response).await.unwrap().refused().0, reason, "{path} {body:.20}");
+        let (found, detail) = Answer::read(response).await.unwrap().refused();
+        assert_eq!(found, reason, "{path} {body:.20}: {detail}");
+        assert_eq!(detail.contains("larger than 32768 bytes"), body.len() > REQUEST_BYTES_MAX, "{detail}");
     }
 }
 
@@ -86,7 +88,10 @@ async fn the_listeners_own_certificate_is_issued_by_the_same_story_and_renewed()
     };
     assert_eq!(own(), 1);
     until("a second certificate of its own", Duration::from_secs(5), || own() >= 2).await;
-    Anonymous::connect(&ca, &ca.token("gpu-1")).await;
+    let token = ca.token("gpu-1");
+    let shown = async || Anonymous::connect(&ca, &token).await.shown();
+    let first = ca.journal().iter().find(|line| line["kind"] == "issued").unwrap()["detail"]["serial"].clone();
+    assert_ne!(shown().await, first.as_str().unwrap(), "the renewed one is shown");
 }
 
 #[tokio::test]

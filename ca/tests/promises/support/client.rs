@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use countersign_certs::issuance::{ENROLL_PATH, Problem, Reason};
 use countersign_certs::spiffe_id::ca_id;
-use countersign_certs::tls::{ClientSide, enrollment, server_name};
+use countersign_certs::tls::{ClientSide, Handshake, enrollment, server_name};
 use countersign_certs::token::JoinToken;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -23,7 +23,10 @@ use super::{TestCa, clock};
 pub(crate) struct Connection(SendRequest<Full<Bytes>>);
 
 /// A connection without a certificate.
-pub(crate) struct Anonymous(Connection);
+pub(crate) struct Anonymous {
+    connection: Connection,
+    handshake: Handshake,
+}
 
 /// What the CA answered.
 #[derive(Debug)]
@@ -97,17 +100,22 @@ impl Anonymous {
     pub(crate) async fn try_connect(ca: &TestCa, token: &str) -> std::io::Result<Self> {
         let token: JoinToken = token.parse().unwrap();
         let ca_id = ca_id(&token.trust_domain).unwrap();
-        let (config, _handshake) = enrollment(token.root_fingerprint, ca_id, &clock()).unwrap();
-        Ok(Self(Connection::with(ca.address(), config).await?))
+        let (config, handshake) = enrollment(token.root_fingerprint, ca_id, &clock()).unwrap();
+        Ok(Self { connection: Connection::with(ca.address(), config).await?, handshake })
     }
 
     pub(crate) async fn enroll(&mut self, token: &str, csr: &str) -> Answer {
         let token: JoinToken = token.parse().unwrap();
         let message = json!({ "secret": *token.secret.to_base64(), "csr": csr });
-        self.0.post(ENROLL_PATH, &message).await.unwrap()
+        self.connection.post(ENROLL_PATH, &message).await.unwrap()
     }
 
     pub(crate) fn connection(&mut self) -> &mut Connection {
-        &mut self.0
+        &mut self.connection
+    }
+
+    /// The serial number of the certificate that the CA shows.
+    pub(crate) fn shown(&self) -> String {
+        self.handshake.peer().unwrap().certificate().serial().to_string()
     }
 }
