@@ -134,7 +134,7 @@ impl TestAgent {
     /// Runs a command of the agent on this host to its end.
     #[track_caller]
     pub fn run(&self, arguments: &[&str]) -> Finished {
-        run(&mut self.command(arguments))
+        run(&self.command(arguments))
     }
 
     /// The same with `--config`.
@@ -219,8 +219,8 @@ impl TestAgent {
     /// Starts it.
     pub fn launch(&mut self) {
         let config = self.config_path();
-        let mut command = self.command(&["run", "--config", config.to_str().unwrap()]);
-        self.process = Some(Process::start(&self.name, &mut command));
+        let command = self.command(&["run", "--config", config.to_str().unwrap()]);
+        self.process = Some(Process::start(&self.name, &command));
     }
 
     /// Waits until it says that it is ready.

@@ -118,7 +118,7 @@ impl TestCa {
     pub fn start(&mut self) {
         let mut command = self.command();
         command.arg("serve").arg("--config").arg(self.config_path());
-        let mut process = Process::start("ca", &mut command);
+        let mut process = Process::start("ca", &command);
         let listen = self.listen;
         wait::until_so("the CA listens", || {
             assert_eq!(process.poll_end(), None, "the CA has ended: {:?}", process.stderr());

@@ -25,7 +25,7 @@ pub struct Part {
 impl Part {
     /// Starts `tests/parts/NAME.py` and waits until it is ready.
     pub fn serve(name: &str, arguments: &[&str]) -> Self {
-        let mut process = Process::start(name, &mut command(name, arguments));
+        let mut process = Process::start(name, &command(name, arguments));
         let line = process.wait_for_line(READY_WITHIN, "ready", |line| line.starts_with("ready "));
         Self { process, address: line.trim_start_matches("ready ").to_owned() }
     }
@@ -65,12 +65,12 @@ impl Part {
 /// Runs a caller to its end.
 #[track_caller]
 pub fn call(name: &str, arguments: &[&str]) -> Finished {
-    run(&mut command(name, arguments))
+    run(&command(name, arguments))
 }
 
 /// Starts a caller that goes on.
 pub fn start_call(name: &str, arguments: &[&str]) -> Process {
-    Process::start(name, &mut command(name, arguments))
+    Process::start(name, &command(name, arguments))
 }
 
 fn command(name: &str, arguments: &[&str]) -> Command {

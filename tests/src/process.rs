@@ -43,7 +43,8 @@ impl Process {
     ///
     /// # Panics
     /// It cannot be started.
-    pub fn start(name: &str, command: &mut Command) -> Self {
+    pub fn start(name: &str, command: &Command) -> Self {
+        let mut command = tied_to_this_thread(command);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?} cannot be started: {error}"));
         let stdout = Lines::of(child.stdout.take().unwrap());
@@ -120,12 +121,26 @@ impl Process {
     }
 }
 
+/// The same program, killed by the kernel when the thread that starts it is gone: also where a test is killed and nothing is
+/// dropped. util-linux's setpriv becomes the program itself; process ID and signals are its own.
+fn tied_to_this_thread(command: &Command) -> Command {
+    let mut tied = Command::new("setpriv");
+    tied.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => tied.env(name, value),
+            None => tied.env_remove(name),
+        };
+    }
+    tied
+}
+
 /// Runs a program to its end.
 ///
 /// # Panics
-/// It does not end within [`wait::SOON`].
+/// It does not end within a minute.
 #[track_caller]
-pub fn run(command: &mut Command) -> Finished {
+pub fn run(command: &Command) -> Finished {
     let name = format!("{command:?}");
     let mut process = Process::start(&name, command);
     let status = process.wait_for_end(wait::SOON * 2);

@@ -30,13 +30,18 @@ const CA: &[&[&str]] = &[
     &["token", "create"],
 ];
 
-fn programs() -> [(fn() -> Command, &'static [&'static [&'static str]]); 2] {
-    [(tools::agent, AGENT), (tools::ca, CA)]
+/// One of the two programs, and its commands.
+struct Program {
+    command: fn() -> Command,
+    commands: &'static [&'static [&'static str]],
 }
+
+const PROGRAMS: [Program; 2] =
+    [Program { command: tools::agent, commands: AGENT }, Program { command: tools::ca, commands: CA }];
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    for (program, commands) in programs() {
+    for Program { command: program, commands } in PROGRAMS {
         for command in commands {
             let help = run(program().args(*command).arg("--help")).success();
             assert!(help.contains("Example"), "{command:?} has no example:\n{help}");
@@ -47,7 +52,7 @@ fn every_command_has_help_with_an_example() {
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
-    for (program, commands) in programs() {
+    for Program { command: program, commands } in PROGRAMS {
         for arguments in [&["--no-such-option"], &["no-such-command"]] {
             assert_eq!(run(program().args(arguments)).code, Some(2), "{arguments:?}");
         }

@@ -38,7 +38,7 @@ impl Nginx {
         let search = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
         let mut command = Command::new("nginx");
         command.env("PATH", search).args(["-p", &path, "-c", &format!("{path}/nginx.conf")]);
-        let mut process = Process::start("nginx", &mut command);
+        let mut process = Process::start("nginx", &command);
         wait::until_so("nginx listens", || {
             assert_eq!(process.poll_end(), None, "{:?}", process.stderr());
             std::net::TcpStream::connect(listen).is_ok()
@@ -210,7 +210,7 @@ fn s_client(site: &Site, files: &CertificateFiles, request: &str, more: &[&str])
     );
     let mut command = Command::new("timeout");
     command.args(["20", "bash", "-c", &script]).stdin(Stdio::null());
-    countersign_tests::process::run(&mut command)
+    countersign_tests::process::run(&command)
 }
 
 const REQUEST: &str = r"GET /v1/models HTTP/1.1\r\nhost: service.test\r\nconnection: close\r\n\r\n";

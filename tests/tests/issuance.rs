@@ -78,7 +78,7 @@ impl Site {
         std::fs::write(&config, text).unwrap();
         let mut command = Command::new("openssl");
         command.args(["req", "-new", "-key"]).arg(key).arg("-config").arg(&config).args(["-subj", subject]);
-        run(&mut command).success() + "\n"
+        run(&command).success() + "\n"
     }
 }
 

@@ -145,7 +145,7 @@ fn no_secret_is_in_any_log_audit_line_metric_or_status() {
     let (mut host_a, mut host_b) = (TestAgent::new("host-a"), TestAgent::new("host-b"));
     let mut enrolling = Process::start(
         "enroll",
-        &mut host_a.command(&["enroll", "--token", &token, "--dir", host_a.state().to_str().unwrap()]),
+        &host_a.command(&["enroll", "--token", &token, "--dir", host_a.state().to_str().unwrap()]),
     );
     assert_eq!(enrolling.wait_for_end(wait::SOON).code(), Some(0));
     host_a.is_enrolled();
@@ -314,13 +314,14 @@ fn what_cannot_be_recorded_is_refused_until_it_can() {
         answered += 1;
     }
     disk.fill();
-    wait::within(Duration::from_secs(5), "requests are refused", || match ask() {
+    let refused = wait::within(Duration::from_secs(5), "requests are refused", || match ask() {
         200 => {
             answered += 1;
             None
         }
-        status => Some(assert_eq!(status, 503)),
+        refused => Some(refused),
     });
+    assert_eq!(refused, 503);
     let reached = backend.seen().len();
     for _ in 0..5 {
         assert_eq!(ask(), 503);

@@ -7,8 +7,8 @@
 )]
 
 use std::os::unix::fs::symlink;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use countersign_tests::agent::TestAgent;
@@ -54,31 +54,24 @@ fn a_thousand_renewals_and_a_hundred_reloads_under_load_lose_no_request() {
     let backend = EchoBackend::steady();
     let mesh = Mesh::enrolled(&Plan::to(backend.url()));
     let traffic = Traffic::start(&mesh, 20);
-    let Mesh { host_a, host_b, ca, .. } = mesh;
-    let (host_a, host_b) = (Arc::new(Mutex::new(host_a)), Arc::new(Mutex::new(host_b)));
-    let renewing: Vec<_> = [(&host_a, FRONTEND), (&host_b, SERVICE)]
-        .into_iter()
-        .map(|(agent, id)| {
-            let agent = Arc::clone(agent);
-            std::thread::spawn(move || {
-                for _ in 0..500 {
-                    let mut command = agent.lock().unwrap().running_command("renew");
-                    run(command.args(["--id", id])).success();
-                }
-            })
-        })
-        .collect();
-    let reloads = {
-        let (host_a, host_b) = (Arc::clone(&host_a), Arc::clone(&host_b));
-        std::thread::spawn(move || {
+    let Mesh { mut host_a, mut host_b, ca, .. } = mesh;
+    let renewals = [(&host_a, FRONTEND), (&host_b, SERVICE)].map(|(agent, id)| {
+        let mut command = agent.running_command("renew");
+        command.args(["--id", id]);
+        command
+    });
+    // Whatever fails in a thread, all are waited for before the agents are dropped.
+    std::thread::scope(|scope| {
+        for command in renewals {
+            scope.spawn(move || (0..500).for_each(|_| drop(run(&command).success())));
+        }
+        scope.spawn(|| {
             for round in 0..50 {
-                reload_once(&mut host_b.lock().unwrap(), round);
-                reload_once(&mut host_a.lock().unwrap(), round);
+                reload_once(&mut host_b, round);
+                reload_once(&mut host_a, round);
             }
-        })
-    };
-    renewing.into_iter().for_each(|thread| thread.join().unwrap());
-    reloads.join().unwrap();
+        });
+    });
     traffic.nothing_was_lost(5_000);
     let ca = ca.unwrap();
     let intents = ca.journal_of("issue_intended");

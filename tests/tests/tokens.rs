@@ -85,7 +85,7 @@ fn of_many_hosts_that_spend_one_token_at_once_exactly_one_gets_in() {
             .map(|host| {
                 let state = host.state();
                 let arguments = ["enroll", "--token", &token, "--dir", state.to_str().unwrap()];
-                Process::start("enroll", &mut host.command(&arguments))
+                Process::start("enroll", &host.command(&arguments))
             })
             .collect();
         let codes: Vec<Option<i32>> = tries.iter_mut().map(|one| one.wait_for_end(wait::SOON).code()).collect();
