@@ -65,9 +65,8 @@ fn wrong_usage_is_exit_code_2() {
 
 #[test]
 fn a_config_that_is_not_there_is_exit_code_78_and_is_named() {
-    for (program, command) in [(tools::agent as fn() -> Command, "check"), (tools::agent, "run"), (tools::ca, "serve")]
-    {
-        let finished = run(program().args([command, "--config", "/nowhere/at-all.toml"]));
+    for (mut program, command) in [(tools::agent(), "check"), (tools::agent(), "run"), (tools::ca(), "serve")] {
+        let finished = run(program.args([command, "--config", "/nowhere/at-all.toml"]));
         assert_eq!(finished.code, Some(78), "{command}: {finished:?}");
         assert!(finished.stderr.contains("/nowhere/at-all.toml"), "{finished:?}");
     }
