@@ -110,8 +110,6 @@ async fn withdrawn(peer: Option<&VerifiedPeer>, listener: &Listener) {
     }
 }
 
-type Answer = Response<AnswerBody>;
-
 async fn answer(
     request: Request<Incoming>,
     caller: Caller,
@@ -122,7 +120,11 @@ async fn answer(
     Ok(outcome.unwrap_or_else(|problem| refused(&problem, &caller)))
 }
 
-async fn route(request: Request<Incoming>, caller: &Caller, listener: &Arc<Listener>) -> Result<Answer, Problem> {
+async fn route(
+    request: Request<Incoming>,
+    caller: &Caller,
+    listener: &Arc<Listener>,
+) -> Result<Response<AnswerBody>, Problem> {
     if !listener.quota.take(caller.asker(), Instant::now()) {
         return Err(problem(Reason::TooMany, "too many requests in this second; try again later"));
     }
@@ -138,7 +140,11 @@ async fn route(request: Request<Incoming>, caller: &Caller, listener: &Arc<Liste
     }
 }
 
-async fn enroll(request: Request<Incoming>, caller: &Caller, listener: &Arc<Listener>) -> Result<Answer, Problem> {
+async fn enroll(
+    request: Request<Incoming>,
+    caller: &Caller,
+    listener: &Arc<Listener>,
+) -> Result<Response<AnswerBody>, Problem> {
     let message: EnrollRequest = read(request, listener.ca.settings.limits.body_bytes).await?;
     let secret = JoinSecret::from_base64(&message.secret)
         .map_err(|error| problem(Reason::MalformedRequest, error.to_string()))?;
@@ -150,7 +156,11 @@ async fn enroll(request: Request<Incoming>, caller: &Caller, listener: &Arc<List
     json(StatusCode::OK, "application/json", &Enrolled { id: delivery.plan.id, chain, trust })
 }
 
-async fn issue(request: Request<Incoming>, caller: &Caller, listener: &Arc<Listener>) -> Result<Answer, Problem> {
+async fn issue(
+    request: Request<Incoming>,
+    caller: &Caller,
+    listener: &Arc<Listener>,
+) -> Result<Response<AnswerBody>, Problem> {
     let message: IssueRequest = read(request, listener.ca.settings.limits.body_bytes).await?;
     let asked = issue::Request { evidence: caller.evidence(), wanted: Some(message.id), csr: message.csr };
     let delivery = tell_story(asked, &listener.ca).await?;
@@ -183,13 +193,13 @@ fn problem_of(refusal: &Refusal) -> Problem {
     problem(reason, detail)
 }
 
-fn bundle(listener: &Listener) -> Answer {
+fn bundle(listener: &Listener) -> Response<AnswerBody> {
     let bundle = listener.ca.published.borrow().bundle.clone();
     respond(StatusCode::OK, "application/json", AnswerBody::whole(bundle))
 }
 
 /// Opens a watch stream for an enrolled host.
-fn watch(caller: &Caller, listener: &Listener) -> Result<Answer, Problem> {
+fn watch(caller: &Caller, listener: &Listener) -> Result<Response<AnswerBody>, Problem> {
     let host = caller.peer.as_ref().filter(|peer| peer.certificate().spiffe_id().and_then(host_of).is_some());
     let Some(peer) = host else {
         return Err(problem(Reason::NotAHost, "only an enrolled host may watch"));
@@ -224,12 +234,16 @@ async fn read<T: DeserializeOwned>(request: Request<Incoming>, bytes_max: usize)
     })
 }
 
-fn json(status: StatusCode, media_type: &'static str, message: &impl Serialize) -> Result<Answer, Problem> {
+fn json(
+    status: StatusCode,
+    media_type: &'static str,
+    message: &impl Serialize,
+) -> Result<Response<AnswerBody>, Problem> {
     let body = serde_json::to_vec(message).map_err(|_unwritable| problem(Reason::CaUnavailable, UNAVAILABLE))?;
     Ok(respond(status, media_type, AnswerBody::whole(body.into())))
 }
 
-fn refused(problem: &Problem, caller: &Caller) -> Answer {
+fn refused(problem: &Problem, caller: &Caller) -> Response<AnswerBody> {
     let peer = caller.peer.as_ref().map(|peer| peer.principal().to_string());
     tracing::info!(address = %caller.address, peer, reason = record::word(problem.reason), detail = problem.detail, "request refused");
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -237,7 +251,7 @@ fn refused(problem: &Problem, caller: &Caller) -> Answer {
     respond(status, PROBLEM_TYPE, AnswerBody::whole(body.into()))
 }
 
-fn respond(status: StatusCode, media_type: &'static str, body: AnswerBody) -> Answer {
+fn respond(status: StatusCode, media_type: &'static str, body: AnswerBody) -> Response<AnswerBody> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));

@@ -18,6 +18,11 @@ use super::{Anonymous, Answer, Host, TRUST_DOMAIN};
 /// How long a CA may take to listen.
 const START_DEADLINE: Duration = Duration::from_secs(20);
 
+/// How long a CA may take to stop.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+const STOP_LOOK: Duration = Duration::from_millis(20);
+
 /// A CA with a folder of its own. Dropping it ends it.
 pub(crate) struct TestCa {
     running: Option<Running>,
@@ -128,7 +133,14 @@ impl TestCa {
         let mut process = self.running.take().unwrap().process;
         let pid = rustix::process::Pid::from_child(&process);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        process.wait().unwrap().code()
+        for _ in 0..STOP_DEADLINE.as_millis() / STOP_LOOK.as_millis() {
+            if let Some(status) = process.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(STOP_LOOK);
+        }
+        process.kill().unwrap();
+        panic!("the CA does not stop");
     }
 
     /// Runs `COMMAND --config CONFIG ARGUMENTS...` to its end. `command` is split at its spaces.
