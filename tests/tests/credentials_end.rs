@@ -204,6 +204,30 @@ fn streams_end_with_the_certificate_of_the_caller() {
 }
 
 #[test]
+fn a_peer_that_does_not_look_at_its_own_certificate_is_cut_at_its_end() {
+    let site = site(Mesh::of_files);
+    let issued = site.mesh.pki().issue(&Leaf::of(FRONTEND).valid(-HOUR, 5));
+    let end = wait::now() + Duration::from_secs(5);
+    let peer = HostilePeer::showing(Some(&issued));
+    let mut client = peer.client(site.mesh.inbound).unwrap();
+    client.send_request("GET", LONG_STREAM, &[], b"").unwrap();
+    client.head().unwrap();
+    let streaming = Stream::of(client);
+    let mut idle = peer.client(site.mesh.inbound).unwrap();
+    assert_eq!(idle.ask("GET", "/echo-headers", &[], b"").unwrap().status(), 200);
+    let end_of_idle = std::thread::spawn(move || {
+        idle.read_to_close().ok();
+        wait::now()
+    });
+    let ended = streaming.wait_for_end(wait::SOON);
+    assert!(ended.error.is_some(), "a cut stream must not look whole");
+    assert!(ended.at + Duration::from_secs(1) > end && ended.at < end + AT_ONCE, "{:?} too late", ended.at - end);
+    assert!(end_of_idle.join().unwrap() < end + AT_ONCE, "an idle connection is open after its certificate");
+    nothing_is_left(&site.mesh);
+    assert_eq!(peer.knock(site.mesh.inbound), Knock::Alert(AlertDescription::CertificateExpired));
+}
+
+#[test]
 fn streams_end_with_the_certificate_of_the_service() {
     let site = site(Mesh::of_files);
     let short = site.mesh.pki().issue(&Leaf::of(SERVICE).valid(-HOUR, 8));
