@@ -105,8 +105,13 @@ impl Assembler {
                 waiting.push(wait());
                 continue;
             };
+            if phase != Phase::Serving {
+                routes.insert(inbound.listen.clone(), Open { route: Route::Inbound(Arc::new(route)), listener: None });
+                continue;
+            }
             match self.listener(&inbound.name, &inbound.listen, SocketMode::Group, &mut opened) {
                 Ok(listener) => {
+                    let listener = Some(listener);
                     routes.insert(inbound.listen.clone(), Open { route: Route::Inbound(Arc::new(route)), listener });
                 }
                 Err(error) => self.not_listening(error, opening).map(|()| waiting.push(wait()))?,
@@ -120,16 +125,25 @@ impl Assembler {
                 waiting.push(wait());
                 continue;
             };
+            if phase != Phase::Serving {
+                routes
+                    .insert(outbound.listen.clone(), Open { route: Route::Outbound(Arc::new(route)), listener: None });
+                continue;
+            }
             let listener = self.listener(&outbound.name, &outbound.listen, mode, &mut opened);
             match listener.and_then(|listener| check_reach(outbound, &listener).map(|()| listener)) {
                 Ok(listener) => {
+                    let listener = Some(listener);
                     routes.insert(outbound.listen.clone(), Open { route: Route::Outbound(Arc::new(route)), listener });
                 }
                 Err(error) => self.not_listening(error, opening).map(|()| waiting.push(wait()))?,
             }
         }
         // Only now is anything changed: a socket that is no longer used is closed, a new one is kept.
-        self.listeners = routes.iter().map(|(address, open)| (address.clone(), Arc::clone(&open.listener))).collect();
+        self.listeners = routes
+            .iter()
+            .filter_map(|(address, open)| Some((address.clone(), Arc::clone(open.listener.as_ref()?))))
+            .collect();
         self.generation += 1;
         let snapshot = Snapshot {
             generation: self.generation,

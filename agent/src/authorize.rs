@@ -118,7 +118,7 @@ pub(crate) fn request(connection: &Rc<Connection>, request: &NormalRequest) -> R
 /// The handshake was made under what was trusted when it began. Who was revoked meanwhile is found here, because the
 /// connection entered the worker's list before: from there on, every change finds it.
 pub(crate) fn peer(connection: &Connection) -> Result<(), Refusal> {
-    Ok(still_connected(connection)?)
+    Ok(still_believed(connection)?)
 }
 
 /// A connection that must end takes no new request, even if its task has not noticed yet.
@@ -169,9 +169,9 @@ pub(crate) fn again(worker: &Worker) {
 }
 
 fn still_connected(connection: &Connection) -> Result<(), Withdrawn> {
+    still_believed(connection)?;
     match connection.current()? {
         Current::Inbound(route) => {
-            connection.verify_again(&route.tls.trust)?;
             if connection.is_whole() {
                 whole_connection(&route, connection)
                     .map(drop)
@@ -182,6 +182,13 @@ fn still_connected(connection: &Connection) -> Result<(), Withdrawn> {
         Current::Outbound(route) => {
             local_caller(&route, connection.address().user()).map_err(|refusal| Withdrawn::Policy(refusal.detail()))
         }
+    }
+}
+
+fn still_believed(connection: &Connection) -> Result<(), Withdrawn> {
+    match connection.current()? {
+        Current::Inbound(route) => connection.verify_again(&route.tls.trust),
+        Current::Outbound(_) => Ok(()),
     }
 }
 

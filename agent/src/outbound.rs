@@ -54,8 +54,12 @@ async fn serve_recorded(
         return Box::pin(tcp::serve(stream, Rc::clone(&connection), record.transfer())).await;
     }
     let limit = worker.snapshot().limits.idle_connection;
-    let (is_http2, stream) = tokio::time::timeout(limit, sniff::is_http2(stream))
-        .await
+    let sniffed = tokio::select! {
+        sniffed = tokio::time::timeout(limit, sniff::is_http2(stream)) => sniffed,
+        // Nothing was asked yet, so there is nothing to finish.
+        _told = connection.signal().told(false) => return Ok(()),
+    };
+    let (is_http2, stream) = sniffed
         .map_err(|_elapsed| Refusal::Withdrawn(crate::refusal::Withdrawn::Idle(limit)))?
         .map_err(Refusal::Transfer)?;
     if is_http2 {

@@ -53,6 +53,9 @@ pub(crate) enum Refusal {
     /// It broke off or broke the protocol.
     #[error("{target} failed to answer")]
     Broken { target: String, source: hyper::Error },
+    /// The caller went away before its request was whole.
+    #[error("the caller went away before its request was whole")]
+    CallerGone,
     /// The answer broke off in the middle.
     #[error("the answer of {target} broke off: {detail}")]
     AnswerBroken { target: String, detail: String },
@@ -103,6 +106,7 @@ impl Refusal {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Certificate(refusal) => refusal.reason(),
+            Self::Handshake(error) if is_missing_certificate(error) => "certificate_missing",
             Self::Handshake(error) if error.kind() == io::ErrorKind::UnexpectedEof => "handshake_abandoned",
             Self::Handshake(_) => "handshake_failed",
             Self::HandshakeTimeout(_) => "handshake_timeout",
@@ -115,6 +119,7 @@ impl Refusal {
             Self::Unreachable { .. } => "backend_unreachable",
             Self::WrongService { .. } => "wrong_service",
             Self::Broken { .. } | Self::AnswerBroken { .. } => "backend_broke",
+            Self::CallerGone => "caller_gone",
             Self::UpgradeLost => "upgrade_lost",
             Self::AuditUnavailable => "audit_unavailable",
             Self::Tls(_) => "tls_setup",
@@ -129,7 +134,7 @@ impl Refusal {
             Self::Certificate(_) | Self::Denied { .. } | Self::LocalUser { .. } | Self::Withdrawn(_) => {
                 StatusCode::FORBIDDEN
             }
-            Self::Request(_) | Self::Protocol(_) | Self::Handshake(_) => StatusCode::BAD_REQUEST,
+            Self::Request(_) | Self::Protocol(_) | Self::Handshake(_) | Self::CallerGone => StatusCode::BAD_REQUEST,
             Self::HandshakeTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Unreachable { .. }
@@ -184,6 +189,11 @@ impl Withdrawn {
             Self::Stopped => "withdrawn_stopped",
         }
     }
+}
+
+fn is_missing_certificate(error: &io::Error) -> bool {
+    let tls = error.get_ref().and_then(|source| source.downcast_ref::<countersign_certs::tls::TlsError>());
+    matches!(tls, Some(countersign_certs::tls::TlsError::NoCertificatesPresented))
 }
 
 /// An error with everything that caused it; no text repeats its source, so joining them tells the story once.

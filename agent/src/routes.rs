@@ -41,7 +41,8 @@ pub(crate) enum Phase {
 #[derive(Clone)]
 pub(crate) struct Open {
     pub(crate) route: Route,
-    pub(crate) listener: Arc<Listener>,
+    /// None while the agent drains: the port is closed, and what runs goes on.
+    pub(crate) listener: Option<Arc<Listener>>,
 }
 
 /// Either of the two directions.

@@ -294,7 +294,7 @@ impl Agent {
             self.take_up(&Rc::new(Taken { config, files: read }), Opening::AllOrNothing)
         });
         // The files of a refused config are watched too: mending one of them mends the config.
-        if outcome.is_err() || named.iter().any(|file| !watched.contains(file)) {
+        if named.iter().any(|file| !watched.contains(file)) {
             watched.extend(named);
             watched.sort();
             watched.dedup();
@@ -385,7 +385,7 @@ impl Agent {
     fn route_status(&self, snapshot: &Snapshot) -> Vec<RouteStatus> {
         let taken = self.taken();
         let config = &taken.config;
-        let place = |listen| snapshot.routes.get(listen).map(|open| open.listener.local_address());
+        let place = |listen| snapshot.routes.get(listen).and_then(|open| Some(open.listener.as_ref()?.local_address()));
         let inbounds = config.inbounds.iter().map(|inbound| RouteStatus {
             direction: "inbound".to_owned(),
             name: inbound.name.to_string(),

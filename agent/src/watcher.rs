@@ -14,6 +14,9 @@ use tokio::sync::Notify;
 /// Editors and renewal tools change several files one after the other; this much quiet means that they are done.
 const QUIET: Duration = Duration::from_millis(200);
 
+/// How often quiet is waited for.
+const PAUSES_MAX: u32 = 5;
+
 /// How often the files are looked at without any word.
 const POLL: Duration = Duration::from_secs(30);
 
@@ -63,7 +66,12 @@ impl FileWatcher {
         loop {
             // No word within the time means looking anyway.
             tokio::time::timeout(POLL, self.stirred.notified()).await.ok();
-            while tokio::time::timeout(QUIET, self.stirred.notified()).await.is_ok() {}
+            // A folder in which something is written all the time is never quiet; a few pauses must do.
+            for _ in 0..PAUSES_MAX {
+                if tokio::time::timeout(QUIET, self.stirred.notified()).await.is_err() {
+                    break;
+                }
+            }
             let now = digest(&self.files);
             if now != self.digest {
                 self.digest = now;

@@ -89,7 +89,8 @@ fn listen(worker: &Rc<Worker>, accepting: &mut BTreeMap<ListenAddress, JoinHandl
         if accepting.contains_key(address) {
             continue;
         }
-        match open.listener.for_worker() {
+        let Some(listener) = &open.listener else { continue };
+        match listener.for_worker() {
             Ok(listener) => {
                 let task = tokio::task::spawn_local(accept(Rc::clone(worker), address.clone(), listener));
                 accepting.insert(address.clone(), task);

@@ -79,8 +79,10 @@ pub(crate) fn state_dir(path: &Path) -> Result<Option<std::path::PathBuf>, Confi
 /// Where the control socket of a config is; its other parts are not looked at.
 pub(crate) fn control_socket(path: &Path) -> Result<std::path::PathBuf, ConfigError> {
     let (name, text) = read(path)?;
-    let file = written(&name, &text)?;
-    Ok(file.control.socket.map_or_else(|| checked::CONTROL_SOCKET.into(), toml::Spanned::into_inner))
+    let table: toml::Table =
+        toml::from_str(&text).map_err(|error| ConfigError::Refused(Diagnostic::of_toml(&name, &text, &error)))?;
+    let socket = table.get("control").and_then(|control| control.get("socket")).and_then(toml::Value::as_str);
+    Ok(socket.unwrap_or(checked::CONTROL_SOCKET).into())
 }
 
 fn read(path: &Path) -> Result<(String, String), ConfigError> {

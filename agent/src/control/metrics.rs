@@ -119,7 +119,7 @@ impl Scrape {
                 counts.iter_mut().zip(more).for_each(|(count, more)| *count += more);
                 seconds += time;
             }
-            let ends = BUCKETS.into_iter().chain([f64::MAX]);
+            let ends = BUCKETS.into_iter().chain([f64::INFINITY]);
             let buckets: Vec<(f64, u64)> = ends.zip(counts).collect();
             let labels = [("direction", *direction), ("route", &**route)];
             family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(

@@ -119,7 +119,7 @@ impl Pool {
         let outgoing = match lease.send(outgoing).await {
             Ok(response) => return Ok((response, lease)),
             Err(NotSent::Whole(outgoing)) => outgoing,
-            Err(NotSent::Perhaps(source)) => return Err(Refusal::Broken { target: target.to_owned(), source }),
+            Err(NotSent::Perhaps(source)) => return Err(broken(target, source)),
         };
         let mut lease = self.enter(open().await?);
         match lease.send(outgoing).await {
@@ -128,7 +128,7 @@ impl Pool {
                 let source = io::Error::new(io::ErrorKind::ConnectionAborted, "a new connection was closed at once");
                 Err(Refusal::Unreachable { target: target.to_owned(), source })
             }
-            Err(NotSent::Perhaps(source)) => Err(Refusal::Broken { target: target.to_owned(), source }),
+            Err(NotSent::Perhaps(source)) => Err(broken(target, source)),
         }
     }
 
@@ -217,6 +217,11 @@ impl Pool {
         });
         self.shared.borrow_mut().retain(|shared| !shared.sender.is_closed() && !is_draining(shared.hop.as_ref()));
     }
+}
+
+/// A request whose own body broke off is not the other side's fault.
+fn broken(target: &str, source: hyper::Error) -> Refusal {
+    if source.is_user() { Refusal::CallerGone } else { Refusal::Broken { target: target.to_owned(), source } }
 }
 
 fn is_draining(hop: Option<&Rc<HopMember>>) -> bool {

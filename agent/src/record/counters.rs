@@ -87,10 +87,11 @@ impl Histogram {
 }
 
 /// The reasons that metrics tell apart. Fixed, so that no peer can make a label.
-pub(crate) const REASONS: [&str; 41] = [
+pub(crate) const REASONS: [&str; 42] = [
     "audit_unavailable",
     "backend_broke",
     "backend_unreachable",
+    "caller_gone",
     "certificate_expired",
     "certificate_malformed",
     "certificate_not_yet_valid",

@@ -273,7 +273,11 @@ impl RequestRecord {
 impl Drop for RequestRecord {
     fn drop(&mut self) {
         if !self.closed {
-            self.write(None, true);
+            // A connection that was cut takes its requests along, and they ended for its reason.
+            match self.connection.signal().cut_reason() {
+                Some(withdrawn) => self.write(Some(&Refusal::Withdrawn(withdrawn)), false),
+                None => self.write(None, true),
+            }
         }
     }
 }
@@ -281,6 +285,7 @@ impl Drop for RequestRecord {
 fn outcome_of(refusal: Option<&Refusal>, cancelled: bool) -> Outcome {
     match refusal {
         Some(Refusal::Withdrawn(_)) => Outcome::Cut,
+        Some(Refusal::CallerGone) => Outcome::Cancelled,
         Some(refusal) if refusal.is_denial() => Outcome::Denied,
         Some(_) => Outcome::Failed,
         None if cancelled => Outcome::Cancelled,
