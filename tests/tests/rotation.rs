@@ -211,6 +211,24 @@ fn a_changed_config_is_taken_up_without_a_signal() {
 }
 
 #[test]
+fn a_change_is_noticed_at_whatever_moment_it_comes() {
+    let mesh = Mesh::of_files(&Plan::to("http://127.0.0.1:9"));
+    let begun = wait::now();
+    let mut slowest = Duration::ZERO;
+    // Long enough to meet everything else that an agent does now and then.
+    while wait::now() - begun < Duration::from_secs(21) {
+        let issued = mesh.pki().issue(&Leaf::of(SERVICE));
+        issued.write(&files_of(&mesh.host_b, SERVICE));
+        let written = wait::now();
+        wait::within(Duration::from_secs(60), "a new certificate is used", || {
+            (mesh.host_b.status()["identities"][0]["serial"] == issued.serial).then_some(())
+        });
+        slowest = slowest.max(wait::now() - written);
+    }
+    assert!(slowest < Duration::from_secs(5), "a change was taken up only after {slowest:?}");
+}
+
+#[test]
 fn changes_are_noticed_although_their_folder_is_busy() {
     let backend = EchoBackend::steady();
     let mesh = Mesh::of_files(&Plan::to(backend.url()));
