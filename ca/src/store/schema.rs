@@ -5,7 +5,7 @@ use sqlx::{Connection, SqliteConnection};
 use super::StoreError;
 
 /// Every migration in order; its version is its position, from 1.
-const MIGRATIONS: &[&[&str]] = &[VERSION_1];
+const MIGRATIONS: &[&[&str]] = &[VERSION_1, VERSION_2];
 
 const VERSION_1: &[&str] = &[
     // Append-only by trigger, tamper-evident by hash: each line's hash covers the hash of the line before.
@@ -75,6 +75,13 @@ const VERSION_1: &[&str] = &[
         only_row INTEGER NOT NULL PRIMARY KEY CHECK (only_row = 1),
         time BIGINT NOT NULL
     )",
+];
+
+const VERSION_2: &[&str] = &[
+    // REPLACE deletes the old line without asking the trigger for DELETE, but every line is asked for its place.
+    "CREATE TRIGGER journal_grows_at_its_end_only BEFORE INSERT ON journal
+        WHEN NEW.sequence <> (SELECT COALESCE(MAX(sequence), 0) + 1 FROM journal)
+        BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END",
 ];
 
 /// Brings the schema to the version of this program.
