@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use super::{CommandError, Opened, Said};
+use crate::certs::certificate::sha256;
 use crate::certs::time::Clock;
 use crate::registry::hexadecimal;
 
@@ -21,6 +22,7 @@ pub(super) async fn run(config: &Path, as_json: bool, clock: &Clock) -> Result<S
     let counts = ca.store.counts(now).await?;
     let (generation, revocations) = ca.store.revocations(now).await?;
     let hosts = ca.store.hosts().await?;
+    let journal = ca.store.verify_journal().await?;
     let listen = ca.settings.listen;
     let hosts: Vec<_> = hosts.into_iter().map(|row| (row.host, row.enrolled.to_string().into())).collect();
     let serials: Vec<_> = revocations.serials.keys().map(ToString::to_string).collect();
@@ -31,6 +33,7 @@ pub(super) async fn run(config: &Path, as_json: bool, clock: &Clock) -> Result<S
         ("running", json!(answers(listen).await)),
         ("root_sha256", json!(hexadecimal(&authority.root_fingerprint()))),
         ("root_expires", json!(authority.root_validity().not_after.to_string())),
+        ("intermediate_sha256", json!(hexadecimal(&sha256(authority.intermediate())))),
         ("intermediate_expires", json!(authority.validity().not_after.to_string())),
         ("hosts", Value::Object(hosts.into_iter().collect())),
         ("entries", json!(counts.entries)),
@@ -39,6 +42,9 @@ pub(super) async fn run(config: &Path, as_json: bool, clock: &Clock) -> Result<S
         ("trust_generation", json!(generation)),
         ("revoked_ids", json!(revocations.ids)),
         ("revoked_serials", json!(serials)),
+        ("journal_lines", json!(journal.as_ref().ok().map(|(lines, _)| lines))),
+        ("journal_hash", json!(journal.as_ref().ok().map(|(_, hash)| hash))),
+        ("journal_fault", json!(journal.as_ref().err().map(ToString::to_string))),
     ];
     if as_json {
         return Ok(Said::json(&facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()));
@@ -69,7 +75,8 @@ fn as_text((name, value): &(&str, Value)) -> String {
         Value::Bool(false) => "no".to_owned(),
         Value::Array(members) => list(members.iter().filter_map(Value::as_str).map(str::to_owned).collect()),
         Value::Object(members) => list(members.keys().cloned().collect()),
-        Value::Null | Value::Number(_) => value.to_string(),
+        Value::Null => "none".to_owned(),
+        Value::Number(number) => number.to_string(),
     };
     format!("{:20}  {text}\n", name.replace('_', " "))
 }

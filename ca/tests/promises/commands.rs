@@ -71,6 +71,9 @@ async fn commands_work_beside_a_running_ca_and_with_it_stopped() {
     everything(&ca, "again");
     let status = ca.ask_json("status");
     assert_eq!(status["entries"], 3);
+    assert_eq!(status["journal_lines"], ca.ask_json("journal verify")["lines"]);
+    assert_eq!(status["journal_fault"], serde_json::Value::Null);
+    assert_eq!(status["intermediate_sha256"].as_str().unwrap().len(), 64);
     assert!(status["hosts"]["late"].is_string(), "{status}");
     ca.ask("journal verify", &[]).succeeded();
 }

@@ -97,6 +97,9 @@ async fn a_changed_line_is_found() {
 #[tokio::test]
 async fn a_removed_line_is_found() {
     let ca = TestCa::init();
+    let status = ca.ask_json("status");
+    assert!(status["journal_fault"].as_str().unwrap().starts_with("line 2 was changed"), "{status}");
+    assert!(ca.ask("status", &[]).succeeded().contains("line 2 was changed"), "people are told too");
     ca.grant("gpu-1", &id("/llm"));
     ca.grant("gpu-1", &id("/web"));
     ca.tamper("DROP TRIGGER journal_is_never_deleted").await.unwrap();
