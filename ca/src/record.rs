@@ -1,17 +1,19 @@
 //! Fourth and sixth step: the journal. The intent is on disk before the key is used, the result before the certificate
-//! leaves, and every refusal and every act of an operator is there too.
+//! leaves, and every act of an operator is there too. So is every refusal, but a flood of them from strangers is counted
+//! instead of written out.
 //!
 //! Whatever changes the store goes through here: a change and its line in the journal are one transaction. If the line
 //! cannot be written, the change does not happen and nothing is signed.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
 use crate::authenticate::Claim;
 use crate::build::{Plan, ReadyToSign};
 use crate::certs::issuance::Reason;
-use crate::certs::time::Clock;
+use crate::certs::time::{Clock, Timestamp};
 use crate::issue::Refusal;
 use crate::registry::hexadecimal;
 use crate::sign::Signed;
@@ -20,11 +22,16 @@ use crate::store::{CertificateRow, Change, Conflict, Outcome, SpentToken, Store,
 /// Most characters of a refusal's story; a part of it is what the peer sent.
 const DETAIL_CHARACTERS_MAX: usize = 1000;
 
+/// Refusals of strangers, of one kind, that are recorded at once; after that one a second. Whoever has no certificate
+/// could otherwise fill the disk, and with a full disk nothing is signed. The log has every one.
+const STRANGERS_LINES_MAX: u64 = 100;
+
 /// The append-only record of everything that this CA did, meant to do, and refused.
 #[derive(Clone)]
 pub(crate) struct Journal {
     store: Arc<Store>,
     clock: Clock,
+    strangers: Arc<Mutex<HashMap<Reason, Allowance>>>,
 }
 
 /// A certificate whose intent is on disk. Made only here, consumed by the signer.
@@ -54,7 +61,7 @@ pub(crate) enum Event {
     /// A certificate is about to be signed.
     IssueIntended(IssueIntended),
     /// Somebody was refused.
-    Refused { reason: Reason, detail: String, peer: Option<String>, address: Option<String>, wanted: Option<String> },
+    Refused(Refused),
     /// One certificate was revoked.
     SerialRevoked { serial: String },
     /// The listener is open.
@@ -65,6 +72,25 @@ pub(crate) enum Event {
     TokenCreated { token: String, host: String, expires: String },
     /// A join token was withdrawn.
     TokenRevoked { token: String },
+}
+
+/// Who was refused, and why.
+#[derive(Debug, Serialize)]
+pub(crate) struct Refused {
+    reason: Reason,
+    detail: String,
+    peer: Option<String>,
+    address: Option<String>,
+    wanted: Option<String>,
+    /// Refusals of strangers for the same reason that were left out since the line before.
+    omitted: u64,
+}
+
+/// How many more refusals of one kind are recorded.
+struct Allowance {
+    lines: u64,
+    since: Timestamp,
+    omitted: u64,
 }
 
 /// What is about to be signed.
@@ -94,7 +120,7 @@ pub(crate) enum Unrecorded {
 impl Journal {
     /// The journal of this store.
     pub(crate) fn new(store: Arc<Store>, clock: Clock) -> Self {
-        Self { store, clock }
+        Self { store, clock, strangers: Arc::default() }
     }
 
     /// Records that a certificate is about to be signed; spends the token that pays for it. After this it counts as
@@ -135,7 +161,7 @@ impl Journal {
         Ok(Issued(signed))
     }
 
-    /// Records a refusal, in the journal and in the log. A refusal stands even if it cannot be recorded.
+    /// Records a refusal, in the log and in the journal. A refusal stands even if it cannot be recorded.
     pub(crate) async fn refused(&self, claim: &Claim, refusal: &Refusal) {
         let detail: String = chain_of(refusal).chars().take(DETAIL_CHARACTERS_MAX).collect();
         let reason = refusal.reason();
@@ -145,10 +171,20 @@ impl Journal {
             claim.wanted.as_ref().map(ToString::to_string),
         );
         tracing::warn!(reason = word(reason), detail, peer, address, wanted, "certificate refused");
-        let event = Event::Refused { reason, detail, peer, address, wanted };
+        let stranger = peer.is_none() && address.is_some();
+        let Some(omitted) = (if stranger { self.allow_stranger(reason) } else { Some(0) }) else { return };
+        let event = Event::Refused(Refused { reason, detail, peer, address, wanted, omitted });
         if let Err(error) = self.note(event).await {
             tracing::error!(error = chain_of(&error), "refusal not journalled");
         }
+    }
+
+    /// How many were left out before this one, or nothing if it is left out too. Each reason has its own allowance, so
+    /// that a flood of guesses does not hide the one stolen token.
+    fn allow_stranger(&self, reason: Reason) -> Option<u64> {
+        let now = self.clock.now();
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        strangers.entry(reason).or_insert(Allowance { lines: STRANGERS_LINES_MAX, since: now, omitted: 0 }).take(now)
     }
 
     /// Records something that changes nothing else.
@@ -187,6 +223,19 @@ pub(crate) fn chain_of(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+impl Allowance {
+    fn take(&mut self, now: Timestamp) -> Option<u64> {
+        self.lines = self.lines.saturating_add(now.since(self.since).as_secs()).min(STRANGERS_LINES_MAX);
+        self.since = now;
+        let Some(left) = self.lines.checked_sub(1) else {
+            self.omitted += 1;
+            return None;
+        };
+        self.lines = left;
+        Some(std::mem::take(&mut self.omitted))
+    }
 }
 
 impl Intended {

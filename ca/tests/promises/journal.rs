@@ -1,8 +1,13 @@
 //! Nothing is issued unrecorded, and the record shows who touched it.
 
-use countersign_certs::issuance::Reason;
+use std::time::Duration;
 
-use crate::support::{TestCa, id};
+use countersign_certs::csr;
+use countersign_certs::issuance::{ISSUE_PATH, Reason};
+use countersign_certs::key::{KeyAlgorithm, PrivateKey};
+use serde_json::{Value, json};
+
+use crate::support::{Anonymous, TestCa, id};
 
 #[tokio::test]
 async fn the_intent_stands_before_the_result() {
@@ -57,8 +62,8 @@ async fn with_a_journal_that_cannot_be_written_nothing_is_signed() {
     .await
     .unwrap();
     assert_eq!(host.issue(&id("/llm")).await.refused().0, Reason::CaUnavailable);
-    let key = countersign_certs::key::PrivateKey::generate(Default::default()).unwrap();
-    let request = countersign_certs::csr::create_unnamed(&key).unwrap();
+    let key = PrivateKey::generate(Default::default()).unwrap();
+    let request = csr::create_unnamed(&key).unwrap();
     assert_eq!(ca.spend(&token, &request).await.refused().0, Reason::CaUnavailable);
     assert_eq!(ca.journalled("issued"), issued);
     assert_eq!(ca.ask_json("status")["live_certificates"], 2);
@@ -92,20 +97,51 @@ async fn a_changed_line_is_found() {
     ca.tamper("UPDATE journal SET detail = replace(detail, 'llm', 'x') WHERE sequence = 2").await.unwrap();
     let found = ca.ask("journal verify", &[]).failed_with(1);
     assert!(found.contains("line 2 was changed, or a line before it"), "{found}");
+    let status = ca.ask_json("status");
+    assert!(status["journal_fault"].as_str().unwrap().starts_with("line 2 was changed"), "{status}");
+    assert!(ca.ask("status", &[]).succeeded().contains("line 2 was changed"), "people are told too");
 }
 
 #[tokio::test]
 async fn a_removed_line_is_found() {
     let ca = TestCa::init();
-    let status = ca.ask_json("status");
-    assert!(status["journal_fault"].as_str().unwrap().starts_with("line 2 was changed"), "{status}");
-    assert!(ca.ask("status", &[]).succeeded().contains("line 2 was changed"), "people are told too");
     ca.grant("gpu-1", &id("/llm"));
     ca.grant("gpu-1", &id("/web"));
     ca.tamper("DROP TRIGGER journal_is_never_deleted").await.unwrap();
     ca.tamper("DELETE FROM journal WHERE sequence = 2").await.unwrap();
     let found = ca.ask("journal verify", &[]).failed_with(1);
     assert!(found.contains("line 2 is missing, line 3 follows"), "{found}");
+}
+
+#[tokio::test]
+async fn strangers_cannot_fill_the_journal_and_what_is_left_out_is_counted() {
+    let ca = TestCa::start_with("[limits]\nrequests_per_second = 1000\n");
+    let token = ca.token("gpu-1");
+    let mut stranger = Anonymous::connect(&ca, &token).await;
+    let message = json!({ "id": id("/llm"), "csr": "" });
+    for _ in 0..200 {
+        let answer = stranger.connection().post(ISSUE_PATH, &message).await.unwrap();
+        assert_eq!(answer.refused().0, Reason::NotAHost);
+    }
+    let flooded = refusals(&ca, "not_a_host");
+    assert!((100..130).contains(&flooded.len()), "{} lines for 200 requests", flooded.len());
+    // A flood of one kind does not hide another.
+    let request = csr::create_unnamed(&PrivateKey::generate(KeyAlgorithm::P256).unwrap()).unwrap();
+    ca.spend(&token, &request).await.chain();
+    assert_eq!(ca.spend(&token, &request).await.refused().0, Reason::TokenSpent);
+    assert_eq!(refusals(&ca, "token_spent")[0]["detail"]["omitted"], 0);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    stranger.connection().post(ISSUE_PATH, &message).await.unwrap().refused();
+    let told: u64 =
+        refusals(&ca, "not_a_host").iter().map(|line| 1 + line["detail"]["omitted"].as_u64().unwrap()).sum();
+    assert_eq!(told, 201, "every refusal is a line of its own or counted in one");
+    ca.ask("journal verify", &[]).succeeded();
+}
+
+fn refusals(ca: &TestCa, reason: &str) -> Vec<Value> {
+    let text = ca.ask("journal list", &["--json", "--limit", "1000"]).succeeded();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| line["kind"] == "refused" && line["detail"]["reason"] == reason).collect()
 }
 
 #[test]
