@@ -70,7 +70,7 @@ def ask(options: argparse.Namespace, hop: Hop, requests: int) -> None:
 
 def dump(inbound: Started) -> None:
     """Writes what was counted since the last dump into the next file, and begins at nought."""
-    subprocess.run(["callgrind_control", "--dump", str(inbound.process.pid)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["callgrind_control", "--dump", str(inbound.process.pid)], check=True, capture_output=True)
 
 
 if __name__ == "__main__":
