@@ -29,7 +29,7 @@ use crate::refusal::in_one_line;
 use crate::routes::{Phase, Snapshot};
 use crate::systemd;
 use crate::watcher::FileWatcher;
-use crate::worker::{self, WorkerSetup};
+use crate::worker::{self, Places, WorkerSetup};
 
 /// Why an agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -192,6 +192,7 @@ impl Agent {
     }
 
     fn start_workers(&self, count: usize) -> Result<Vec<JoinHandle<()>>, RunError> {
+        let places = Arc::<Places>::default();
         (0..count)
             .map(|index| {
                 let setup = WorkerSetup {
@@ -201,6 +202,7 @@ impl Agent {
                     snapshots: self.snapshots.subscribe(),
                     decisions: random_number()?,
                     gauge: Arc::clone(&self.connections),
+                    places: Arc::clone(&places),
                 };
                 std::thread::Builder::new()
                     .name(format!("worker-{index}"))

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-pub(crate) use state::{Worker, WorkerSetup};
+pub(crate) use state::{Places, Worker, WorkerSetup};
 
 use crate::authorize;
 use crate::config::address::ListenAddress;

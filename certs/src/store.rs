@@ -101,6 +101,14 @@ fn ignore_not_found(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
+/// Removes a file; one that is not there is removed already.
+///
+/// # Errors
+/// The system refused.
+pub fn remove(path: &Path) -> Result<(), StoreError> {
+    fs::remove_file(path).or_else(ignore_not_found).map_err(StoreError::io(path, "removing"))
+}
+
 /// Reads a whole file of bounded size.
 ///
 /// # Errors

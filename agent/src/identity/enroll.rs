@@ -43,10 +43,12 @@ pub(crate) async fn enroll(token: &JoinToken, folder: &Path, clock: &Clock) -> R
     }
     // Before the token is spent: a folder that cannot be written would lose what it buys.
     state.create()?;
+    state.check_room()?;
     let key = PrivateKey::generate(KeyAlgorithm::default())?;
     let request = EnrollRequest { secret: token.secret.to_base64(), csr: csr::create_unnamed(&key)? };
     let tls = tls::enrollment(token.root_fingerprint, ca_id(&token.trust_domain)?, clock)?;
     let enrolled = Call { address: &token.ca_address, tls }.enroll(&request).await?;
+    state.free_room()?;
     let chain = pem::certificates(enrolled.chain.as_bytes()).map_err(SvidError::Pem)?;
     X509Svid::new(chain, &key, &San::Spiffe(enrolled.id.clone()))?;
     state.write_svid(&enrolled.id, &key, &enrolled.chain)?;

@@ -15,6 +15,10 @@ use countersign_certs::svid::{SvidError, X509Svid};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+/// A file that keeps room for a moment, and how much: a chain, a key and a trust update with some revocations.
+const ROOM: &str = ".room";
+const ROOM_BYTES: usize = 64 * 1024;
+
 /// The state folder of one agent.
 #[derive(Debug, Clone)]
 pub(crate) struct StateDir(PathBuf);
@@ -52,6 +56,16 @@ impl StateDir {
     /// Makes the folders.
     pub(crate) fn create(&self) -> Result<(), StateError> {
         Ok(store::create_folder(&self.0.join("svids"))?)
+    }
+
+    /// Finds out whether there is room for what enrolling will store, by storing as much.
+    pub(crate) fn check_room(&self) -> Result<(), StateError> {
+        Ok(store::write(&self.0.join(ROOM), &[0; ROOM_BYTES])?)
+    }
+
+    /// Gives that room back.
+    pub(crate) fn free_room(&self) -> Result<(), StateError> {
+        Ok(store::remove(&self.0.join(ROOM))?)
     }
 
     /// What was joined; none before `enroll`.

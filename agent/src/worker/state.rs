@@ -3,8 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use countersign_certs::time::Clock;
 use tokio::sync::{Notify, watch};
@@ -32,6 +32,8 @@ pub(crate) struct WorkerSetup {
     pub(crate) decisions: u64,
     /// Connections under way, for the operator and for the end of a drain.
     pub(crate) gauge: Arc<AtomicUsize>,
+    /// Shared by all workers.
+    pub(crate) places: Arc<Places>,
 }
 
 /// The state of one worker.
@@ -52,8 +54,7 @@ pub(crate) struct Worker {
     pub(super) backends: RefCell<HashMap<BackendAddress, Rc<BackendPool>>>,
     pub(super) hop_pools: RefCell<HashMap<Arc<str>, Rc<HopPool>>>,
     handshakes: Cell<u32>,
-    accepted: RefCell<HashMap<Arc<str>, u32>>,
-    admitted: RefCell<HashMap<PeerOfRoute, u32>>,
+    places: Arc<Places>,
     pub(super) lines: RefCell<Vec<u8>>,
     pub(super) lines_waiting: Notify,
     time_text: RefCell<TimeText>,
@@ -81,8 +82,7 @@ impl Worker {
             backends: RefCell::default(),
             hop_pools: RefCell::default(),
             handshakes: Cell::new(0),
-            accepted: RefCell::default(),
-            admitted: RefCell::default(),
+            places: setup.places,
             lines: RefCell::default(),
             lines_waiting: Notify::new(),
             time_text: RefCell::default(),
@@ -188,7 +188,7 @@ impl Worker {
             return Err(Refusal::AuditUnavailable);
         }
         let limit = self.snapshot.borrow().limits.connections;
-        let mut accepted = self.accepted.borrow_mut();
+        let mut accepted = Places::lock(&self.places.of_routes);
         let count = accepted.entry(Arc::clone(route)).or_default();
         if *count >= limit {
             return Err(Refusal::TooMany { what: "connections of this route", limit });
@@ -202,7 +202,7 @@ impl Worker {
     pub(crate) fn take_peer_place(self: &Rc<Self>, route: &Arc<str>, principal: &str) -> Result<Place, Refusal> {
         let limit = self.snapshot.borrow().limits.connections_per_peer;
         let key = PeerOfRoute { route: Arc::clone(route), principal: principal.into() };
-        let mut admitted = self.admitted.borrow_mut();
+        let mut admitted = Places::lock(&self.places.of_peers);
         let count = admitted.entry(key.clone()).or_default();
         if *count >= limit {
             return Err(Refusal::TooMany { what: "connections of one peer", limit });
@@ -266,6 +266,19 @@ impl Worker {
     }
 }
 
+/// Connections by route and by peer, of all workers together. Touched when a connection begins and ends, never by a request.
+#[derive(Default)]
+pub(crate) struct Places {
+    of_routes: Mutex<HashMap<Arc<str>, u32>>,
+    of_peers: Mutex<HashMap<PeerOfRoute, u32>>,
+}
+
+impl Places {
+    fn lock<T>(counts: &Mutex<T>) -> MutexGuard<'_, T> {
+        counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// One peer as one route counts it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct PeerOfRoute {
@@ -287,9 +300,9 @@ enum PlaceOf {
 impl Drop for Place {
     fn drop(&mut self) {
         match &self.kind {
-            PlaceOf::Peer(key) => leave(&mut self.worker.admitted.borrow_mut(), key),
+            PlaceOf::Peer(key) => leave(&mut Places::lock(&self.worker.places.of_peers), key),
             PlaceOf::Route(name) => {
-                leave(&mut self.worker.accepted.borrow_mut(), name);
+                leave(&mut Places::lock(&self.worker.places.of_routes), name);
                 self.worker.gauge.fetch_sub(1, Ordering::Relaxed);
             }
         }
