@@ -159,6 +159,9 @@ impl Refusal {
 
     /// Whether a decision of ours was "no", as opposed to something that went wrong.
     pub(crate) fn is_denial(&self) -> bool {
+        if let Self::Handshake(error) = self {
+            return is_missing_certificate(error);
+        }
         matches!(
             self,
             Self::Certificate(_)
