@@ -10,6 +10,7 @@ use countersign_certs::certificate::sha256;
 use countersign_certs::store;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Editors and renewal tools change several files one after the other; this much quiet means that they are done.
 const QUIET: Duration = Duration::from_millis(200);
@@ -27,6 +28,9 @@ pub(crate) struct FileWatcher {
     files: Vec<PathBuf>,
     digest: [u8; 32],
     stirred: Arc<Notify>,
+    /// Something was heard, or it is time to look, and nobody has looked yet.
+    unsettled: bool,
+    next_look: Instant,
 }
 
 impl FileWatcher {
@@ -38,7 +42,15 @@ impl FileWatcher {
         let watcher = watcher
             .map_err(|error| tracing::warn!(%error, "folders cannot be watched; files are looked at every 30 s"))
             .ok();
-        Self { watcher, folders: BTreeSet::new(), files: Vec::new(), digest: [0; 32], stirred }
+        Self {
+            watcher,
+            folders: BTreeSet::new(),
+            files: Vec::new(),
+            digest: [0; 32],
+            stirred,
+            unsettled: false,
+            next_look: Instant::now() + POLL,
+        }
     }
 
     /// Watches these files from now on. Their folders are what is watched: replacing a file by renaming gives it a new
@@ -64,14 +76,22 @@ impl FileWatcher {
     /// Returns when the content of a file is another than it was.
     pub(crate) async fn changed(&mut self) {
         loop {
-            // No word within the time means looking anyway.
-            tokio::time::timeout(POLL, self.stirred.notified()).await.ok();
+            // Whoever waits here may be called away at any await; what was heard is kept until it is looked at.
+            if !self.unsettled {
+                tokio::select! {
+                    () = self.stirred.notified() => {}
+                    () = tokio::time::sleep_until(self.next_look) => {}
+                }
+                self.unsettled = true;
+            }
             // A folder in which something is written all the time is never quiet; a few pauses must do.
             for _ in 0..PAUSES_MAX {
                 if tokio::time::timeout(QUIET, self.stirred.notified()).await.is_err() {
                     break;
                 }
             }
+            self.unsettled = false;
+            self.next_look = Instant::now() + POLL;
             let now = digest(&self.files);
             if now != self.digest {
                 self.digest = now;
