@@ -58,6 +58,9 @@ pub(crate) enum Command {
         /// The path that would be asked for.
         #[arg(long, default_value = "/")]
         path: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Have the running agent renew its identities now.
     #[command(after_help = "Example: countersign-agent renew --config /etc/countersign/agent.toml")]

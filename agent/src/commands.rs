@@ -17,8 +17,10 @@ use crate::control::server::{DECISION_PATH, RENEW_PATH, STATUS_PATH};
 use crate::control::status::Status;
 use crate::identity::ca::CaError;
 use crate::identity::enroll::{self, EnrollError};
-use crate::policy::explain::explain;
+use crate::policy::explain::{Explanation, explain};
 use crate::policy::path::{CheckedPath, PathError};
+use crate::record::Direction;
+use crate::refusal::in_one_line;
 use crate::run::{self, RunError};
 
 /// Why a command could not do its work.
@@ -116,39 +118,63 @@ struct Recorded {
     path: Option<String>,
 }
 
+impl Recorded {
+    /// What was asked, if it was something that a policy decides on.
+    fn question(self) -> Option<Question> {
+        let peer = if self.names.is_empty() { self.peer.into_iter().collect() } else { self.names };
+        let decided = self.direction == Direction::Inbound.as_str() && !peer.is_empty();
+        let (method, path) = self.method.zip(self.path)?;
+        decided.then_some(Question { inbound: self.route, peer, method, path })
+    }
+}
+
+/// What `explain` is asked about.
+pub(crate) struct Question {
+    pub(crate) inbound: String,
+    pub(crate) peer: Vec<String>,
+    pub(crate) method: String,
+    pub(crate) path: String,
+}
+
 /// `explain DECISION_ID`: what was recorded, and what the config says to it now.
-pub(crate) async fn explain_decision(config: &Path, decision: &str) -> Result<String, CommandError> {
+pub(crate) async fn explain_decision(config: &Path, decision: &str, json: bool) -> Result<String, CommandError> {
     let line = client::ask(&socket(config)?, Method::GET, &format!("{DECISION_PATH}{decision}")).await?;
     let recorded: Recorded = serde_json::from_str(&line)?;
-    let mut text = format!("recorded: {}\n", line.trim_end());
-    let names = if recorded.names.is_empty() { recorded.peer.into_iter().collect() } else { recorded.names };
-    let (Some(method), Some(path)) = (recorded.method, recorded.path) else { return Ok(text) };
-    if recorded.direction != "inbound" || names.is_empty() {
-        return Ok(text);
+    // What was recorded is told even where nothing can be said about now, as of a path that is refused before any rule.
+    let now = recorded.question().map(|question| decide(config, &question).map_err(|error| in_one_line(&error)));
+    if json {
+        let recorded: serde_json::Value = serde_json::from_str(&line)?;
+        let said = match now.transpose() {
+            Ok(now) => serde_json::json!({ "recorded": recorded, "now": now }),
+            Err(error) => serde_json::json!({ "recorded": recorded, "error": error }),
+        };
+        return Ok(format!("{said}\n"));
     }
-    text.push_str("with the config as it is now:\n");
-    text.push_str(&explain_question(config, &recorded.route, &names, &method, &path)?);
-    Ok(text)
+    let now = match now.transpose() {
+        Ok(now) => now.map(|now| format!("with the config as it is now:\n{now}")).unwrap_or_default(),
+        Err(error) => format!("with the config as it is now: {error}\n"),
+    };
+    Ok(format!("recorded: {}\n{now}", line.trim_end()))
 }
 
 /// `explain --inbound ...`: what would be decided.
-pub(crate) fn explain_question(
-    config: &Path,
-    inbound: &str,
-    peer: &[String],
-    method: &str,
-    path: &str,
-) -> Result<String, CommandError> {
+pub(crate) fn explain_question(config: &Path, question: &Question, json: bool) -> Result<String, CommandError> {
+    let explanation = decide(config, question)?;
+    Ok(if json { serde_json::to_string(&explanation)? + "\n" } else { explanation.to_string() })
+}
+
+fn decide(config: &Path, question: &Question) -> Result<Explanation, CommandError> {
+    let Question { inbound: name, peer, method, path } = question;
     let config = run::load(config, Secrets::Named)?;
     let known = || config.inbounds.iter().map(|inbound| &*inbound.name).collect::<Vec<_>>().join(", ");
     let inbound = config
         .inbounds
         .iter()
-        .find(|known| *known.name == *inbound)
-        .ok_or_else(|| CommandError::Inbound { name: inbound.to_owned(), known: known() })?;
+        .find(|known| *known.name == **name)
+        .ok_or_else(|| CommandError::Inbound { name: name.clone(), known: known() })?;
     let peer: Vec<San> = peer.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
-    let method: Method = method.parse().map_err(|_not_a_method| CommandError::Method(method.to_owned()))?;
-    let checked = CheckedPath::parse(path).map_err(|source| CommandError::Path { path: path.to_owned(), source })?;
+    let method: Method = method.parse().map_err(|_not_a_method| CommandError::Method(method.clone()))?;
+    let checked = CheckedPath::parse(path).map_err(|source| CommandError::Path { path: path.clone(), source })?;
     Ok(explain(&inbound.policy, &peer, &method, checked))
 }
 

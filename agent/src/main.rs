@@ -55,7 +55,7 @@ use clap::Parser;
 use countersign_certs::time::Clock;
 
 use cli::{Arguments, Command};
-use commands::CommandError;
+use commands::{CommandError, Question};
 use config::Secrets;
 
 /// Requests are many small allocations; this allocator takes them with fewer instructions than the C library's.
@@ -88,11 +88,12 @@ async fn carry_out(command: Command, clock: Clock) -> Result<String, CommandErro
     match command {
         Command::Check { config } => commands::check(&config.path),
         Command::Enroll { token, token_file, dir } => commands::enroll(token, token_file, &dir, &clock).await,
-        Command::Explain { config, decision: Some(decision), .. } => {
-            commands::explain_decision(&config.path, &decision).await
+        Command::Explain { config, decision: Some(decision), json, .. } => {
+            commands::explain_decision(&config.path, &decision, json).await
         }
-        Command::Explain { config, decision: None, inbound, peer, method, path } => {
-            commands::explain_question(&config.path, &inbound.unwrap_or_default(), &peer, &method, &path)
+        Command::Explain { config, decision: None, inbound, peer, method, path, json } => {
+            let question = Question { inbound: inbound.unwrap_or_default(), peer, method, path };
+            commands::explain_question(&config.path, &question, json)
         }
         Command::Renew { config, id } => commands::renew(&config.path, id.as_deref()).await,
         Command::Run { config } => run_agent(&config.path, clock).await,
