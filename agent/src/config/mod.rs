@@ -24,6 +24,7 @@ use countersign_certs::spiffe_id::TrustDomain;
 use countersign_certs::store::{self, StoreError};
 
 use diagnostic::Diagnostic;
+use toml::de::DeTable;
 
 /// Whether the secrets that a config names are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,12 +77,13 @@ pub(crate) fn state_dir(path: &Path) -> Result<Option<std::path::PathBuf>, Confi
     Ok(written(&name, &text)?.state_dir)
 }
 
-/// Where the control socket of a config is; its other parts are not looked at.
+/// Where the control socket of a config is; its other parts are not looked at. An agent goes on with its last good config
+/// while its file is broken, and must be reachable then above all: what can be read of a broken file is.
 pub(crate) fn control_socket(path: &Path) -> Result<std::path::PathBuf, ConfigError> {
-    let (name, text) = read(path)?;
-    let table: toml::Table =
-        toml::from_str(&text).map_err(|error| ConfigError::Refused(Diagnostic::of_toml(&name, &text, &error)))?;
-    let socket = table.get("control").and_then(|control| control.get("socket")).and_then(toml::Value::as_str);
+    let (_, text) = read(path)?;
+    let (table, _what_is_broken) = DeTable::parse_recoverable(&text);
+    let control = table.get_ref().get("control").and_then(|control| control.get_ref().as_table());
+    let socket = control.and_then(|control| control.get("socket")).and_then(|socket| socket.get_ref().as_str());
     Ok(socket.unwrap_or(checked::CONTROL_SOCKET).into())
 }
 
