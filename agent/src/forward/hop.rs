@@ -26,6 +26,7 @@ use super::outgoing::Outgoing;
 use super::pool::{Lease, Opened, Pool};
 use super::{CONNECTION_WINDOW, STREAM_WINDOW};
 use crate::config::address::Endpoint;
+use crate::config::checked::Limits;
 use crate::listener::Stream;
 use crate::live::{Live, Member, Side as Polled, Signal};
 use crate::refusal::{Refusal, Withdrawn};
@@ -148,7 +149,7 @@ impl HopPool {
     }
 
     async fn call(&self, endpoint: &Endpoint, tls: &ClientSide) -> Result<Established, Refusal> {
-        let limits = &self.worker.snapshot().limits;
+        let Limits { connect_timeout, handshake_timeout, .. } = self.worker.snapshot().limits;
         let unreachable = |source| Refusal::Unreachable { target: endpoint.to_string(), source };
         let now = self.worker.clock().now();
         let own = tls.identity.usable();
@@ -156,16 +157,16 @@ impl HopPool {
             let identity = tls.identity.leaf().principal().map(ToString::to_string).unwrap_or_default();
             return Err(Refusal::OwnCertificate { identity, not_after: own.not_after });
         }
-        let stream = tokio::time::timeout(limits.connect_timeout, tcp(endpoint))
+        let stream = tokio::time::timeout(connect_timeout, tcp(endpoint))
             .await
             .unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
             .map_err(unreachable)?;
         let (config, handshake) = tls.begin().map_err(Refusal::Tls)?;
         let name = countersign_certs::tls::server_name(&endpoint.host);
         let connecting = TlsConnector::from(config).connect(name, Stream::Tcp(stream));
-        let stream = tokio::time::timeout(limits.handshake_timeout, connecting)
+        let stream = tokio::time::timeout(handshake_timeout, connecting)
             .await
-            .map_err(|_elapsed| Refusal::HandshakeTimeout(limits.handshake_timeout))?
+            .map_err(|_elapsed| Refusal::HandshakeTimeout(handshake_timeout))?
             .map_err(|error| refused(endpoint, &handshake, error))?;
         let peer = handshake.peer().ok_or_else(|| unreachable(io::ErrorKind::InvalidData.into()))?;
         let ends = peer.usable().not_after.min(own.not_after);

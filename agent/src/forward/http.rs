@@ -21,15 +21,18 @@ use super::connection::{Connection, Current, Upstream};
 use super::executor::OnThisWorker;
 use super::outgoing::Outgoing;
 use super::pool::Lease;
-use super::rewind::Rewind;
+use super::rewind::{Rewind, Watch};
 use super::{CONNECTION_WINDOW, STREAM_WINDOW, upgrade};
 use crate::authorize::{self, Permit};
+use crate::config::checked::Limits;
 use crate::identify::headers::IDENTITY_HEADERS;
 use crate::live::Told;
 use crate::record::RequestRecord;
 use crate::record::line::DecisionId;
 use crate::refusal::{Refusal, Withdrawn};
-use crate::request::{NormalRequest, X_COUNTERSIGN_DECISION, is_grpc, normalise, remove_hop_by_hop};
+use crate::request::{
+    NormalRequest, RequestError, TwoLengths, X_COUNTERSIGN_DECISION, is_grpc, normalise, remove_hop_by_hop,
+};
 
 /// How often a silent HTTP/2 peer is asked whether it is still there, and how long it may take to answer.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
@@ -44,10 +47,11 @@ const SEND_BUFFER_BYTES: usize = 256 * 1024;
 ///
 /// Between two requests that are far apart, HTTP and its buffers are put away: a silent connection holds its TLS state and
 /// little else.
-pub(crate) async fn serve_http1<S>(mut stream: Rewind<S>, connection: Rc<Connection>) -> Result<(), Refusal>
+pub(crate) async fn serve_http1<S>(stream: Rewind<S>, connection: Rc<Connection>) -> Result<(), Refusal>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let mut stream = stream.into_http1();
     while bytes_came(&mut stream, &connection).await? {
         match Box::pin(serve_until_rest(stream, &connection)).await? {
             Some(resting) => stream = resting,
@@ -85,9 +89,12 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let header_bytes = connection.worker().snapshot().limits.header_bytes;
-    let settled = stream.settled();
-    let answering = Rc::clone(connection);
-    let service = service_fn(move |request| exchange(request, Rc::clone(&answering)));
+    let watch = stream.watch();
+    let answering = (watch.clone(), Rc::clone(connection));
+    let service = service_fn(move |request| {
+        let (watch, connection) = answering.clone();
+        exchange_watched(request, connection, watch)
+    });
     let mut serving = http1::Builder::new()
         .max_buf_size(usize::try_from(header_bytes).unwrap_or(usize::MAX))
         .max_headers(HEADERS_MAX)
@@ -105,7 +112,7 @@ where
                     std::pin::Pin::new(&mut serving).graceful_shutdown();
                 }
                 // Nothing runs and everything has left: no byte is in anybody's buffer but those that are put back.
-                Told::Rest if connection.is_silent() && settled.get() && !draining => break,
+                Told::Rest if connection.is_silent() && watch.is_settled() && !draining => break,
                 Told::Rest => {}
                 Told::Cut(withdrawn) => return Err(withdrawn.into()),
             },
@@ -119,15 +126,14 @@ pub(crate) async fn serve_http2<S>(io: S, connection: Rc<Connection>) -> Result<
 where
     S: Read + Write + Unpin + 'static,
 {
-    let snapshot = connection.worker().snapshot();
-    let limits = &snapshot.limits;
+    let Limits { streams_per_connection, header_bytes, .. } = connection.worker().snapshot().limits;
     let answering = Rc::clone(&connection);
     let service = service_fn(move |request| exchange(request, Rc::clone(&answering)));
     let (interval, timeout) = KEEP_ALIVE;
     let serving = http2::Builder::new(OnThisWorker)
         .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.streams_per_connection)
-        .max_header_list_size(limits.header_bytes)
+        .max_concurrent_streams(streams_per_connection)
+        .max_header_list_size(header_bytes)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER_BYTES)
@@ -180,6 +186,22 @@ fn is_disconnect(error: &hyper::Error) -> bool {
         cause = source.source();
     }
     false
+}
+
+/// Answers one request of an HTTP/1.1 stream, of which more is known than the HTTP library tells.
+async fn exchange_watched(
+    mut request: Request<Incoming>,
+    connection: Rc<Connection>,
+    watch: Watch,
+) -> Result<Response<ResponseBody>, Infallible> {
+    if !watch.next_is_unambiguous() {
+        request.extensions_mut().insert(TwoLengths);
+    }
+    let answer = exchange(request, connection).await?;
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        watch.upgraded();
+    }
+    Ok(answer)
 }
 
 /// Answers one request. Every way out is recorded: here if it is refused, else when the answer's last byte is gone.
@@ -308,7 +330,11 @@ impl Upstream {
 fn refuse(refusal: &Refusal, mut record: RequestRecord, grpc: bool) -> Response<ResponseBody> {
     let status = refusal.status();
     record.status(status);
-    let answer = if grpc { grpc_answer(refusal, record.decision()) } else { problem(status, record.decision()) };
+    let mut answer = if grpc { grpc_answer(refusal, record.decision()) } else { problem(status, record.decision()) };
+    if matches!(refusal, Refusal::Request(RequestError::Length)) {
+        // Nobody can tell any more where the next request begins (RFC 9112 §6.3).
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     record.close(Some(refusal));
     answer
 }

@@ -22,6 +22,8 @@ pub(crate) mod pool;
 
 pub(crate) mod rewind;
 
+mod framing;
+
 pub(crate) mod sniff;
 
 pub(crate) mod executor;
