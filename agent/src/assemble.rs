@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use countersign_certs::bundle::{BundleError, TrustBundle};
 use countersign_certs::san::San;
@@ -21,7 +21,7 @@ use crate::listener::{Listener, SocketMode};
 use crate::record::Direction;
 use crate::record::counters::RouteCounters;
 use crate::refusal::in_one_line;
-use crate::routes::{InboundRoute, Open, OutboundRoute, Phase, Route, Snapshot};
+use crate::routes::{Entrance, InboundRoute, Open, OutboundRoute, Phase, Route, Snapshot};
 
 /// Why no snapshot can be made. The one before stays.
 #[derive(Debug, thiserror::Error)]
@@ -51,12 +51,12 @@ pub(crate) enum Opening {
     RouteByRoute,
 }
 
-/// What stays from one snapshot to the next: sockets and counters.
+/// What stays from one snapshot to the next: sockets, which nobody else keeps open, and counters.
 pub(crate) struct Assembler {
     clock: Clock,
     workers: usize,
     generation: u64,
-    listeners: HashMap<ListenAddress, Arc<Listener>>,
+    listeners: HashMap<Entrance, Arc<Listener>>,
     counters: BTreeMap<(&'static str, Arc<str>), Vec<Arc<RouteCounters>>>,
 }
 
@@ -70,6 +70,15 @@ pub(crate) struct Assembled {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Waiting {
     pub(crate) route: Arc<str>,
+}
+
+/// A route that has its identity and needs its socket.
+struct Ready<'config> {
+    name: &'config Arc<str>,
+    entrance: Entrance,
+    route: Route,
+    mode: SocketMode,
+    outbound: Option<&'config Outbound>,
 }
 
 /// Identities and trust, joined from every source.
@@ -96,54 +105,43 @@ impl Assembler {
     ) -> Result<Assembled, AssembleError> {
         let config = &taken.config;
         let mut at_hand = AtHand::gather(taken, credentials)?;
-        let mut opened = HashMap::new();
-        let mut routes = BTreeMap::new();
         let mut waiting = Vec::new();
+        let mut ready = Vec::new();
         for inbound in &config.inbounds {
-            let wait = || Waiting { route: Arc::clone(&inbound.name) };
-            let Some(route) = self.inbound(inbound, config, &mut at_hand)? else {
-                waiting.push(wait());
-                continue;
-            };
-            if phase != Phase::Serving {
-                routes.insert(inbound.listen.clone(), Open { route: Route::Inbound(Arc::new(route)), listener: None });
-                continue;
-            }
-            match self.listener(&inbound.name, &inbound.listen, SocketMode::Group, &mut opened) {
-                Ok(listener) => {
-                    let listener = Some(listener);
-                    routes.insert(inbound.listen.clone(), Open { route: Route::Inbound(Arc::new(route)), listener });
-                }
-                Err(error) => self.not_listening(error, opening).map(|()| waiting.push(wait()))?,
+            match self.inbound(inbound, config, &mut at_hand)? {
+                Some(route) => ready.push(Ready::inbound(inbound, route)),
+                None => waiting.push(Waiting { route: Arc::clone(&inbound.name) }),
             }
         }
         for outbound in &config.outbounds {
-            let wait = || Waiting { route: Arc::clone(&outbound.name) };
-            // Where users are named, the kernel's word on the caller decides, not the file's mode.
-            let mode = if outbound.allow.is_some() { SocketMode::Everybody } else { SocketMode::Group };
-            let Some(route) = self.outbound(outbound, config, &mut at_hand)? else {
-                waiting.push(wait());
-                continue;
-            };
-            if phase != Phase::Serving {
-                routes
-                    .insert(outbound.listen.clone(), Open { route: Route::Outbound(Arc::new(route)), listener: None });
-                continue;
-            }
-            let listener = self.listener(&outbound.name, &outbound.listen, mode, &mut opened);
-            match listener.and_then(|listener| check_reach(outbound, &listener).map(|()| listener)) {
-                Ok(listener) => {
-                    let listener = Some(listener);
-                    routes.insert(outbound.listen.clone(), Open { route: Route::Outbound(Arc::new(route)), listener });
-                }
-                Err(error) => self.not_listening(error, opening).map(|()| waiting.push(wait()))?,
+            match self.outbound(outbound, config, &mut at_hand)? {
+                Some(route) => ready.push(Ready::outbound(outbound, route)),
+                None => waiting.push(Waiting { route: Arc::clone(&outbound.name) }),
             }
         }
+        let mut listeners = HashMap::new();
+        let mut routes = BTreeMap::new();
+        for Ready { name, entrance, route, mode, outbound } in ready {
+            let mut listener = Weak::new();
+            if phase == Phase::Serving {
+                let opened = self.listener(name, &entrance, mode);
+                match opened.and_then(|opened| check_reach(outbound, &opened).map(|()| opened)) {
+                    Ok(opened) => {
+                        listener = Arc::downgrade(&opened);
+                        listeners.insert(entrance.clone(), opened);
+                    }
+                    Err(error) if opening == Opening::AllOrNothing => return Err(error),
+                    Err(error) => {
+                        tracing::error!(error = in_one_line(&error), "a route waits because it cannot listen");
+                        waiting.push(Waiting { route: Arc::clone(name) });
+                        continue;
+                    }
+                }
+            }
+            routes.insert(entrance, Open { route, listener });
+        }
         // Only now is anything changed: a socket that is no longer used is closed, a new one is kept.
-        self.listeners = routes
-            .iter()
-            .filter_map(|(address, open)| Some((address.clone(), Arc::clone(open.listener.as_ref()?))))
-            .collect();
+        self.listeners = listeners;
         self.generation += 1;
         let snapshot = Snapshot {
             generation: self.generation,
@@ -153,16 +151,6 @@ impl Assembler {
             phase,
         };
         Ok(Assembled { snapshot, waiting })
-    }
-
-    fn not_listening(&self, error: AssembleError, opening: Opening) -> Result<(), AssembleError> {
-        match opening {
-            Opening::AllOrNothing => Err(error),
-            Opening::RouteByRoute => {
-                tracing::error!(error = in_one_line(&error), "a route waits because it cannot listen");
-                Ok(())
-            }
-        }
     }
 
     /// The counters of every route that there ever was, by direction and name.
@@ -230,15 +218,11 @@ impl Assembler {
         self.counters.entry((direction.as_str(), Arc::clone(name))).or_insert_with(fresh).clone()
     }
 
-    fn listener(
-        &self,
-        name: &Arc<str>,
-        address: &ListenAddress,
-        mode: SocketMode,
-        opened: &mut HashMap<ListenAddress, Arc<Listener>>,
-    ) -> Result<Arc<Listener>, AssembleError> {
+    /// The socket of an entrance: the one that is open already, or a new one.
+    fn listener(&self, name: &Arc<str>, entrance: &Entrance, mode: SocketMode) -> Result<Arc<Listener>, AssembleError> {
+        let address = entrance.address();
         let refused = |source| AssembleError::Listen { name: Arc::clone(name), address: address.clone(), source };
-        if let Some(listener) = self.listeners.get(address).or_else(|| opened.get(address)) {
+        if let Some(listener) = self.listeners.get(entrance) {
             if let ListenAddress::Unix(_) = address {
                 listener.set_mode(mode).map_err(refused)?;
             }
@@ -246,14 +230,13 @@ impl Assembler {
         }
         let listener = Listener::open(address, mode).map_err(refused)?;
         tracing::info!(route = &**name, address = listener.local_address(), "listening");
-        let listener = Arc::new(listener);
-        opened.insert(address.clone(), Arc::clone(&listener));
-        Ok(listener)
+        Ok(Arc::new(listener))
     }
 }
 
 /// A socket that systemd has opened may be another than the config suggests.
-fn check_reach(outbound: &Outbound, listener: &Listener) -> Result<(), AssembleError> {
+fn check_reach(outbound: Option<&Outbound>, listener: &Listener) -> Result<(), AssembleError> {
+    let Some(outbound) = outbound else { return Ok(()) };
     let refused = |text: &str| AssembleError::Listen {
         name: Arc::clone(&outbound.name),
         address: outbound.listen.clone(),
@@ -268,6 +251,29 @@ fn check_reach(outbound: &Outbound, listener: &Listener) -> Result<(), AssembleE
         return Err(refused("the user behind a TCP connection is not known; hand over a Unix socket"));
     }
     Ok(())
+}
+
+impl<'config> Ready<'config> {
+    fn inbound(inbound: &'config Inbound, route: InboundRoute) -> Self {
+        Self {
+            name: &inbound.name,
+            entrance: Entrance::of(Direction::Inbound, &inbound.name, &inbound.listen),
+            route: Route::Inbound(Arc::new(route)),
+            mode: SocketMode::Group,
+            outbound: None,
+        }
+    }
+
+    fn outbound(outbound: &'config Outbound, route: OutboundRoute) -> Self {
+        Self {
+            name: &outbound.name,
+            entrance: Entrance::of(Direction::Outbound, &outbound.name, &outbound.listen),
+            route: Route::Outbound(Arc::new(route)),
+            // Where users are named, the kernel's word on the caller decides, not the file's mode.
+            mode: if outbound.allow.is_some() { SocketMode::Everybody } else { SocketMode::Group },
+            outbound: Some(outbound),
+        }
+    }
 }
 
 impl<'taken> AtHand<'taken> {

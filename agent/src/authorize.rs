@@ -18,7 +18,7 @@ use crate::policy::path::CheckedPath;
 use crate::policy::rule::Policy;
 use crate::refusal::{Refusal, Withdrawn};
 use crate::request::NormalRequest;
-use crate::routes::{InboundRoute, OutboundRoute};
+use crate::routes::{InboundRoute, OutboundRoute, Phase};
 use crate::worker::Worker;
 
 /// Evidence that one request may be forwarded now. Made only by [`request`]; forwarding keeps it until the last byte.
@@ -115,9 +115,12 @@ pub(crate) fn request(connection: &Rc<Connection>, request: &NormalRequest) -> R
 
 /// Decides whether the peer of a connection may stay at all, by what is trusted and configured now.
 ///
-/// The handshake was made under what was trusted when it began. Who was revoked meanwhile is found here, because the
-/// connection entered the worker's list before: from there on, every change finds it.
+/// The handshake was made under what was trusted when it began. Who was revoked meanwhile, and that the agent drains, is found
+/// here, because the connection entered the worker's list before: from there on, every change finds it.
 pub(crate) fn peer(connection: &Connection) -> Result<(), Refusal> {
+    if connection.worker().snapshot().phase != Phase::Serving {
+        return Err(Refusal::Withdrawn(Withdrawn::Stopped));
+    }
     Ok(still_believed(connection)?)
 }
 

@@ -21,7 +21,7 @@ use crate::identify;
 use crate::listener::{PeerAddress, Stream};
 use crate::live::Live;
 use crate::record::{ConnectionRecord, Direction};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Withdrawn};
 use crate::routes::InboundRoute;
 use crate::worker::Worker;
 
@@ -84,10 +84,12 @@ async fn handshake(stream: Stream, route: &InboundRoute, worker: &Worker) -> Res
     let _turn = worker.begin_handshake()?;
     let limit = worker.snapshot().limits.handshake_timeout;
     let (config, handshake) = route.tls.begin().map_err(Refusal::Tls)?;
-    let stream = tokio::time::timeout(limit, TlsAcceptor::from(config).accept(stream))
-        .await
-        .map_err(|_elapsed| Refusal::HandshakeTimeout(limit))?
-        .map_err(|error| refused(&handshake, error))?;
+    let accepted = tokio::select! {
+        accepted = tokio::time::timeout(limit, TlsAcceptor::from(config).accept(stream)) => accepted,
+        () = worker.drain_begun() => return Err(Refusal::Withdrawn(Withdrawn::Stopped)),
+    };
+    let stream =
+        accepted.map_err(|_elapsed| Refusal::HandshakeTimeout(limit))?.map_err(|error| refused(&handshake, error))?;
     worker.counters(&route.counters).handshakes.add(1);
     let peer = handshake.peer().ok_or_else(|| Refusal::Handshake(std::io::ErrorKind::InvalidData.into()))?;
     Ok(Encrypted { stream, peer })

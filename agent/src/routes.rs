@@ -4,7 +4,7 @@
 //! look at everything that is under way again.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use countersign_certs::svid::X509Svid;
 use countersign_certs::tls::{ClientSide, ServerSide};
@@ -14,6 +14,7 @@ use crate::config::checked::{Injection, Limits, LocalUsers};
 use crate::listener::Listener;
 use crate::policy::role::Roles;
 use crate::policy::rule::Policy;
+use crate::record::Direction;
 use crate::record::counters::RouteCounters;
 
 /// Everything at one moment.
@@ -22,7 +23,7 @@ pub(crate) struct Snapshot {
     pub(crate) generation: u64,
     pub(crate) limits: Limits,
     pub(crate) roles: Arc<Roles>,
-    pub(crate) routes: BTreeMap<ListenAddress, Open>,
+    pub(crate) routes: BTreeMap<Entrance, Open>,
     pub(crate) phase: Phase,
 }
 
@@ -37,12 +38,20 @@ pub(crate) enum Phase {
     Stopping,
 }
 
+/// Where a route is reached. Several routes may leave their port to the kernel, and each has a socket of its own; a fixed
+/// address stays the same socket when its route gets another name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Entrance {
+    listen: ListenAddress,
+    chosen_for: Option<(Direction, Arc<str>)>,
+}
+
 /// A route and the socket on which it is reached.
 #[derive(Clone)]
 pub(crate) struct Open {
     pub(crate) route: Route,
-    /// None while the agent drains: the port is closed, and what runs goes on.
-    pub(crate) listener: Option<Arc<Listener>>,
+    /// Kept open by the assembler alone, so that a port is closed when it says so, whoever still goes by an old snapshot.
+    pub(crate) listener: Weak<Listener>,
 }
 
 /// Either of the two directions.
@@ -72,6 +81,19 @@ pub(crate) struct OutboundRoute {
     pub(crate) allow: Option<LocalUsers>,
     /// One for each worker.
     pub(crate) counters: Vec<Arc<RouteCounters>>,
+}
+
+impl Entrance {
+    /// The entrance of a route that listens on this address.
+    pub(crate) fn of(direction: Direction, name: &Arc<str>, listen: &ListenAddress) -> Self {
+        let kernel_chooses = matches!(listen, ListenAddress::Tcp(address) if address.port() == 0);
+        Self { listen: listen.clone(), chosen_for: kernel_chooses.then(|| (direction, Arc::clone(name))) }
+    }
+
+    /// The address as configured.
+    pub(crate) fn address(&self) -> &ListenAddress {
+        &self.listen
+    }
 }
 
 impl Route {

@@ -24,9 +24,10 @@ use crate::identity::Credentials;
 use crate::identity::files;
 use crate::identity::keeper::Keeper;
 use crate::identity::state::{StateDir, StateError};
+use crate::record::Direction;
 use crate::record::sink::{self, AuditLost, Sink};
 use crate::refusal::in_one_line;
-use crate::routes::{Phase, Snapshot};
+use crate::routes::{Entrance, Phase, Snapshot};
 use crate::systemd;
 use crate::watcher::FileWatcher;
 use crate::worker::{self, Places, WorkerSetup};
@@ -387,18 +388,21 @@ impl Agent {
     fn route_status(&self, snapshot: &Snapshot) -> Vec<RouteStatus> {
         let taken = self.taken();
         let config = &taken.config;
-        let place = |listen| snapshot.routes.get(listen).and_then(|open| Some(open.listener.as_ref()?.local_address()));
+        let place = |direction, name, listen| {
+            let open = snapshot.routes.get(&Entrance::of(direction, name, listen))?;
+            Some(open.listener.upgrade()?.local_address())
+        };
         let inbounds = config.inbounds.iter().map(|inbound| RouteStatus {
-            direction: "inbound".to_owned(),
+            direction: Direction::Inbound.as_str().to_owned(),
             name: inbound.name.to_string(),
             identity: inbound.identity.to_string(),
-            listening: place(&inbound.listen),
+            listening: place(Direction::Inbound, &inbound.name, &inbound.listen),
         });
         let outbounds = config.outbounds.iter().map(|outbound| RouteStatus {
-            direction: "outbound".to_owned(),
+            direction: Direction::Outbound.as_str().to_owned(),
             name: outbound.name.to_string(),
             identity: outbound.identity.to_string(),
-            listening: place(&outbound.listen),
+            listening: place(Direction::Outbound, &outbound.name, &outbound.listen),
         });
         inbounds.chain(outbounds).collect()
     }

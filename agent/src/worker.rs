@@ -12,10 +12,9 @@ use tokio::task::JoinHandle;
 pub(crate) use state::{Places, Worker, WorkerSetup};
 
 use crate::authorize;
-use crate::config::address::ListenAddress;
 use crate::listener::WorkerListener;
 use crate::refusal::Withdrawn;
-use crate::routes::{Phase, Route};
+use crate::routes::{Entrance, Phase, Route};
 use crate::{inbound, outbound};
 
 /// One sweep over everything under way; also the grain of idle times.
@@ -37,7 +36,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) async fn run(setup: WorkerSetup) {
     let mut snapshots = setup.snapshots.clone();
     let worker = Rc::new(Worker::new(setup));
-    let mut accepting: BTreeMap<ListenAddress, JoinHandle<()>> = BTreeMap::new();
+    let mut accepting: BTreeMap<Entrance, JoinHandle<()>> = BTreeMap::new();
     let flushing = tokio::task::spawn_local(flush_lines(Rc::clone(&worker)));
     let resting = tokio::task::spawn_local(let_rest(Rc::clone(&worker)));
     let mut ticks = tokio::time::interval(TICK);
@@ -50,16 +49,16 @@ pub(crate) async fn run(setup: WorkerSetup) {
                     break;
                 }
                 worker.snapshot.replace(Arc::clone(&snapshots.borrow_and_update()));
+                if worker.snapshot().phase == Phase::Stopping {
+                    break;
+                }
                 listen(&worker, &mut accepting);
                 worker.look_again();
             }
             _ = ticks.tick() => worker.sweep(),
         }
-        match worker.snapshot().phase {
-            Phase::Serving => {}
-            Phase::Draining if worker.is_empty() => break,
-            Phase::Draining => {}
-            Phase::Stopping => break,
+        if worker.snapshot().phase == Phase::Draining && worker.is_empty() {
+            break;
         }
     }
     accepting.into_values().for_each(|task| task.abort());
@@ -73,10 +72,10 @@ pub(crate) async fn run(setup: WorkerSetup) {
 }
 
 /// Starts accepting where something new is listened on, and stops where nothing is any more.
-fn listen(worker: &Rc<Worker>, accepting: &mut BTreeMap<ListenAddress, JoinHandle<()>>) {
+fn listen(worker: &Rc<Worker>, accepting: &mut BTreeMap<Entrance, JoinHandle<()>>) {
     let snapshot = worker.snapshot();
-    accepting.retain(|address, task| {
-        let stays = snapshot.phase == Phase::Serving && snapshot.routes.contains_key(address);
+    accepting.retain(|entrance, task| {
+        let stays = snapshot.phase == Phase::Serving && snapshot.routes.contains_key(entrance);
         if !stays {
             task.abort();
         }
@@ -85,34 +84,35 @@ fn listen(worker: &Rc<Worker>, accepting: &mut BTreeMap<ListenAddress, JoinHandl
     if snapshot.phase != Phase::Serving {
         return;
     }
-    for (address, open) in &snapshot.routes {
-        if accepting.contains_key(address) {
+    for (entrance, open) in &snapshot.routes {
+        if accepting.contains_key(entrance) {
             continue;
         }
-        let Some(listener) = &open.listener else { continue };
+        // A socket that is closed by now is in no newer snapshot, and that one is on its way.
+        let Some(listener) = open.listener.upgrade() else { continue };
         match listener.for_worker() {
             Ok(listener) => {
-                let task = tokio::task::spawn_local(accept(Rc::clone(worker), address.clone(), listener));
-                accepting.insert(address.clone(), task);
+                let task = tokio::task::spawn_local(accept(Rc::clone(worker), entrance.clone(), listener));
+                accepting.insert(entrance.clone(), task);
             }
-            Err(error) => tracing::error!(%address, %error, "a worker cannot listen"),
+            Err(error) => tracing::error!(address = %entrance.address(), %error, "a worker cannot listen"),
         }
     }
 }
 
-async fn accept(worker: Rc<Worker>, address: ListenAddress, listener: WorkerListener) {
+async fn accept(worker: Rc<Worker>, entrance: Entrance, listener: WorkerListener) {
     loop {
         let (stream, peer_address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Without a pause a process that is out of file descriptors would spin here.
-                tracing::warn!(%address, %error, "a connection could not be accepted");
+                tracing::warn!(address = %entrance.address(), %error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         let snapshot = worker.snapshot();
-        let Some(open) = snapshot.routes.get(&address) else { continue };
+        let Some(open) = snapshot.routes.get(&entrance) else { continue };
         match open.route.clone() {
             Route::Inbound(route) => {
                 let accepted = inbound::Accepted { stream, address: peer_address, route };
@@ -227,6 +227,8 @@ impl Worker {
     async fn end_everything(&self) {
         self.requests.all().iter().for_each(|ongoing| ongoing.signal().cut(Withdrawn::Stopped));
         self.connections.all().iter().for_each(|connection| connection.signal().cut(Withdrawn::Stopped));
+        // One that was accepted just now has not even begun.
+        tokio::task::yield_now().await;
         // Each task needs a few turns of the runtime to write its audit line.
         for _ in 0..100 {
             if self.is_empty() {

@@ -476,8 +476,9 @@ fn check_routes(inbounds: &[(Inbound, Places)], outbounds: &[(Outbound, Places)]
     }
     check_unique(of_inbounds.map(|(name, _, places)| (name, places)), "inbound")?;
     check_unique(of_outbounds.map(|(name, _, places)| (name, places)), "outbound")?;
-    if taken.len() > ROUTES_MAX {
-        return Err(Finding::new(0..0, format!("{} inbounds and outbounds, the limit is {ROUTES_MAX}", taken.len())));
+    let count = inbounds.len() + outbounds.len();
+    if count > ROUTES_MAX {
+        return Err(Finding::new(0..0, format!("{count} inbounds and outbounds, the limit is {ROUTES_MAX}")));
     }
     Ok(())
 }

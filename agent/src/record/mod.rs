@@ -60,7 +60,7 @@ pub(crate) struct ConnectionRecord {
 }
 
 /// Which of the two stories a record belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Direction {
     /// From another host to our service.
     Inbound,
@@ -87,6 +87,7 @@ impl ConnectionRecord {
         address: PeerAddress,
     ) -> Self {
         counters.connections_opened.add(1);
+        worker.record_opened();
         Self {
             worker: Rc::clone(worker),
             route,
@@ -130,6 +131,7 @@ impl ConnectionRecord {
 
     fn write(&mut self, refusal: Option<&Refusal>, cancelled: bool) {
         self.closed = true;
+        self.worker.record_closed();
         self.counters.connections_closed.add(1);
         if let Some(refusal) = refusal {
             self.counters.refused(refusal);

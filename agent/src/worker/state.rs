@@ -20,7 +20,7 @@ use crate::record::counters::RouteCounters;
 use crate::record::line::{DecisionId, Line, TimeText, write_unrecorded};
 use crate::record::sink::{BACKLOG_BYTES_MAX, BUFFER_BYTES, Sink};
 use crate::refusal::Refusal;
-use crate::routes::{OutboundRoute, Snapshot};
+use crate::routes::{OutboundRoute, Phase, Snapshot};
 
 /// What a worker thread is given.
 pub(crate) struct WorkerSetup {
@@ -41,6 +41,7 @@ pub(crate) struct Worker {
     index: usize,
     clock: Clock,
     sink: Sink,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(super) snapshot: RefCell<Arc<Snapshot>>,
     pub(super) tick: Cell<u64>,
     pub(super) beat: Cell<u64>,
@@ -54,6 +55,8 @@ pub(crate) struct Worker {
     pub(super) backends: RefCell<HashMap<BackendAddress, Rc<BackendPool>>>,
     pub(super) hop_pools: RefCell<HashMap<Arc<str>, Rc<HopPool>>>,
     handshakes: Cell<u32>,
+    /// Connections whose audit line is not written yet, from the moment they are accepted.
+    unwritten: Cell<usize>,
     places: Arc<Places>,
     pub(super) lines: RefCell<Vec<u8>>,
     pub(super) lines_waiting: Notify,
@@ -69,6 +72,7 @@ impl Worker {
             index: setup.index,
             clock: setup.clock,
             sink: setup.sink,
+            snapshots: setup.snapshots,
             snapshot: RefCell::new(snapshot),
             tick: Cell::new(0),
             beat: Cell::new(0),
@@ -82,6 +86,7 @@ impl Worker {
             backends: RefCell::default(),
             hop_pools: RefCell::default(),
             handshakes: Cell::new(0),
+            unwritten: Cell::new(0),
             places: setup.places,
             lines: RefCell::default(),
             lines_waiting: Notify::new(),
@@ -101,14 +106,30 @@ impl Worker {
         &self.clock
     }
 
-    /// Whether nothing is under way.
+    /// Whether nothing is under way, and everything that was is recorded.
     pub(super) fn is_empty(&self) -> bool {
-        self.connections.count() == 0 && self.requests.count() == 0
+        self.unwritten.get() == 0 && self.requests.count() == 0
+    }
+
+    /// A connection was accepted.
+    pub(crate) fn record_opened(&self) {
+        self.unwritten.set(self.unwritten.get() + 1);
+    }
+
+    /// The audit line of a connection is written.
+    pub(crate) fn record_closed(&self) {
+        self.unwritten.set(self.unwritten.get().saturating_sub(1));
     }
 
     /// What it goes by now.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot.borrow())
+    }
+
+    /// Waits until nothing new is taken any more.
+    pub(crate) async fn drain_begun(&self) {
+        // An error says that nobody makes snapshots any more, which is the end too.
+        self.snapshots.clone().wait_for(|snapshot| snapshot.phase != Phase::Serving).await.ok();
     }
 
     /// Seconds since the worker began.
