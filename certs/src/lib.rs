@@ -26,6 +26,7 @@ pub mod key;
 
 pub mod csr;
 
+pub mod digest;
 pub mod pem;
 
 pub mod store;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_certs::issuance::{
-    ANSWER_BYTES_MAX, ENROLL_PATH, EnrollRequest, Enrolled, ISSUE_PATH, IssueRequest, Issued, Problem, WATCH_PATH,
+    ANSWER_BYTES_MAX, BUNDLE_PATH, ENROLL_PATH, EnrollRequest, Enrolled, ISSUE_PATH, IssueRequest, Issued, Problem,
+    WATCH_PATH,
 };
 use countersign_certs::tls::{Handshake, TlsError};
 use countersign_certs::verify::PeerRefusal;
@@ -73,6 +74,21 @@ impl Call<'_> {
             return Ok(response.into_body());
         }
         Err(refusal(&address, response.into_body()).await)
+    }
+
+    /// The CA's bundle as a SPIFFE document.
+    pub(crate) async fn bundle(self) -> Result<String, CaError> {
+        let address = self.address.to_owned();
+        let asking = async {
+            let response = self.send(Method::GET, BUNDLE_PATH, Bytes::new()).await?;
+            if response.status() != StatusCode::OK {
+                return Err(refusal(&address, response.into_body()).await);
+            }
+            Ok(String::from_utf8_lossy(&whole(&address, response.into_body()).await?).into_owned())
+        };
+        tokio::time::timeout(DEADLINE, asking)
+            .await
+            .map_err(|_elapsed| CaError::Deadline { address: address.clone() })?
     }
 
     async fn ask<Q: Serialize, A: DeserializeOwned>(self, path: &str, question: &Q) -> Result<A, CaError> {

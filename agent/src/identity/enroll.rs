@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use countersign_certs::csr;
+use countersign_certs::digest::Fingerprint;
 use countersign_certs::issuance::EnrollRequest;
 use countersign_certs::key::{KeyAlgorithm, KeyError, PrivateKey};
 use countersign_certs::pem;
@@ -14,7 +15,7 @@ use countersign_certs::tls::{self, TlsError};
 use countersign_certs::token::JoinToken;
 
 use super::ca::{CaError, Call};
-use super::state::{Enrollment, StateDir, StateError};
+use super::state::{Enrollment, StateDir, StateError, SvidFile};
 
 /// Why a host could not enroll.
 #[derive(Debug, thiserror::Error)]
@@ -51,12 +52,13 @@ pub(crate) async fn enroll(token: &JoinToken, folder: &Path, clock: &Clock) -> R
     state.free_room()?;
     let chain = pem::certificates(enrolled.chain.as_bytes()).map_err(SvidError::Pem)?;
     X509Svid::new(chain, &key, &San::Spiffe(enrolled.id.clone()))?;
-    state.write_svid(&enrolled.id, &key, &enrolled.chain)?;
+    state.write_svid(&enrolled.id, &SvidFile::new(&key, &enrolled.chain))?;
     state.write_trust(&enrolled.trust)?;
     let enrollment = Enrollment {
         ca_address: token.ca_address.clone(),
         trust_domain: token.trust_domain.clone(),
         host_id: enrolled.id,
+        root_fingerprint: Some(Fingerprint(token.root_fingerprint)),
     };
     // Last, because it is what says that everything else is there.
     state.write_enrollment(&enrollment)?;

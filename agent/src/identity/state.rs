@@ -5,9 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
+use countersign_certs::certificate::sha256;
+use countersign_certs::digest::{Fingerprint, hexadecimal};
 use countersign_certs::issuance::TrustUpdate;
 use countersign_certs::key::PrivateKey;
-use countersign_certs::pem::{self, PemError};
 use countersign_certs::san::San;
 use countersign_certs::spiffe_id::{SpiffeId, TrustDomain};
 use countersign_certs::store::{self, StoreError};
@@ -32,6 +33,10 @@ pub(crate) struct Enrollment {
     pub(crate) trust_domain: TrustDomain,
     /// The host's own ID.
     pub(crate) host_id: SpiffeId,
+    /// The fingerprint of the CA's root, by which the CA is known again if all else is lost. Hosts that joined with an older
+    /// agent have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) root_fingerprint: Option<Fingerprint>,
 }
 
 /// Why the state cannot be read or written.
@@ -39,12 +44,24 @@ pub(crate) struct Enrollment {
 pub(crate) enum StateError {
     #[error("{path} is damaged")]
     Json { path: PathBuf, source: serde_json::Error },
-    #[error("the chain in {path} cannot be read")]
-    Pem { path: PathBuf, source: PemError },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("the identity in {path} cannot be used")]
     Svid { path: PathBuf, source: SvidError },
+}
+
+/// What the file of an identity holds: key and chain together. Wiped when dropped.
+pub(crate) struct SvidFile(Zeroizing<String>);
+
+impl SvidFile {
+    /// The contents for a key and its chain in PEM.
+    pub(crate) fn new(key: &PrivateKey, chain: &str) -> Self {
+        let key = key.to_pem();
+        let mut contents = Zeroizing::new(String::with_capacity(key.len() + chain.len()));
+        contents.push_str(&key);
+        contents.push_str(chain);
+        Self(contents)
+    }
 }
 
 impl StateDir {
@@ -96,28 +113,20 @@ impl StateDir {
             Err(error) if error.is_not_found() => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let chain = pem::certificates(&contents).map_err(|source| StateError::Pem { path: path.clone(), source })?;
-        X509Svid::from_pem(pem::encode_certificates(&chain).as_bytes(), &contents, &San::Spiffe(id.clone()))
+        X509Svid::from_pem(&contents, &contents, &San::Spiffe(id.clone()))
             .map(Some)
             .map_err(|source| StateError::Svid { path, source })
     }
 
-    /// Stores an identity: key and chain in one file.
-    pub(crate) fn write_svid(&self, id: &SpiffeId, key: &PrivateKey, chain: &str) -> Result<(), StateError> {
-        let key = key.to_pem();
-        let mut contents = Zeroizing::new(String::with_capacity(key.len() + chain.len()));
-        contents.push_str(&key);
-        contents.push_str(chain);
-        Ok(store::write(&self.svid_path(id), contents.as_bytes())?)
+    /// Stores an identity.
+    pub(crate) fn write_svid(&self, id: &SpiffeId, file: &SvidFile) -> Result<(), StateError> {
+        Ok(store::write(&self.svid_path(id), file.0.as_bytes())?)
     }
 
     /// The file's name tells people the ID's end and is unique by its hash.
     fn svid_path(&self, id: &SpiffeId) -> PathBuf {
-        let hash: String = countersign_certs::certificate::sha256(id.as_str().as_bytes())
-            .iter()
-            .take(8)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let hash = hexadecimal(&sha256(id.as_str().as_bytes()));
+        let hash: String = hash.chars().take(16).collect();
         let last: String = id.segments().last().unwrap_or_default().chars().take(64).collect();
         self.0.join("svids").join(format!("{last}-{hash}.pem"))
     }
@@ -134,8 +143,37 @@ impl StateDir {
 
     fn write_json<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
         let path = self.0.join(name);
-        let contents =
-            serde_json::to_vec_pretty(value).map_err(|source| StateError::Json { path: path.clone(), source })?;
+        let contents = serde_json::to_vec(value).map_err(|source| StateError::Json { path: path.clone(), source })?;
         Ok(store::write(&path, &contents)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use countersign_certs::issuance::ANSWER_BYTES_MAX;
+
+    #[test]
+    fn what_the_ca_can_say_can_be_read_again_after_a_restart() {
+        assert!(u64::try_from(ANSWER_BYTES_MAX).unwrap() <= store::FILE_BYTES_MAX);
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::new(folder.path());
+        let update =
+            r#"{"generation":3,"trust_domain":"td","bundles":{"td":"{}"},"revocations":{"ids":[],"serials":[]}}"#;
+        let update: TrustUpdate = serde_json::from_str(update).unwrap();
+        state.write_trust(&update).unwrap();
+        // As compact as on the wire: what had room there has room here.
+        let stored = store::read(&folder.path().join("trust.json")).unwrap();
+        assert_eq!(*stored, serde_json::to_vec(&update).unwrap());
+        assert_eq!(state.trust().unwrap(), Some(update));
+    }
+
+    #[test]
+    fn an_enrollment_of_an_older_agent_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = r#"{"ca_address":"ca:8443","trust_domain":"td","host_id":"spiffe://td/countersign/host/a"}"#;
+        store::write(&folder.path().join("enrollment.json"), old.as_bytes()).unwrap();
+        let enrollment = StateDir::new(folder.path()).enrollment().unwrap().unwrap();
+        assert_eq!(enrollment.root_fingerprint, None);
     }
 }
