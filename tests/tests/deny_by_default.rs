@@ -282,6 +282,23 @@ fn status_of_a_running_agent_is_told_while_its_config_file_is_broken() {
 }
 
 #[test]
+fn a_secret_in_a_wrong_config_reaches_neither_log_nor_status() {
+    let mut site = site();
+    site.agent.start();
+    for value in ["\"Bearer hunter2 ${oops\"", "\"${hunter2}\"", "hunter2", "\"hunter2", "[\"hunter2\"]"] {
+        let bad = format!("{}\n[inbound.inject]\nheader = \"authorization\"\nvalue = {value}\n", site.good);
+        site.agent.reload_refused(&bad);
+        let said = [site.agent.ask("status", &[]), site.agent.ask("check", &[])];
+        let said = said.map(|finished| finished.stdout + &finished.stderr).concat();
+        assert!(said.contains("agent.toml:"), "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+        let good = site.good.clone();
+        site.agent.reload(&good);
+    }
+    assert!(!site.agent.process().stderr().concat().contains("hunter2"));
+}
+
+#[test]
 fn a_refused_config_does_not_disturb_what_is_served() {
     let backend = EchoBackend::start();
     let mut mesh = Mesh::of_files(&Plan::to(backend.url()));

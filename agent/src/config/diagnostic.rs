@@ -34,7 +34,8 @@ pub(crate) struct Diagnostic {
     line: usize,
     /// From 1, in characters.
     column: usize,
-    source: String,
+    /// None if the line may hold a secret: findings go to logs and to `status`.
+    source: Option<String>,
     width: usize,
     message: String,
     hint: Option<String>,
@@ -54,7 +55,7 @@ impl Diagnostic {
             file: file.to_owned(),
             line: before.matches('\n').count() + 1,
             column,
-            source: source.to_owned(),
+            source: (!may_hold_secret(text, line_start)).then(|| source.to_owned()),
             width,
             message: finding.message,
             hint: finding.hint,
@@ -65,8 +66,25 @@ impl Diagnostic {
     pub(crate) fn of_toml(file: &str, text: &str, error: &toml::de::Error) -> Self {
         let message = error.message().to_owned();
         let hint = hint_for_unknown_key(&message);
-        Self::new(file, text, Finding { span: error.span().unwrap_or(0..0), message, hint })
+        let mut diagnostic = Self::new(file, text, Finding { span: error.span().unwrap_or(0..0), message, hint });
+        if diagnostic.source.is_none() {
+            // The reader's message may repeat the value.
+            "this key or its value cannot be read".clone_into(&mut diagnostic.message);
+        }
+        diagnostic
     }
+}
+
+/// Whether the key that a line belongs to could have a secret as its value, rightly or by mistake. A line without a key of its
+/// own belongs to the one before.
+fn may_hold_secret(text: &str, line_start: usize) -> bool {
+    let line_end = text.get(line_start..).and_then(|rest| rest.find('\n')).map_or(text.len(), |end| line_start + end);
+    let key = text.get(..line_end).unwrap_or(text).lines().rev().find_map(|line| {
+        let line = line.trim_start();
+        let key = if line.starts_with('[') { Some((line, "")) } else { line.split_once('=') };
+        key.map(|(key, _)| key.to_ascii_lowercase())
+    });
+    key.is_some_and(|key| key.trim() == "value" || ["pass", "secret", "token"].iter().any(|word| key.contains(word)))
 }
 
 fn floor_to_character(text: &str, index: usize) -> usize {
@@ -97,14 +115,15 @@ pub(crate) fn did_you_mean<'name>(found: &str, known: impl IntoIterator<Item = &
 impl fmt::Display for Diagnostic {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { file, line, column, source, width, message, hint } = self;
+        write!(formatter, "{file}:{line}:{column}: {message}")?;
+        let Some(source) = source else {
+            write!(formatter, "\n(the line is not shown, it may hold a secret)")?;
+            return hint.iter().try_for_each(|hint| write!(formatter, "\nhint: {hint}"));
+        };
         let margin = " ".repeat(line.to_string().len());
         // Tabs keep their width under the caret when they are repeated as tabs.
         let indent: String = source.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
-        write!(
-            formatter,
-            "{file}:{line}:{column}: {message}\n{margin} |\n{line} | {source}\n{margin} | {indent}{}",
-            "^".repeat(*width)
-        )?;
+        write!(formatter, "\n{margin} |\n{line} | {source}\n{margin} | {indent}{}", "^".repeat(*width))?;
         hint.iter().try_for_each(|hint| write!(formatter, "\nhint: {hint}"))
     }
 }
@@ -121,6 +140,29 @@ mod tests {
         let shown = Diagnostic::new("agent.toml", text, finding).to_string();
         let expected = "agent.toml:2:17: unknown role\n  |\n2 |   roles = [\"é\", \"inferrence\"]\n  |                 ^^^^^^^^^^^^\nhint: did you mean \"inference\"?";
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn a_line_that_may_hold_a_secret_is_not_shown() {
+        for text in [
+            "value = \"Bearer sk-hunter2 ${oops\"\n",
+            "value = hunter2\n",
+            "value = \"hunter2\n",
+            "value = 123hunter2\n",
+            "pasphrase = \"hunter2\"\n",
+            "value = \"\"\"\nBearer\nhunter2 \\q\"\"\"\n",
+        ] {
+            let whole = format!("[[inbound]]\nname = \"llm\"\n[inbound.inject]\n{text}");
+            let shown = match toml::from_str::<toml::Table>(&whole) {
+                Ok(_) => {
+                    let start = whole.find("hunter2").unwrap();
+                    Diagnostic::new("agent.toml", &whole, Finding::new(start..start + 7, "not this"))
+                }
+                Err(error) => Diagnostic::of_toml("agent.toml", &whole, &error),
+            };
+            assert!(!shown.to_string().contains("hunter2"), "{shown}");
+            assert!(shown.to_string().contains("agent.toml:"), "{shown}");
+        }
     }
 
     #[test]

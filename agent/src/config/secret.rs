@@ -16,8 +16,11 @@ pub(crate) enum SecretError {
     NoCredentialsDirectory(String),
     #[error("the secret behind ${{{0}}} is empty or not printable ASCII")]
     NotPrintable(String),
-    #[error("{0:?} is no secret; write ${{env:NAME}}, ${{file:/PATH}} or ${{credential:NAME}}")]
-    Reference(String),
+    // What stands there is not repeated: it may be the secret itself.
+    #[error(
+        "what stands between '${{' and '}}' names no secret; write ${{env:NAME}}, ${{file:/PATH}} or ${{credential:NAME}}"
+    )]
+    Reference,
     #[error("the secret cannot be read")]
     Store(#[from] StoreError),
     #[error("'${{' has no closing '}}'")]
@@ -67,7 +70,7 @@ impl<'reference> Source<'reference> {
             Some(("env", name)) if !name.is_empty() => Ok(Self::Variable(name)),
             Some(("file", path)) if path.starts_with('/') => Ok(Self::File(Path::new(path))),
             Some(("credential", name)) if !name.is_empty() && !name.contains('/') => Ok(Self::Credential(name)),
-            _ => Err(SecretError::Reference(reference.to_owned())),
+            _ => Err(SecretError::Reference),
         }
     }
 
