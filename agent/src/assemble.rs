@@ -66,10 +66,21 @@ pub(crate) struct Assembled {
     pub(crate) waiting: Vec<Waiting>,
 }
 
-/// A route without an identity, or without a socket.
+/// A route that cannot serve yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Waiting {
+    pub(crate) direction: Direction,
     pub(crate) route: Arc<str>,
+    pub(crate) cause: Cause,
+}
+
+/// What a route waits for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Cause {
+    #[error("its identity")]
+    Identity,
+    #[error("its socket: {0}")]
+    Socket(String),
 }
 
 /// A route that has its identity and needs its socket.
@@ -110,13 +121,13 @@ impl Assembler {
         for inbound in &config.inbounds {
             match self.inbound(inbound, config, &mut at_hand)? {
                 Some(route) => ready.push(Ready::inbound(inbound, route)),
-                None => waiting.push(Waiting { route: Arc::clone(&inbound.name) }),
+                None => waiting.push(Waiting::new(Direction::Inbound, &inbound.name, Cause::Identity)),
             }
         }
         for outbound in &config.outbounds {
             match self.outbound(outbound, config, &mut at_hand)? {
                 Some(route) => ready.push(Ready::outbound(outbound, route)),
-                None => waiting.push(Waiting { route: Arc::clone(&outbound.name) }),
+                None => waiting.push(Waiting::new(Direction::Outbound, &outbound.name, Cause::Identity)),
             }
         }
         let mut listeners = HashMap::new();
@@ -132,8 +143,9 @@ impl Assembler {
                     }
                     Err(error) if opening == Opening::AllOrNothing => return Err(error),
                     Err(error) => {
-                        tracing::error!(error = in_one_line(&error), "a route waits because it cannot listen");
-                        waiting.push(Waiting { route: Arc::clone(name) });
+                        let error = in_one_line(&error);
+                        tracing::error!(error, "a route waits because it cannot listen");
+                        waiting.push(Waiting::new(route.direction(), name, Cause::Socket(error)));
                         continue;
                     }
                 }
@@ -251,6 +263,12 @@ fn check_reach(outbound: Option<&Outbound>, listener: &Listener) -> Result<(), A
         return Err(refused("the user behind a TCP connection is not known; hand over a Unix socket"));
     }
     Ok(())
+}
+
+impl Waiting {
+    fn new(direction: Direction, route: &Arc<str>, cause: Cause) -> Self {
+        Self { direction, route: Arc::clone(route), cause }
+    }
 }
 
 impl<'config> Ready<'config> {

@@ -11,6 +11,7 @@ use http::Method;
 use http::uri::PathAndQuery;
 
 use crate::forward::connection::{Connection, Current};
+use crate::listener::LocalUser;
 use crate::live::{Live, Member, Signal};
 use crate::policy::decide::{self, Decision, Missing, Question};
 use crate::policy::explain::missing_in_words;
@@ -147,13 +148,11 @@ pub(crate) fn connection(connection: &Connection) -> Result<Option<Arc<str>>, Re
 }
 
 /// Decides whether a local user may use an outbound.
-pub(crate) fn local_caller(route: &OutboundRoute, user: Option<crate::listener::LocalUser>) -> Result<(), Refusal> {
+pub(crate) fn local_caller(route: &OutboundRoute, user: Option<LocalUser>) -> Result<(), Refusal> {
     let Some(allow) = &route.allow else { return Ok(()) };
     match user {
         Some(user) if allow.uids.contains(&user.uid) || allow.gids.contains(&user.gid) => Ok(()),
-        Some(user) => Err(Refusal::LocalUser { uid: user.uid, gid: user.gid }),
-        // Users are named, but the kernel does not say who this is.
-        None => Err(Refusal::LocalUser { uid: u32::MAX, gid: u32::MAX }),
+        Some(_) | None => Err(Refusal::LocalUser(user)),
     }
 }
 

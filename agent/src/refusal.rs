@@ -6,6 +6,7 @@ use std::io;
 use countersign_certs::verify::PeerRefusal;
 use http::StatusCode;
 
+use crate::listener::LocalUser;
 use crate::policy::decide::Missing;
 use crate::request::RequestError;
 
@@ -37,13 +38,16 @@ pub(crate) enum Refusal {
     #[error("denied: {words}")]
     Denied { missing: Missing, words: String },
     /// A local user may not use this socket.
-    #[error("uid {uid}, gid {gid} may not use this socket")]
-    LocalUser { uid: u32, gid: u32 },
+    #[error("{} may not use this socket", in_words(.0.as_ref()))]
+    LocalUser(Option<LocalUser>),
     /// What was allowed is allowed no longer.
     #[error(transparent)]
     Withdrawn(#[from] Withdrawn),
 
     // The backend's, or the other agent's.
+    /// It has as many connections as it may have.
+    #[error("{target} has {limit} connections, which is the limit")]
+    BackendFull { target: String, limit: u32 },
     /// No connection.
     #[error("{target} cannot be reached")]
     Unreachable { target: String, source: io::Error },
@@ -114,8 +118,9 @@ impl Refusal {
             Self::Request(_) => "request_ambiguous",
             Self::TooMany { .. } => "limit",
             Self::Denied { missing, .. } => missing.reason(),
-            Self::LocalUser { .. } => "local_user_not_allowed",
+            Self::LocalUser(_) => "local_user_not_allowed",
             Self::Withdrawn(withdrawn) => withdrawn.reason(),
+            Self::BackendFull { .. } => "backend_full",
             Self::Unreachable { .. } => "backend_unreachable",
             Self::WrongService { .. } => "wrong_service",
             Self::Broken { .. } | Self::AnswerBroken { .. } => "backend_broke",
@@ -131,7 +136,7 @@ impl Refusal {
     /// The HTTP status that the peer gets.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::Certificate(_) | Self::Denied { .. } | Self::LocalUser { .. } | Self::Withdrawn(_) => {
+            Self::Certificate(_) | Self::Denied { .. } | Self::LocalUser(_) | Self::Withdrawn(_) => {
                 StatusCode::FORBIDDEN
             }
             Self::Request(_) | Self::Protocol(_) | Self::Handshake(_) | Self::CallerGone => StatusCode::BAD_REQUEST,
@@ -143,7 +148,9 @@ impl Refusal {
             | Self::AnswerBroken { .. }
             | Self::UpgradeLost
             | Self::Transfer(_) => StatusCode::BAD_GATEWAY,
-            Self::AuditUnavailable | Self::Tls(_) | Self::OwnCertificate { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::AuditUnavailable | Self::BackendFull { .. } | Self::OwnCertificate { .. } | Self::Tls(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -166,7 +173,7 @@ impl Refusal {
             self,
             Self::Certificate(_)
                 | Self::Denied { .. }
-                | Self::LocalUser { .. }
+                | Self::LocalUser(_)
                 | Self::Withdrawn(_)
                 | Self::Request(_)
                 | Self::TooMany { .. }
@@ -191,6 +198,13 @@ impl Withdrawn {
             Self::Route => "withdrawn_route",
             Self::Stopped => "withdrawn_stopped",
         }
+    }
+}
+
+fn in_words(user: Option<&LocalUser>) -> String {
+    match user {
+        Some(LocalUser { uid, gid }) => format!("uid {uid}, gid {gid}"),
+        None => "a caller whom the kernel does not name".to_owned(),
     }
 }
 

@@ -97,6 +97,14 @@ impl Entrance {
 }
 
 impl Route {
+    /// Which of the two it is.
+    pub(crate) fn direction(&self) -> Direction {
+        match self {
+            Self::Inbound(_) => Direction::Inbound,
+            Self::Outbound(_) => Direction::Outbound,
+        }
+    }
+
     /// The identity that it shows.
     pub(crate) fn identity(&self) -> &Arc<X509Svid> {
         match self {

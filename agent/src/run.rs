@@ -10,11 +10,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use countersign_certs::san::San;
 use countersign_certs::time::Clock;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::assemble::{AssembleError, Assembler, Opening, Taken, Waiting};
+use crate::config::address::ListenAddress;
 use crate::config::checked;
 use crate::config::{self, ConfigError, Secrets};
 use crate::control::metrics::Counters;
@@ -217,6 +219,7 @@ impl Agent {
         if let Some(keeper) = &self.keeper {
             tokio::task::spawn_local(Rc::clone(keeper).keep());
             tokio::task::spawn_local(Rc::clone(keeper).follow());
+            tokio::task::spawn_local(Rc::clone(keeper).store_news());
         }
     }
 
@@ -309,8 +312,9 @@ impl Agent {
     fn say_what_needs_a_restart(&self, config: &checked::Agent) {
         let taken = self.taken();
         let now = &taken.config;
-        if (now.workers, &now.audit, &now.control) != (config.workers, &config.audit, &config.control) {
-            tracing::warn!("changes of workers, [audit] and [control] take effect at the next start");
+        let fixed = |of: &checked::Agent| (of.workers, of.log_level, of.audit.clone(), of.control.clone());
+        if fixed(now) != fixed(config) {
+            tracing::warn!("changes of workers, [audit], [control] and [log] take effect at the next start");
         }
     }
 
@@ -368,18 +372,20 @@ impl Agent {
     pub(crate) fn status(&self) -> Status {
         let snapshot = Arc::clone(&self.snapshots.borrow());
         let waiting = self.waiting.borrow();
+        let ca = self.keeper.as_ref().map(|keeper| ca_status(keeper));
+        let trust_lost = ca.as_ref().is_some_and(|ca| ca.trust_lost);
         let audit_failing = self.sink.is_failing();
         let now = self.clock.now();
         let alive = snapshot.routes.values().all(|open| now <= open.route.identity().usable().not_after);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            ready: waiting.is_empty() && alive && snapshot.phase == Phase::Serving && !audit_failing,
+            ready: waiting.is_empty() && alive && snapshot.phase == Phase::Serving && !audit_failing && !trust_lost,
             draining: snapshot.phase != Phase::Serving,
             connections: self.connections.load(Ordering::Relaxed),
             generation: snapshot.generation,
             config_error: self.config_error.borrow().clone(),
             audit_failing,
-            ca: self.keeper.as_ref().map(|keeper| ca_status(keeper)),
+            ca,
             routes: self.route_status(&snapshot),
             identities: self.identity_status(&snapshot),
         }
@@ -387,23 +393,21 @@ impl Agent {
 
     fn route_status(&self, snapshot: &Snapshot) -> Vec<RouteStatus> {
         let taken = self.taken();
-        let config = &taken.config;
-        let place = |direction, name, listen| {
-            let open = snapshot.routes.get(&Entrance::of(direction, name, listen))?;
-            Some(open.listener.upgrade()?.local_address())
+        let waiting = self.waiting.borrow();
+        let status = |direction: Direction, name: &Arc<str>, identity: &San, listen: &ListenAddress| {
+            let open = snapshot.routes.get(&Entrance::of(direction, name, listen));
+            let waits = waiting.iter().find(|waits| (waits.direction, &waits.route) == (direction, name));
+            RouteStatus {
+                direction: direction.as_str().to_owned(),
+                name: name.to_string(),
+                identity: identity.to_string(),
+                listening: open.and_then(|open| Some(open.listener.upgrade()?.local_address())),
+                waiting_for: waits.map(|waits| waits.cause.to_string()),
+            }
         };
-        let inbounds = config.inbounds.iter().map(|inbound| RouteStatus {
-            direction: Direction::Inbound.as_str().to_owned(),
-            name: inbound.name.to_string(),
-            identity: inbound.identity.to_string(),
-            listening: place(Direction::Inbound, &inbound.name, &inbound.listen),
-        });
-        let outbounds = config.outbounds.iter().map(|outbound| RouteStatus {
-            direction: Direction::Outbound.as_str().to_owned(),
-            name: outbound.name.to_string(),
-            identity: outbound.identity.to_string(),
-            listening: place(Direction::Outbound, &outbound.name, &outbound.listen),
-        });
+        let (inbounds, outbounds) = (&taken.config.inbounds, &taken.config.outbounds);
+        let inbounds = inbounds.iter().map(|of| status(Direction::Inbound, &of.name, &of.identity, &of.listen));
+        let outbounds = outbounds.iter().map(|of| status(Direction::Outbound, &of.name, &of.identity, &of.listen));
         inbounds.chain(outbounds).collect()
     }
 
@@ -417,8 +421,7 @@ impl Agent {
             }
         }
         let plans = self.keeper.as_ref().map(|keeper| keeper.plans()).unwrap_or_default();
-        let unissued =
-            plans.iter().filter(|(id, _)| !known.contains_key(&countersign_certs::san::San::Spiffe((*id).clone())));
+        let unissued = plans.iter().filter(|(id, _)| !known.contains_key(&San::Spiffe((*id).clone())));
         let unissued = unissued.map(|(id, plan)| IdentityStatus {
             identity: id.to_string(),
             serial: None,
@@ -455,6 +458,7 @@ fn ca_status(keeper: &Keeper) -> CaStatus {
         address: enrollment.ca_address.clone(),
         trust_domain: enrollment.trust_domain.to_string(),
         host_id: enrollment.host_id.to_string(),
+        trust_lost: trust.is_none(),
         trust_generation: trust.as_ref().map(|update| update.generation),
         revoked: trust.map_or(0, |update| update.revocations.ids.len() + update.revocations.serials.len()),
         storage_error: keeper.unstored(),

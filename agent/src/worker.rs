@@ -207,8 +207,8 @@ impl Worker {
             {
                 ongoing.connection().signal().cut(reason);
             }
-            if ongoing.connection().ends().is_some_and(|ends| now > ends) {
-                ongoing.signal().cut(Withdrawn::Expired(now));
+            if let Some(ends) = ongoing.connection().ends().filter(|ends| now > *ends) {
+                ongoing.signal().cut(Withdrawn::Expired(ends));
             }
         }
         for hop in self.hops.all() {

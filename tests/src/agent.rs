@@ -280,7 +280,8 @@ impl TestAgent {
         let mut last = Value::Null;
         let bound = wait::now() + wait::SOON;
         while wait::now() < bound {
-            last = self.status();
+            // One that was only just started does not answer yet.
+            last = self.try_status().unwrap_or_default();
             if fits(&last) {
                 return last;
             }

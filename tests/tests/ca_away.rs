@@ -1,13 +1,14 @@
 //! Promise 4: the agent outlives its CA. And a full disk: the agent goes on with what it has and says so; the CA, which signs
 //! nothing that it cannot record, refuses.
 #![allow(
+    clippy::expect_used,
     clippy::indexing_slicing,
     clippy::string_slice,
     clippy::unwrap_used,
     reason = "a test that finds less than it expects has failed"
 )]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use countersign_tests::host::{TestHost, TestNetwork};
 use countersign_tests::http;
 use countersign_tests::mesh::{DOMAIN, FRONTEND, Mesh, OTHER, Places, Plan, SERVICE};
 use countersign_tests::process::run;
+use countersign_tests::tools;
 use countersign_tests::wait;
 
 #[track_caller]
@@ -60,6 +62,90 @@ fn with_the_ca_stopped_agents_restart_and_serve() {
     wait::until_so("a revocation after the CA's return is heard", || {
         http::get(mesh.frontend, "/a").unwrap().status() != 200
     });
+}
+
+/// A host without a battery for its clock starts with an old time, and one whose clock was kept in local time with a future one;
+/// both get the right time from the network a little later.
+#[test]
+fn a_host_that_starts_with_a_wrong_clock_serves_as_soon_as_it_is_right() {
+    let folder = tools::folder();
+    let offset = folder.path().join("offset");
+    let set_clock = |text: &str| std::fs::write(&offset, text).unwrap();
+    set_clock("+0");
+    let host_a = WrongClock::find().give(TestAgent::new("host-a"), &offset);
+    let mut ca = TestCa::init(DOMAIN);
+    ca.start();
+    let plan = Plan::to(EchoBackend::start().url());
+    let mut mesh = Mesh::enrolled_as(ca, &plan, host_a, TestAgent::new("host-b"), &[]);
+    serves(&mesh);
+    mesh.ca().stop();
+    for wrong in ["-10h", "+9h"] {
+        mesh.host_a.stop();
+        set_clock(wrong);
+        mesh.host_a.launch();
+        let unused = |status: &serde_json::Value| status["identities"].as_array().is_some_and(|all| all.len() >= 3);
+        mesh.host_a.wait_for_status("it has its stored identities", unused);
+        set_clock("+0");
+        wait::until_so("it serves again", || http::get(mesh.frontend, "/a").is_ok_and(|answer| answer.status() == 200));
+        serves(&mesh);
+    }
+    // It asks the CA as soon as that is back, not when the wrong clock would have said.
+    mesh.ca().start();
+    mesh.host_a.wait_for_status("nothing is overdue", |status| {
+        status["identities"].as_array().unwrap().iter().all(|identity| identity["renewal_error"].is_null())
+    });
+}
+
+/// A library that lies about the time to one process; how far is in a file.
+struct WrongClock(PathBuf);
+
+impl WrongClock {
+    fn find() -> Self {
+        tools::python();
+        let folders = std::fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
+        let library = folders.map(|folder| folder.join("faketime/libfaketimeMT.so.1")).find(|path| path.exists());
+        Self(library.expect("libfaketime is missing: apt-get install faketime"))
+    }
+
+    fn give(&self, agent: TestAgent, offset: &Path) -> TestAgent {
+        agent
+            .with_environment("LD_PRELOAD", self.0.to_str().unwrap())
+            .with_environment("FAKETIME_TIMESTAMP_FILE", offset.to_str().unwrap())
+            .with_environment("FAKETIME_NO_CACHE", "1")
+            .with_environment("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+    }
+}
+
+#[test]
+fn lost_trust_is_asked_for_again_by_the_fingerprint_of_the_root() {
+    let mut mesh = Mesh::enrolled(&Plan::to(EchoBackend::start().url()));
+    serves(&mesh);
+    mesh.ca().stop();
+    mesh.host_a.stop();
+    std::fs::remove_file(mesh.host_a.state().join("trust.json")).unwrap();
+    mesh.host_a.launch();
+    let status =
+        mesh.host_a.wait_for_status("it says that it believes nobody", |status| status["ca"]["trust_lost"] == true);
+    assert_eq!(status["ready"], false);
+    mesh.ca().start();
+    mesh.host_a.wait_for_status("it has asked", |status| status["ca"]["trust_lost"] == false);
+    wait::until_so("it serves again", || http::get(mesh.frontend, "/a").is_ok_and(|answer| answer.status() == 200));
+}
+
+#[test]
+fn certificates_that_live_for_seconds_are_renewed_at_half_of_that_and_not_in_a_loop() {
+    let mut ca = TestCa::init(DOMAIN);
+    ca.start();
+    let plan = Plan::to(EchoBackend::start().url());
+    let (host_a, host_b) = (TestAgent::new("host-a"), TestAgent::new("host-b"));
+    let mesh = Mesh::enrolled_as(ca, &plan, host_a, host_b, &["--ttl", "10s"]);
+    let issued = || mesh.ca.as_ref().unwrap().journal_of("issued").len();
+    let before = issued();
+    std::thread::sleep(Duration::from_secs(12));
+    let renewals = issued() - before;
+    // Three identities, each due every five seconds or so.
+    assert!((3..=12).contains(&renewals), "{renewals} certificates in 12 s");
+    serves(&mesh);
 }
 
 #[test]
@@ -158,7 +244,7 @@ fn enrolling_on_a_full_disk_fails_and_does_not_spend_the_token() {
 fn a_ca_that_cannot_write_its_journal_signs_nothing() {
     let disk = SmallDisk::new(1024);
     let folder = tempfile::Builder::new().tempdir_in(disk.path()).unwrap();
-    let mut ca = TestCa::init_in(folder, DOMAIN, countersign_tests::tools::free_address(), &["--no-passphrase"]);
+    let mut ca = TestCa::init_in(folder, DOMAIN, tools::free_address(), &["--no-passphrase"]);
     ca.start();
     let mut mesh = Mesh::enrolled_at(ca, &Plan::to(EchoBackend::start().url()));
     disk.fill();

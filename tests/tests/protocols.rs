@@ -20,6 +20,7 @@ use countersign_tests::http::{self, Address, Client};
 use countersign_tests::mesh::{FRONTEND, Mesh, Plan};
 use countersign_tests::part::{self, Part};
 use countersign_tests::process::{Finished, run};
+use countersign_tests::stream::LONG_STREAM;
 use countersign_tests::{tools, wait};
 
 fn curl(arguments: &[&str]) -> Finished {
@@ -555,6 +556,29 @@ fn an_endpoint_that_cannot_be_reached_is_passed_over() {
     }
     mesh.host_a.reload(&tables.replace(&endpoints, &format!("endpoints = [\"{dead}\"]")));
     assert_eq!(http::get(mesh.frontend, "/a").unwrap().status(), 502);
+}
+
+#[test]
+fn a_backend_gets_no_more_connections_than_configured() {
+    let service = Part::serve("plain_server", &[]);
+    let host_b = "[limits]\nbackend_connections = 2\n".to_owned();
+    let mesh = Mesh::of_files(&Plan { host_b, ..Plan::to(service.url("http")) });
+    // Two workers, and connections are dealt to either: no more than four streams can be open at once.
+    let mut client = |_| {
+        let mut client = Client::connect(mesh.frontend).unwrap();
+        client.send_request("GET", LONG_STREAM, &[], b"").unwrap();
+        let status = client.head().unwrap().status;
+        (client, status)
+    };
+    let asked: Vec<_> = (0..8).map(&mut client).collect();
+    let (open, full): (Vec<_>, Vec<_>) = asked.iter().map(|(_, status)| *status).partition(|status| *status == 200);
+    assert!((1..=4).contains(&open.len()), "{open:?} {full:?}");
+    assert!(full.iter().all(|status| *status == 503), "{full:?}");
+    mesh.host_b.wait_for_audit("the reason", |line| line["reason"] == "backend_full");
+    drop(asked);
+    wait::until_so("the places are free again", || {
+        http::get(mesh.frontend, "/echo-headers").is_ok_and(|answer| answer.status() == 200)
+    });
 }
 
 #[test]

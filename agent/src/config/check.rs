@@ -580,6 +580,7 @@ fn limits(written: file::Limits) -> Result<Limits, Finding> {
         idle_connection: span_of_time(written.idle_connection, standard.idle_connection)?,
         idle_stream: span_of_time(written.idle_stream, standard.idle_stream)?,
         connect_timeout: span_of_time(written.connect_timeout, standard.connect_timeout)?,
+        backend_connections: number(written.backend_connections, standard.backend_connections, 1..=1_000_000)?,
         backend_idle: span_of_time(written.backend_idle, standard.backend_idle)?,
         drain: span_of_time(written.drain, standard.drain)?,
     })

@@ -70,6 +70,8 @@ pub(crate) struct Limits {
     /// How long a request or a TCP connection may go without a byte in either direction.
     pub(crate) idle_stream: Duration,
     pub(crate) connect_timeout: Duration,
+    /// Connections of one worker to one backend.
+    pub(crate) backend_connections: u32,
     /// How long a connection to a backend waits for reuse.
     pub(crate) backend_idle: Duration,
     /// How long running requests may go on when the agent stops or a certificate nears its end.
@@ -89,6 +91,8 @@ impl Default for Limits {
             // A model may think for minutes before its first token, and a total would cut long answers.
             idle_stream: Duration::from_secs(15 * 60),
             connect_timeout: Duration::from_secs(5),
+            // A model server has a few requests under way; WebSockets and events may be thousands.
+            backend_connections: 4_096,
             // Shorter than the 5 s after which uvicorn, Node.js and llama.cpp close an idle connection.
             backend_idle: Duration::from_secs(4),
             drain: Duration::from_secs(30),

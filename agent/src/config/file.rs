@@ -70,6 +70,7 @@ pub(crate) struct Limits {
     pub(crate) idle_connection: Option<Spanned<String>>,
     pub(crate) idle_stream: Option<Spanned<String>>,
     pub(crate) connect_timeout: Option<Spanned<String>>,
+    pub(crate) backend_connections: Option<Spanned<u32>>,
     pub(crate) backend_idle: Option<Spanned<String>>,
     pub(crate) drain: Option<Spanned<String>>,
 }

@@ -21,12 +21,16 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
 use super::metrics;
+use super::status::RouteStatus;
 use crate::config::address::ListenAddress;
 use crate::listener::{Listener, SocketMode};
 use crate::run::Agent;
 
 /// How long a caller may take to ask.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a caller may stay. Renewing asks the CA for each identity, which may take two minutes.
+const CALLER_STAYS_MAX: Duration = Duration::from_secs(180);
 
 /// Callers at once, on each of the two.
 const CALLERS_MAX: usize = 64;
@@ -115,8 +119,8 @@ where
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(16 * 1024)
         .serve_connection(io, service);
-    // A caller that goes away is its own loss.
-    serving.await.ok();
+    // A caller that goes away is its own loss, and one that neither asks nor reads is let go.
+    tokio::time::timeout(CALLER_STAYS_MAX, serving).await.ok();
 }
 
 async fn control(request: Request<Incoming>, agent: Rc<Agent>) -> Response<Full<Bytes>> {
@@ -165,8 +169,9 @@ async fn health(request: Request<Incoming>, agent: Rc<Agent>) -> Response<Full<B
         (&Method::GET, "/readyz") => {
             let status = agent.status();
             let code = if status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            let waiting = status.routes.iter().filter(|route| route.listening.is_none());
-            let lines: String = waiting.map(|route| format!("{} waits for its identity\n", route.name)).collect();
+            let waits =
+                |route: &RouteStatus| Some(format!("{} waits for {}\n", route.name, route.waiting_for.as_ref()?));
+            let lines: String = status.routes.iter().filter_map(waits).collect();
             answer(code, "text/plain", if status.ready { "ready\n".to_owned() } else { format!("not ready\n{lines}") })
         }
         (&Method::GET, "/metrics") => match metrics::text(&agent.counters(), &agent.status()) {

@@ -18,7 +18,7 @@ pub(crate) struct Status {
     /// What is wrong with the newest config; the one before is in use then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) config_error: Option<String>,
-    /// Whether audit lines can be written.
+    /// Audit lines cannot be written, and new requests are refused.
     pub(crate) audit_failing: bool,
     /// The CA that this host has joined.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,6 +40,8 @@ pub(crate) struct CaStatus {
     pub(crate) trust_generation: Option<u64>,
     /// Identities and serial numbers that are revoked.
     pub(crate) revoked: usize,
+    /// Nothing is known of whom to trust: nobody is believed until the CA can be asked.
+    pub(crate) trust_lost: bool,
     /// Why state cannot be stored; none while it can.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) storage_error: Option<String>,
@@ -51,9 +53,12 @@ pub(crate) struct RouteStatus {
     pub(crate) direction: String,
     pub(crate) name: String,
     pub(crate) identity: String,
-    /// Where it listens; none while it waits for its identity.
+    /// Where it listens; none while it waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) listening: Option<String>,
+    /// What it waits for; none while it listens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) waiting_for: Option<String>,
 }
 
 /// One own identity.
@@ -94,11 +99,18 @@ impl Status {
         }
         if let Some(ca) = &self.ca {
             lines.push(format!("ca {}: {} as {}, {} revoked", ca.address, ca.trust_domain, ca.host_id, ca.revoked));
+            if ca.trust_lost {
+                lines.push("  whom to trust is not known; nobody is believed until the CA answers".to_owned());
+            }
             lines.extend(ca.storage_error.iter().map(|error| format!("  state cannot be stored: {error}")));
         }
         for route in &self.routes {
-            let place = route.listening.as_deref().unwrap_or("waiting for its identity");
-            lines.push(format!("{} {}: {} as {}", route.direction, route.name, place, route.identity));
+            let place = match (&route.listening, &route.waiting_for) {
+                (_, Some(cause)) => format!("waits for {cause}"),
+                (Some(address), None) => address.clone(),
+                (None, None) => "closed".to_owned(),
+            };
+            lines.push(format!("{} {}: {place} as {}", route.direction, route.name, route.identity));
         }
         for identity in &self.identities {
             let until = identity.not_after.as_deref().unwrap_or("not issued yet");

@@ -1,5 +1,6 @@
 //! The local service behind an inbound, and the connections to it.
 
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use super::outgoing::Outgoing;
 use super::pool::{Lease, Opened, Pool};
 use super::{CONNECTION_WINDOW, STREAM_WINDOW};
 use crate::config::address::{BackendAddress, BackendSocket, Protocol};
+use crate::config::checked::Limits;
 use crate::listener::Stream;
 use crate::refusal::Refusal;
 
@@ -23,14 +25,50 @@ use crate::refusal::Refusal;
 pub(crate) struct BackendPool {
     address: BackendAddress,
     name: Rc<str>,
-    connect_timeout: Duration,
+    bounds: Bounds,
+    open: Rc<Cell<u32>>,
     pool: Pool,
+}
+
+/// The part of the limits that a pool goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    connect_timeout: Duration,
+    connections: u32,
+    idle_for: Duration,
+}
+
+impl Bounds {
+    /// The bounds of a config.
+    pub(crate) fn of(limits: &Limits) -> Self {
+        Self {
+            connect_timeout: limits.connect_timeout,
+            connections: limits.backend_connections,
+            idle_for: limits.backend_idle,
+        }
+    }
+}
+
+/// A place among the connections to a backend, held for as long as the connection is open.
+#[derive(Debug)]
+pub(crate) struct Room(Rc<Cell<u32>>);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
 }
 
 impl BackendPool {
     /// No connections yet.
-    pub(crate) fn new(address: BackendAddress, connect_timeout: Duration, idle_for: Duration) -> Self {
-        Self { name: address.to_string().into(), address, connect_timeout, pool: Pool::new(idle_for) }
+    pub(crate) fn new(address: BackendAddress, bounds: Bounds) -> Self {
+        let name = address.to_string().into();
+        Self { name, address, bounds, open: Rc::default(), pool: Pool::new(bounds.idle_for) }
+    }
+
+    /// Whether it was made for these bounds; they may have changed with the config.
+    pub(crate) fn is_within(&self, bounds: Bounds) -> bool {
+        self.bounds == bounds
     }
 
     /// How the service is called in errors.
@@ -45,30 +83,31 @@ impl BackendPool {
     }
 
     async fn open(&self) -> Result<Opened, Refusal> {
-        let stream = self.connect().await?;
+        let (stream, room) = self.connect().await?;
         match self.address.protocol {
-            Protocol::Http2 => self.http2(stream).await,
-            Protocol::Http1 | Protocol::Tcp => self.http1(stream).await.map(|sender| Opened::Http1(sender, None)),
+            Protocol::Http2 => self.http2(stream, room).await,
+            Protocol::Http1 | Protocol::Tcp => self.http1(stream, room).await.map(|sender| Opened::Http1(sender, None)),
         }
     }
 
     /// A connection of its own, for what will become something else than HTTP.
     pub(crate) async fn exclusive(&self) -> Result<http1::SendRequest<RequestBody>, Refusal> {
-        let stream = self.connect().await?;
-        self.http1(stream).await
+        let (stream, room) = self.connect().await?;
+        self.http1(stream, room).await
     }
 
-    async fn http1(&self, stream: Stream) -> Result<http1::SendRequest<RequestBody>, Refusal> {
+    async fn http1(&self, stream: Stream, room: Room) -> Result<http1::SendRequest<RequestBody>, Refusal> {
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|source| self.broken(source))?;
         tokio::task::spawn_local(async move {
             // How a connection to the backend ends is told to whoever waits for an answer on it.
             connection.with_upgrades().await.ok();
+            drop(room);
         });
         Ok(sender)
     }
 
-    async fn http2(&self, stream: Stream) -> Result<Opened, Refusal> {
+    async fn http2(&self, stream: Stream, room: Room) -> Result<Opened, Refusal> {
         let (sender, connection) = http2::Builder::new(OnThisWorker)
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -78,17 +117,29 @@ impl BackendPool {
             .map_err(|source| self.broken(source))?;
         tokio::task::spawn_local(async move {
             connection.await.ok();
+            drop(room);
         });
         Ok(Opened::Http2(sender, None))
     }
 
     /// Opens a connection to the service.
-    pub(crate) async fn connect(&self) -> Result<Stream, Refusal> {
+    pub(crate) async fn connect(&self) -> Result<(Stream, Room), Refusal> {
+        let room = self.room()?;
         let unreachable = |source| Refusal::Unreachable { target: self.name.to_string(), source };
-        tokio::time::timeout(self.connect_timeout, connect(&self.address.socket))
+        let stream = tokio::time::timeout(self.bounds.connect_timeout, connect(&self.address.socket))
             .await
             .unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
-            .map_err(unreachable)
+            .map_err(unreachable)?;
+        Ok((stream, room))
+    }
+
+    fn room(&self) -> Result<Room, Refusal> {
+        let (open, limit) = (self.open.get(), self.bounds.connections);
+        if open >= limit {
+            return Err(Refusal::BackendFull { target: self.name.to_string(), limit });
+        }
+        self.open.set(open + 1);
+        Ok(Room(Rc::clone(&self.open)))
     }
 
     fn broken(&self, source: hyper::Error) -> Refusal {

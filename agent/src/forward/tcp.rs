@@ -29,7 +29,7 @@ where
     let pumping = async {
         match connection.upstream()? {
             Upstream::Backend(pool) => {
-                let backend = pool.connect().await?;
+                let (backend, _room) = pool.connect().await?;
                 pump::both_ways(stream, backend, transfer, touch).await.map_err(Refusal::Transfer)
             }
             Upstream::Hop(pool) => {

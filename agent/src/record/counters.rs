@@ -86,14 +86,16 @@ impl Histogram {
     }
 }
 
-/// The reasons that metrics tell apart. Fixed, so that no peer can make a label.
-pub(crate) const REASONS: [&str; 42] = [
+/// The reasons that metrics tell apart, the last for any other. Fixed, so that no peer can make a label.
+pub(crate) const REASONS: [&str; 40] = [
     "audit_unavailable",
     "backend_broke",
+    "backend_full",
     "backend_unreachable",
     "caller_gone",
     "certificate_expired",
     "certificate_malformed",
+    "certificate_missing",
     "certificate_not_yet_valid",
     "certificate_revoked",
     "chain_length",
@@ -113,7 +115,6 @@ pub(crate) const REASONS: [&str; 42] = [
     "request_ambiguous",
     "role_not_allowed",
     "tls_setup",
-    "unexpected_peer",
     "untrusted_domain",
     "unvouched",
     "upgrade_lost",
@@ -126,9 +127,6 @@ pub(crate) const REASONS: [&str; 42] = [
     "withdrawn_untrusted",
     "wrong_service",
     "wrong_usage",
-    "accept_failed",
-    "certificate_missing",
-    "handshake_limit",
     "other",
 ];
 

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::authorize::Ongoing;
 use crate::config::address::BackendAddress;
-use crate::forward::backend::BackendPool;
+use crate::forward::backend::{BackendPool, Bounds};
 use crate::forward::connection::Connection;
 use crate::forward::hop::{Hop, HopPool};
 use crate::identify::Peers;
@@ -182,11 +182,11 @@ impl Worker {
 
     /// The connections to a local service.
     pub(crate) fn backend_pool(&self, address: &BackendAddress) -> Rc<BackendPool> {
-        if let Some(pool) = self.backends.borrow().get(address) {
+        let bounds = Bounds::of(&self.snapshot.borrow().limits);
+        if let Some(pool) = self.backends.borrow().get(address).filter(|pool| pool.is_within(bounds)) {
             return Rc::clone(pool);
         }
-        let limits = &self.snapshot.borrow().limits;
-        let pool = Rc::new(BackendPool::new(address.clone(), limits.connect_timeout, limits.backend_idle));
+        let pool = Rc::new(BackendPool::new(address.clone(), bounds));
         self.backends.borrow_mut().insert(address.clone(), Rc::clone(&pool));
         pool
     }
