@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::Method;
 use http::uri::PathAndQuery;
 
-use crate::forward::connection::{Connection, Current};
+use crate::connection::{Connection, Current};
 use crate::listener::LocalUser;
 use crate::live::{Live, Member, Signal};
 use crate::policy::decide::{self, Decision, Missing, Question};
@@ -114,11 +114,25 @@ pub(crate) fn request(connection: &Rc<Connection>, request: &NormalRequest) -> R
     Ok(Permit { ongoing: Live::enter(worker.requests(), Rc::new(ongoing)), rule })
 }
 
-/// Decides whether the peer of a connection may stay at all, by what is trusted and configured now.
+/// Evidence that one connection may be carried as it is. Made only by [`connection`].
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct ConnectionPermit {
+    rule: Option<Arc<str>>,
+}
+
+impl ConnectionPermit {
+    /// The rule that allowed it; none on an outbound.
+    pub(crate) fn rule(&self) -> Option<Arc<str>> {
+        self.rule.clone()
+    }
+}
+
+/// Whether the peer of a connection is still who it was in the handshake, by what is trusted and configured now.
 ///
 /// The handshake was made under what was trusted when it began. Who was revoked meanwhile, and that the agent drains, is found
 /// here, because the connection entered the worker's list before: from there on, every change finds it.
-pub(crate) fn peer(connection: &Connection) -> Result<(), Refusal> {
+pub(crate) fn still_trusted(connection: &Connection) -> Result<(), Refusal> {
     if connection.worker().snapshot().phase != Phase::Serving {
         return Err(Refusal::Withdrawn(Withdrawn::Stopped));
     }
@@ -137,14 +151,15 @@ fn still_open(connection: &Connection) -> Result<(), Withdrawn> {
 }
 
 /// Decides on a connection whose bytes are not looked at.
-pub(crate) fn connection(connection: &Connection) -> Result<Option<Arc<str>>, Refusal> {
+pub(crate) fn connection(connection: &Connection) -> Result<ConnectionPermit, Refusal> {
     if connection.worker().cannot_record() {
         return Err(Refusal::AuditUnavailable);
     }
-    match connection.current()? {
-        Current::Inbound(route) => whole_connection(&route, connection).map(Some),
-        Current::Outbound(_) => Ok(None),
-    }
+    let rule = match connection.current()? {
+        Current::Inbound(route) => Some(whole_connection(&route, connection)?),
+        Current::Outbound(_) => None,
+    };
+    Ok(ConnectionPermit { rule })
 }
 
 /// Decides whether a local user may use an outbound.

@@ -10,11 +10,14 @@ use std::sync::Arc;
 use countersign_certs::certificate::PeerCertificate;
 use countersign_certs::san::San;
 use countersign_certs::spiffe_id::{SpiffeId, TrustDomain};
+use countersign_certs::svid::X509Svid;
+use countersign_certs::time::{Timestamp, Validity};
 use countersign_certs::verify::VerifiedPeer;
 
 use crate::listener::LocalUser;
 use crate::policy::role::{RoleSet, Roles};
 use crate::record::line::peer_in_json;
+use crate::refusal::Refusal;
 use crate::routes::InboundRoute;
 use headers::IdentityHeaders;
 
@@ -89,6 +92,16 @@ fn names_that_count(verified: &VerifiedPeer, own: Option<&TrustDomain>) -> Vec<S
     let believed = certificate.spiffe_id().is_none_or(|id| own == Some(id.trust_domain()));
     let counts = |san: &&San| believed || matches!(san, San::Spiffe(_));
     certificate.sans().iter().filter(counts).cloned().collect()
+}
+
+/// Our own certificate is as good as it must be before we show it.
+pub(crate) fn own_certificate(own: &X509Svid, now: Timestamp) -> Result<Validity, Refusal> {
+    let usable = own.usable();
+    if now > usable.not_after {
+        let identity = own.leaf().principal().map(ToString::to_string).unwrap_or_default();
+        return Err(Refusal::OwnCertificate { identity, not_after: usable.not_after });
+    }
+    Ok(usable)
 }
 
 /// The program of this host that uses an outbound, so far as the kernel tells.

@@ -5,7 +5,6 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use countersign_certs::tls::{Handshake, alpn};
 use countersign_certs::verify::VerifiedPeer;
 use hyper_util::rt::TokioIo;
@@ -14,15 +13,14 @@ use tokio_rustls::server::TlsStream;
 
 use crate::authorize;
 use crate::config::address::Protocol;
-use crate::forward::connection::{Connection, Opened};
-use crate::forward::rewind::Rewind;
-use crate::forward::{http, tcp};
+use crate::connection::Connection;
+use crate::forward::tcp;
 use crate::identify;
 use crate::listener::{PeerAddress, Stream};
-use crate::live::Live;
 use crate::record::{ConnectionRecord, Direction};
 use crate::refusal::{Refusal, Withdrawn};
 use crate::routes::InboundRoute;
+use crate::serve;
 use crate::worker::Worker;
 
 /// A connection that was just accepted.
@@ -54,38 +52,49 @@ async fn serve_recorded(
     record: &mut ConnectionRecord,
 ) -> Result<(), Refusal> {
     let _place = worker.take_place(&route.name)?;
-    let encrypted = Box::pin(handshake(stream, route, worker)).await?;
+    let encrypted = handshake(stream, route, worker).await?;
     let peer = record.peer(worker.peers().identify(&encrypted.peer, route, &worker.snapshot().roles));
     let _peer_place = worker.take_peer_place(&route.name, peer.principal())?;
-    let connection = Connection::new(worker, opened(&encrypted, route, worker, record, peer));
-    let connection = Live::enter(worker.connections(), connection);
-    authorize::peer(&connection)?;
-    if route.backend.protocol == Protocol::Tcp {
-        record.rule(authorize::connection(&connection)?);
-        return Box::pin(tcp::serve(encrypted.stream, Rc::clone(&connection), record.transfer())).await;
-    }
-    // Each request is authorized by itself, and again when anything changes.
-    match encrypted.stream.get_ref().1.alpn_protocol() {
-        Some(alpn::HTTP_2) => Box::pin(http::serve_http2(TokioIo::new(encrypted.stream), Rc::clone(&connection))).await,
-        _ => {
-            let stream = Rewind::new(Bytes::new(), encrypted.stream);
-            Box::pin(http::serve_http1(stream, Rc::clone(&connection))).await
+    let connection = Connection::inbound(worker, route, record.address(), peer, &encrypted.peer);
+    authorize::still_trusted(&connection)?;
+    // Boxed, because the state of a carried connection is large, and that of one that waits for its handshake need not be.
+    match carried(&encrypted, route) {
+        Carried::Bytes => {
+            let permit = record.permit(authorize::connection(&connection)?);
+            Box::pin(tcp::serve(encrypted.stream, permit, &connection, record.transfer())).await
         }
+        // Each request is authorized by itself, in `exchange.rs`, and again when anything changes.
+        Carried::Http1 => Box::pin(serve::http1(encrypted.stream, Rc::clone(&connection))).await,
+        Carried::Http2 => Box::pin(serve::http2(TokioIo::new(encrypted.stream), Rc::clone(&connection))).await,
+    }
+}
+
+/// What the bytes of a connection are.
+enum Carried {
+    Bytes,
+    Http1,
+    Http2,
+}
+
+fn carried(encrypted: &Encrypted, route: &InboundRoute) -> Carried {
+    if route.backend.protocol == Protocol::Tcp {
+        return Carried::Bytes;
+    }
+    match encrypted.stream.get_ref().1.alpn_protocol() {
+        Some(alpn::HTTP_2) => Carried::Http2,
+        Some(_) | None => Carried::Http1,
     }
 }
 
 /// Both sides prove who they are. Bounded in time, and in how many do it at once.
 async fn handshake(stream: Stream, route: &InboundRoute, worker: &Worker) -> Result<Encrypted, Refusal> {
-    let own = route.tls.identity.usable();
-    if worker.clock().now() > own.not_after {
-        let identity = route.tls.identity.leaf().principal().map(ToString::to_string).unwrap_or_default();
-        return Err(Refusal::OwnCertificate { identity, not_after: own.not_after });
-    }
+    identify::own_certificate(&route.tls.identity, worker.clock().now())?;
     let _turn = worker.begin_handshake()?;
     let limit = worker.snapshot().limits.handshake_timeout;
     let (config, handshake) = route.tls.begin().map_err(Refusal::Tls)?;
+    let accepting = Box::pin(tokio::time::timeout(limit, TlsAcceptor::from(config).accept(stream)));
     let accepted = tokio::select! {
-        accepted = tokio::time::timeout(limit, TlsAcceptor::from(config).accept(stream)) => accepted,
+        accepted = accepting => accepted,
         () = worker.drain_begun() => return Err(Refusal::Withdrawn(Withdrawn::Stopped)),
     };
     let stream =
@@ -99,24 +108,5 @@ fn refused(handshake: &Handshake, error: std::io::Error) -> Refusal {
     match handshake.refusal() {
         Some(refusal) => Refusal::Certificate(Box::new(refusal.clone())),
         None => Refusal::Handshake(error),
-    }
-}
-
-fn opened(
-    encrypted: &Encrypted,
-    route: &InboundRoute,
-    worker: &Worker,
-    record: &ConnectionRecord,
-    peer: Rc<identify::Peer>,
-) -> Opened {
-    Opened {
-        direction: Direction::Inbound,
-        route_name: Arc::clone(&route.name),
-        address: record.address().clone(),
-        peer,
-        counters: worker.counters(&route.counters),
-        // No connection outlives the credential of either side.
-        ends: Some(encrypted.peer.usable().not_after.min(route.tls.identity.usable().not_after)),
-        whole: route.backend.protocol == Protocol::Tcp,
     }
 }

@@ -6,6 +6,10 @@ mod inbound;
 
 mod outbound;
 
+mod serve;
+
+mod exchange;
+
 mod identify;
 
 mod authorize;
@@ -14,9 +18,13 @@ mod forward;
 
 mod record;
 
+mod connection;
+
 mod request;
 
 mod refusal;
+
+mod http2;
 
 mod policy;
 

@@ -7,17 +7,15 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hyper_util::rt::TokioIo;
-
 use crate::authorize;
-use crate::forward::connection::{Connection, Opened};
-use crate::forward::{http, sniff, tcp};
+use crate::connection::Connection;
+use crate::forward::tcp;
 use crate::identify;
 use crate::listener::{PeerAddress, Stream};
-use crate::live::Live;
 use crate::record::{ConnectionRecord, Direction};
 use crate::refusal::Refusal;
 use crate::routes::OutboundRoute;
+use crate::serve;
 use crate::worker::Worker;
 
 /// A connection that was just accepted.
@@ -46,38 +44,12 @@ async fn serve_recorded(
     let user = record.address().user();
     let peer = record.peer(identify::local_caller(user));
     authorize::local_caller(route, user)?;
-    let connection = Connection::new(worker, opened(route, worker, record, peer));
-    let connection = Live::enter(worker.connections(), connection);
-    authorize::peer(&connection)?;
+    let connection = Connection::outbound(worker, route, record.address(), peer);
+    authorize::still_trusted(&connection)?;
     if route.is_tcp {
-        record.rule(authorize::connection(&connection)?);
-        return Box::pin(tcp::serve(stream, Rc::clone(&connection), record.transfer())).await;
+        let permit = record.permit(authorize::connection(&connection)?);
+        return Box::pin(tcp::serve(stream, permit, &connection, record.transfer())).await;
     }
-    let limit = worker.snapshot().limits.idle_connection;
-    let sniffed = tokio::select! {
-        sniffed = tokio::time::timeout(limit, sniff::is_http2(stream)) => sniffed,
-        // Nothing was asked yet, so there is nothing to finish.
-        _told = connection.signal().told(false) => return Ok(()),
-    };
-    let (is_http2, stream) = sniffed
-        .map_err(|_elapsed| Refusal::Withdrawn(crate::refusal::Withdrawn::Idle(limit)))?
-        .map_err(Refusal::Transfer)?;
-    if is_http2 {
-        Box::pin(http::serve_http2(TokioIo::new(stream), Rc::clone(&connection))).await
-    } else {
-        Box::pin(http::serve_http1(stream, Rc::clone(&connection))).await
-    }
-}
-
-fn opened(route: &OutboundRoute, worker: &Worker, record: &ConnectionRecord, peer: Rc<identify::Peer>) -> Opened {
-    Opened {
-        direction: Direction::Outbound,
-        route_name: Arc::clone(&route.name),
-        address: record.address().clone(),
-        peer,
-        counters: worker.counters(&route.counters),
-        // A local program shows no certificate; the connection to the other agent ends with its own.
-        ends: None,
-        whole: route.is_tcp,
-    }
+    // Each request is authorized by itself, in `exchange.rs`, and calls the other agent there.
+    Box::pin(serve::http(stream, Rc::clone(&connection))).await
 }

@@ -11,12 +11,11 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::body::RequestBody;
-use super::executor::OnThisWorker;
 use super::outgoing::Outgoing;
 use super::pool::{Lease, Opened, Pool};
-use super::{CONNECTION_WINDOW, STREAM_WINDOW};
 use crate::config::address::{BackendAddress, BackendSocket, Protocol};
 use crate::config::checked::Limits;
+use crate::http2::{CONNECTION_WINDOW, OnThisWorker, STREAM_WINDOW};
 use crate::listener::Stream;
 use crate::refusal::Refusal;
 

@@ -21,20 +21,17 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::body::RequestBody;
-use super::executor::OnThisWorker;
 use super::outgoing::Outgoing;
 use super::pool::{Lease, Opened, Pool};
-use super::{CONNECTION_WINDOW, STREAM_WINDOW};
 use crate::config::address::Endpoint;
 use crate::config::checked::Limits;
+use crate::http2::{CONNECTION_WINDOW, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, OnThisWorker, STREAM_WINDOW};
+use crate::identify;
 use crate::listener::Stream;
 use crate::live::{Live, Member, Side as Polled, Signal};
 use crate::refusal::{Refusal, Withdrawn};
 use crate::routes::OutboundRoute;
 use crate::worker::Worker;
-
-/// How often a silent connection is asked whether it is still there, and how long it may take to answer.
-const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 
 /// Streams that may be opened before the other side has said how many it takes.
 const STREAMS_AT_FIRST: usize = 128;
@@ -152,11 +149,7 @@ impl HopPool {
         let Limits { connect_timeout, handshake_timeout, .. } = self.worker.snapshot().limits;
         let unreachable = |source| Refusal::Unreachable { target: endpoint.to_string(), source };
         let now = self.worker.clock().now();
-        let own = tls.identity.usable();
-        if now > own.not_after {
-            let identity = tls.identity.leaf().principal().map(ToString::to_string).unwrap_or_default();
-            return Err(Refusal::OwnCertificate { identity, not_after: own.not_after });
-        }
+        let own = identify::own_certificate(&tls.identity, now)?;
         let stream = tokio::time::timeout(connect_timeout, tcp(endpoint))
             .await
             .unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
@@ -194,14 +187,13 @@ impl HopPool {
     where
         S: Read + Write + Unpin + 'static,
     {
-        let (interval, timeout) = KEEP_ALIVE;
         let (sender, connection) = http2::Builder::new(OnThisWorker)
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .initial_max_send_streams(STREAMS_AT_FIRST)
-            .keep_alive_interval(interval)
-            .keep_alive_timeout(timeout)
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
             .handshake(io)
             .await

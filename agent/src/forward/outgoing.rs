@@ -4,8 +4,14 @@ use http::header::{self, HeaderMap};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Uri, Version};
 
-use super::body::RequestBody;
 use http_body::Body;
+
+use super::body::RequestBody;
+use crate::connection::{Connection, Current};
+use crate::identify::headers::IDENTITY_HEADERS;
+use crate::record::line::DecisionId;
+use crate::refusal::{Refusal, Withdrawn};
+use crate::request::NormalRequest;
 
 /// A request on its way out. What was authorized is in it, and nothing else.
 #[derive(Debug)]
@@ -18,6 +24,27 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
+    /// The request as it leaves: what came, less what was removed, and with what only we may say.
+    pub(crate) fn prepare(
+        normal: NormalRequest,
+        body: RequestBody,
+        connection: &Connection,
+        decision: DecisionId,
+    ) -> Result<Self, Refusal> {
+        let NormalRequest { method, target, authority, mut headers, .. } = normal;
+        if let Current::Inbound(route) = connection.current()? {
+            // No identity can be told where none was verified, and then nothing is forwarded.
+            let identity = connection.identity_headers().ok_or(Refusal::Withdrawn(Withdrawn::Route))?;
+            // Room for all of them at once; without it the map would be rebuilt while they are added.
+            headers.try_reserve(IDENTITY_HEADERS + route.inject.len()).ok();
+            identity.add_to(&mut headers, decision);
+            for injection in &route.inject {
+                headers.insert(injection.header.clone(), injection.value.clone());
+            }
+        }
+        Ok(Self { method, authority, target, headers, body })
+    }
+
     /// Origin form and Host (RFC 9112 §3.2.1).
     pub(crate) fn into_http1(self) -> Request<RequestBody> {
         let mut request = Request::new(self.body);

@@ -4,19 +4,26 @@ use std::rc::Rc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::connection::{Connection, Upstream};
+use super::onward::Onward;
 use super::pump;
+use crate::authorize::ConnectionPermit;
+use crate::connection::Connection;
 use crate::live::Told;
 use crate::record::Transfer;
 use crate::refusal::Refusal;
 
 /// Carries a connection that was allowed until one side ends or it must end.
-pub(crate) async fn serve<S>(stream: S, connection: Rc<Connection>, transfer: Rc<Transfer>) -> Result<(), Refusal>
+pub(crate) async fn serve<S>(
+    stream: S,
+    _permit: ConnectionPermit,
+    connection: &Rc<Connection>,
+    transfer: Rc<Transfer>,
+) -> Result<(), Refusal>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     connection.request_began();
-    let outcome = carry(stream, &connection, &transfer).await;
+    let outcome = carry(stream, connection, &transfer).await;
     connection.request_ended();
     outcome
 }
@@ -27,12 +34,12 @@ where
 {
     let touch = || connection.touch();
     let pumping = async {
-        match connection.upstream()? {
-            Upstream::Backend(pool) => {
+        match connection.onward()? {
+            Onward::Backend(pool) => {
                 let (backend, _room) = pool.connect().await?;
                 pump::both_ways(stream, backend, transfer, touch).await.map_err(Refusal::Transfer)
             }
-            Upstream::Hop(pool) => {
+            Onward::Hop(pool) => {
                 let hop = pool.establish(&[]).await?;
                 tokio::select! {
                     pumped = pump::both_ways(stream, hop.stream, transfer, touch) => pumped.map_err(Refusal::Transfer),

@@ -14,12 +14,14 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
+use super::answer::{Answer, clean};
 use super::body::RequestBody;
-use super::connection::{Connection, Upstream};
 use super::hop::HopMember;
-use super::http::{Answer, clean, prepare};
+use super::onward::Onward;
+use super::outgoing::Outgoing;
 use super::pump;
 use crate::authorize::Permit;
+use crate::connection::Connection;
 use crate::record::RequestRecord;
 use crate::refusal::{Refusal, Withdrawn};
 use crate::request::NormalRequest;
@@ -27,15 +29,15 @@ use crate::request::NormalRequest;
 const SEC_WEBSOCKET_KEY: HeaderName = header::SEC_WEBSOCKET_KEY;
 
 /// A request for an upgrade.
-pub(super) struct Asked {
-    pub(super) normal: NormalRequest,
-    pub(super) body: RequestBody,
-    pub(super) upgrading: OnUpgrade,
-    pub(super) version: Version,
+pub(crate) struct Asked {
+    pub(crate) normal: NormalRequest,
+    pub(crate) body: RequestBody,
+    pub(crate) upgrading: OnUpgrade,
+    pub(crate) version: Version,
 }
 
 /// Both sides have agreed; what is left is to carry bytes.
-pub(super) struct Carrying {
+pub(crate) struct Carrying {
     peer: OnUpgrade,
     backend: OnUpgrade,
     permit: Permit,
@@ -43,7 +45,7 @@ pub(super) struct Carrying {
 }
 
 /// Forwards a permitted upgrade.
-pub(super) async fn forward(
+pub(crate) async fn forward(
     asked: Asked,
     permit: Permit,
     connection: &Connection,
@@ -65,7 +67,7 @@ pub(super) async fn forward(
             return Err(Refusal::UpgradeLost);
         }
         // The backend says no in its own words, and its connection is not used again.
-        let target = connection.upstream()?.name();
+        let target = connection.onward()?.name();
         return Ok(Answer::Forwarded { parts, body, permit, lease: None, target });
     }
     if version == Version::HTTP_2 {
@@ -89,8 +91,8 @@ async fn ask(
     permit: &Permit,
 ) -> Result<(Response<Incoming>, Option<Rc<HopMember>>), Refusal> {
     let protocol = normal.upgrade.clone().ok_or(Refusal::UpgradeLost)?;
-    let upstream = connection.upstream()?;
-    let mut outgoing = prepare(normal, body, connection, record.decision())?;
+    let onward = connection.onward()?;
+    let mut outgoing = Outgoing::prepare(normal, body, connection, record.decision())?;
     outgoing.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     if !outgoing.headers.contains_key(SEC_WEBSOCKET_KEY) {
         // An extended CONNECT has no key (RFC 8441 §5), HTTP/1.1 wants one (RFC 6455 §4.1).
@@ -98,11 +100,11 @@ async fn ask(
     }
     outgoing.headers.insert(header::UPGRADE, protocol);
     let asking = async {
-        let (mut sender, hop) = match &upstream {
-            Upstream::Backend(pool) => (pool.exclusive().await?, None),
-            Upstream::Hop(pool) => pool.exclusive().await.map(|(sender, hop)| (sender, Some(hop)))?,
+        let (mut sender, hop) = match &onward {
+            Onward::Backend(pool) => (pool.exclusive().await?, None),
+            Onward::Hop(pool) => pool.exclusive().await.map(|(sender, hop)| (sender, Some(hop)))?,
         };
-        let broken = |source| Refusal::Broken { target: upstream.name().to_string(), source };
+        let broken = |source| Refusal::Broken { target: onward.name().to_string(), source };
         let response = sender.send_request(outgoing.into_http1()).await.map_err(broken)?;
         Ok((response, hop))
     };
@@ -124,7 +126,7 @@ fn websocket_key() -> Result<HeaderValue, Refusal> {
 
 impl Carrying {
     /// Carries bytes both ways until both sides have ended or the permit has.
-    pub(super) async fn carry(self, mut record: RequestRecord) {
+    pub(crate) async fn carry(self, mut record: RequestRecord) {
         let outcome = self.carry_recorded(&record).await;
         record.close(outcome.as_ref().err());
     }

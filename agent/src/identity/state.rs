@@ -159,7 +159,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let state = StateDir::new(folder.path());
         let update =
-            r#"{"generation":3,"trust_domain":"td","bundles":{"td":"{}"},"revocations":{"ids":[],"serials":[]}}"#;
+            r#"{"generation":3,"trust_domain":"td","bundles":{"td":"{}"},"revocations":{"ids":[],"serials":{}}}"#;
         let update: TrustUpdate = serde_json::from_str(update).unwrap();
         state.write_trust(&update).unwrap();
         // As compact as on the wire: what had room there has room here.

@@ -17,7 +17,8 @@ use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
-use crate::forward::connection::Connection;
+use crate::authorize::ConnectionPermit;
+use crate::connection::Connection;
 use crate::identify::Peer;
 use crate::listener::PeerAddress;
 use crate::refusal::Refusal;
@@ -109,9 +110,10 @@ impl ConnectionRecord {
         peer
     }
 
-    /// Notes the rule that allowed the connection as a whole (plain TCP).
-    pub(crate) fn rule(&mut self, rule: Option<Arc<str>>) {
-        self.rule = rule;
+    /// Notes the rule that allowed the connection as a whole (plain TCP), and hands the permit on.
+    pub(crate) fn permit(&mut self, permit: ConnectionPermit) -> ConnectionPermit {
+        self.rule = permit.rule();
+        permit
     }
 
     /// Where the bytes of this connection are counted.

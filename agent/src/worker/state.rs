@@ -11,8 +11,8 @@ use tokio::sync::{Notify, watch};
 
 use crate::authorize::Ongoing;
 use crate::config::address::BackendAddress;
+use crate::connection::Connection;
 use crate::forward::backend::{BackendPool, Bounds};
-use crate::forward::connection::Connection;
 use crate::forward::hop::{Hop, HopPool};
 use crate::identify::Peers;
 use crate::live::Live;

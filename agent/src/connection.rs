@@ -5,16 +5,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use countersign_certs::time::Timestamp;
-use countersign_certs::verify::{Side, Trust};
+use countersign_certs::verify::{Side, Trust, VerifiedPeer};
 
-use super::backend::BackendPool;
-use super::hop::HopPool;
 use tokio::sync::Notify;
 
+use crate::config::address::Protocol;
+use crate::forward::onward::Onward;
 use crate::identify::Peer;
 use crate::identify::headers::IdentityHeaders;
 use crate::listener::PeerAddress;
-use crate::live::Signal;
+use crate::live::{Live, Member, Signal};
 use crate::record::Direction;
 use crate::record::counters::RouteCounters;
 use crate::refusal::{Refusal, Withdrawn};
@@ -51,7 +51,7 @@ pub(crate) struct Connection {
 struct Seen {
     generation: u64,
     route: Option<Current>,
-    upstream: Option<Upstream>,
+    onward: Option<Onward>,
     headers: Option<Rc<IdentityHeaders>>,
 }
 
@@ -62,44 +62,68 @@ pub(crate) enum Current {
     Outbound(Arc<OutboundRoute>),
 }
 
-/// Whereto the requests of a connection go.
-#[derive(Clone)]
-pub(crate) enum Upstream {
-    Backend(Rc<BackendPool>),
-    Hop(Rc<HopPool>),
-}
-
-/// What is known of a connection when it is made.
-pub(crate) struct Opened {
-    pub(crate) direction: Direction,
-    pub(crate) route_name: Arc<str>,
-    pub(crate) address: PeerAddress,
-    pub(crate) peer: Rc<Peer>,
-    pub(crate) counters: Arc<RouteCounters>,
-    pub(crate) ends: Option<Timestamp>,
-    pub(crate) whole: bool,
-}
-
 impl Connection {
-    /// A connection that has just been identified.
-    pub(crate) fn new(worker: &Rc<Worker>, opened: Opened) -> Rc<Self> {
-        let Opened { direction, route_name, address, peer, counters, ends, whole } = opened;
-        Rc::new(Self {
+    /// A connection from another host, whose peer was verified in the handshake.
+    pub(crate) fn inbound(
+        worker: &Rc<Worker>,
+        route: &InboundRoute,
+        address: &PeerAddress,
+        peer: Rc<Peer>,
+        verified: &VerifiedPeer,
+    ) -> Member<Self> {
+        Self {
+            // No connection outlives the credential of either side.
+            ends: Some(verified.usable().not_after.min(route.tls.identity.usable().not_after)),
+            whole: route.backend.protocol == Protocol::Tcp,
+            ..Self::new(worker, Direction::Inbound, (&route.name, &route.counters), address, peer)
+        }
+        .enter()
+    }
+
+    /// A connection from a program of this host.
+    pub(crate) fn outbound(
+        worker: &Rc<Worker>,
+        route: &OutboundRoute,
+        address: &PeerAddress,
+        peer: Rc<Peer>,
+    ) -> Member<Self> {
+        Self {
+            whole: route.is_tcp,
+            ..Self::new(worker, Direction::Outbound, (&route.name, &route.counters), address, peer)
+        }
+        .enter()
+    }
+
+    fn new(
+        worker: &Rc<Worker>,
+        direction: Direction,
+        (route_name, counters): (&Arc<str>, &[Arc<RouteCounters>]),
+        address: &PeerAddress,
+        peer: Rc<Peer>,
+    ) -> Self {
+        Self {
             direction,
-            route_name,
-            address,
+            route_name: Arc::clone(route_name),
+            address: address.clone(),
             peer,
-            counters,
-            ends,
-            whole,
+            counters: worker.counters(counters),
+            // A local program shows no certificate; the connection to the other agent ends with its own.
+            ends: None,
+            whole: false,
             signal: Signal::default(),
             requests: Cell::new(0),
             silent_since: Cell::new(None),
             fell_silent: Notify::new(),
             last_use: Cell::new(worker.tick()),
-            seen: RefCell::new(Seen { generation: 0, route: None, upstream: None, headers: None }),
+            seen: RefCell::new(Seen { generation: 0, route: None, onward: None, headers: None }),
             worker: Rc::clone(worker),
-        })
+        }
+    }
+
+    /// From here on it is told of every change.
+    fn enter(self) -> Member<Self> {
+        let connections = Rc::clone(self.worker.connections());
+        Live::enter(&connections, Rc::new(self))
     }
 
     /// The worker that serves it.
@@ -204,9 +228,9 @@ impl Connection {
     }
 
     /// Whereto its requests go now.
-    pub(crate) fn upstream(&self) -> Result<Upstream, Refusal> {
+    pub(crate) fn onward(&self) -> Result<Onward, Refusal> {
         self.follow();
-        self.seen.borrow().upstream.clone().ok_or(Refusal::Withdrawn(Withdrawn::Route))
+        self.seen.borrow().onward.clone().ok_or(Refusal::Withdrawn(Withdrawn::Route))
     }
 
     /// The headers that tell the backend who calls; none on an outbound.
@@ -243,7 +267,7 @@ impl Connection {
     fn see_inbound(&self, generation: u64, route: Option<&Arc<InboundRoute>>) -> Seen {
         Seen {
             generation,
-            upstream: route.map(|route| Upstream::Backend(self.worker.backend_pool(&route.backend))),
+            onward: route.map(|route| Onward::Backend(self.worker.backend_pool(&route.backend))),
             headers: route.and_then(|route| self.peer.identity_headers(generation, route.tls.identity.leaf())),
             route: route.cloned().map(Current::Inbound),
         }
@@ -252,7 +276,7 @@ impl Connection {
     fn see_outbound(&self, generation: u64, route: Option<&Arc<OutboundRoute>>) -> Seen {
         Seen {
             generation,
-            upstream: route.map(|route| Upstream::Hop(self.worker.hop_pool(route))),
+            onward: route.map(|route| Onward::Hop(self.worker.hop_pool(route))),
             headers: None,
             route: route.cloned().map(Current::Outbound),
         }

@@ -1,0 +1,90 @@
+//! The story of one request: normalise, authorize, forward, record.
+//!
+//! It is the same in both directions. A connection that becomes something else begins here, as the request that asks for it.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use crate::authorize::{self, Permit};
+use crate::connection::Connection;
+use crate::forward::answer::{Answer, clean, refuse};
+use crate::forward::body::{RequestBody, ResponseBody};
+use crate::forward::outgoing::Outgoing;
+use crate::forward::upgrade;
+use crate::record::RequestRecord;
+use crate::refusal::Refusal;
+use crate::request::{NormalRequest, TwoLengths, is_grpc, normalise};
+use crate::serve::rewind::Watch;
+
+/// Answers one request. Every way out is recorded: here if it is refused, else when the answer's last byte is gone.
+pub(crate) async fn answer(
+    request: Request<Incoming>,
+    connection: Rc<Connection>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let mut record = RequestRecord::open(&connection, request.method(), request.uri().path_and_query());
+    let grpc = is_grpc(request.headers());
+
+    Ok(match answer_recorded(request, &connection, &mut record).await {
+        Ok(answer) => answer.recorded_by(record),
+        Err(refusal) => refuse(&refusal, record, grpc),
+    })
+}
+
+async fn answer_recorded(
+    mut request: Request<Incoming>,
+    connection: &Rc<Connection>,
+    record: &mut RequestRecord,
+) -> Result<Answer, Refusal> {
+    let upgrading = hyper::upgrade::on(&mut request);
+    let (parts, body) = request.into_parts();
+    let version = parts.version;
+    let normal = normalise(parts)?;
+    let permit = authorize::request(connection, &normal)?;
+    record.rule(permit.rule());
+    let body = RequestBody::new(body, &permit, record);
+    if normal.upgrade.is_some() {
+        let asked = upgrade::Asked { normal, body, upgrading, version };
+        return Box::pin(upgrade::forward(asked, permit, connection, record)).await;
+    }
+    forward(normal, body, permit, connection, record).await
+}
+
+async fn forward(
+    normal: NormalRequest,
+    body: RequestBody,
+    permit: Permit,
+    connection: &Connection,
+    record: &mut RequestRecord,
+) -> Result<Answer, Refusal> {
+    let onward = connection.onward()?;
+    let outgoing = Outgoing::prepare(normal, body, connection, record.decision())?;
+    let (response, lease) = tokio::select! {
+        biased;
+        sent = onward.send(outgoing) => sent?,
+        withdrawn = permit.ongoing().signal().cut_asked() => return Err(withdrawn.into()),
+    };
+    record.status(response.status());
+    permit.ongoing().touch();
+    let (mut parts, body) = response.into_parts();
+    clean(&mut parts);
+    Ok(Answer::Forwarded { parts, body, permit, lease: Some(lease), target: onward.name() })
+}
+
+/// Answers one request of an HTTP/1.1 stream, of which more is known than the HTTP library tells.
+pub(crate) async fn answer_followed(
+    mut request: Request<Incoming>,
+    connection: Rc<Connection>,
+    watch: Watch,
+) -> Result<Response<ResponseBody>, Infallible> {
+    if !watch.next_is_unambiguous() {
+        request.extensions_mut().insert(TwoLengths);
+    }
+    let answer = answer(request, connection).await?;
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        watch.upgraded();
+    }
+    Ok(answer)
+}

@@ -1,0 +1,90 @@
+//! What the peer gets: the backend's answer without what concerned the connection to it, or a refusal in the peer's own protocol.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::response::Parts;
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use super::body::{ForwardedBody, ResponseBody};
+use super::pool::Lease;
+use super::upgrade::Carrying;
+use crate::authorize::Permit;
+use crate::record::RequestRecord;
+use crate::record::line::DecisionId;
+use crate::refusal::Refusal;
+use crate::request::{RequestError, X_COUNTERSIGN_DECISION, remove_hop_by_hop};
+
+/// What the backend answered, before the record is joined to it.
+pub(crate) enum Answer {
+    /// An answer with a body that is on its way.
+    Forwarded { parts: Parts, body: Incoming, permit: Permit, lease: Option<Lease>, target: Rc<str> },
+    /// The connection goes on as something else.
+    Upgraded { parts: Parts, carrying: Carrying },
+}
+
+impl Answer {
+    /// Joins the record, which is closed when the last byte has passed.
+    pub(crate) fn recorded_by(self, record: RequestRecord) -> Response<ResponseBody> {
+        match self {
+            Self::Forwarded { parts, body, permit, lease, target } => {
+                let body = ForwardedBody::new(body, permit, record, lease, target);
+                Response::from_parts(parts, ResponseBody::Forwarded(body))
+            }
+            Self::Upgraded { parts, carrying } => {
+                tokio::task::spawn_local(carrying.carry(record));
+                Response::from_parts(parts, ResponseBody::Upgraded)
+            }
+        }
+    }
+}
+
+/// Removes from an answer's head what concerned the connection to the backend.
+pub(crate) fn clean(parts: &mut Parts) {
+    remove_hop_by_hop(&mut parts.headers);
+    parts.extensions.clear();
+}
+
+/// Answers a refusal in the caller's own protocol. It learns a decision ID, and nothing of the policy.
+pub(crate) fn refuse(refusal: &Refusal, mut record: RequestRecord, grpc: bool) -> Response<ResponseBody> {
+    let status = refusal.status();
+    record.status(status);
+    let mut answer = if grpc { grpc_answer(refusal, record.decision()) } else { problem(status, record.decision()) };
+    if matches!(refusal, Refusal::Request(RequestError::Length)) {
+        // Nobody can tell any more where the next request begins (RFC 9112 §6.3).
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    record.close(Some(refusal));
+    answer
+}
+
+/// A problem document (RFC 9457).
+fn problem(status: StatusCode, decision: DecisionId) -> Response<ResponseBody> {
+    let title = status.canonical_reason().unwrap_or("Refused");
+    let text = format!(
+        "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{},\"decision_id\":\"{decision}\"}}\n",
+        status.as_u16()
+    );
+    let mut response = Response::new(ResponseBody::Own(Full::new(Bytes::from(text))));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if let Ok(decision) = HeaderValue::from_bytes(&decision.text()) {
+        response.headers_mut().insert(X_COUNTERSIGN_DECISION, decision);
+    }
+    response
+}
+
+/// A gRPC answer without messages: the status in the head (grpc/grpc: doc/PROTOCOL-HTTP2.md, "Trailers-Only").
+fn grpc_answer(refusal: &Refusal, decision: DecisionId) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Own(Full::default()));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from_static(refusal.grpc_status()));
+    if let Ok(message) = HeaderValue::from_str(&format!("refused, decision {decision}")) {
+        headers.insert("grpc-message", message);
+    }
+    response
+}
