@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use countersign_certs::tls::{Handshake, alpn};
 use countersign_certs::verify::VerifiedPeer;
-use hyper_util::rt::TokioIo;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -65,7 +64,7 @@ async fn serve_recorded(
         }
         // Each request is authorized by itself, in `exchange.rs`, and again when anything changes.
         Carried::Http1 => Box::pin(serve::http1(encrypted.stream, Rc::clone(&connection))).await,
-        Carried::Http2 => Box::pin(serve::http2(TokioIo::new(encrypted.stream), Rc::clone(&connection))).await,
+        Carried::Http2 => Box::pin(serve::http2(encrypted.stream, Rc::clone(&connection))).await,
     }
 }
 

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use countersign_certs::certificate::sha256;
 use countersign_certs::store;
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode, ModifyKind};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -26,6 +27,7 @@ pub(crate) struct FileWatcher {
     watcher: Option<RecommendedWatcher>,
     folders: BTreeSet<PathBuf>,
     files: Vec<PathBuf>,
+    watched: Arc<Watched>,
     digest: [u8; 32],
     stirred: Arc<Notify>,
     /// Something was heard, or it is time to look, and nobody has looked yet.
@@ -33,12 +35,47 @@ pub(crate) struct FileWatcher {
     next_look: Instant,
 }
 
+/// The files that are watched, as the watching thread knows them.
+#[derive(Default)]
+struct Watched(Mutex<BTreeSet<PathBuf>>);
+
+impl Watched {
+    fn set(&self, files: &[PathBuf]) {
+        let targets = files.iter().filter_map(|file| file.canonicalize().ok());
+        let paths = files.iter().cloned().chain(targets).collect();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = paths;
+    }
+
+    /// Whether a file that is watched may have changed. What comes and goes in a folder may be a link that leads to one; what
+    /// is only written, a log perhaps, concerns us if it is one of the files itself; and that a file was read, by ourselves
+    /// above all, never does.
+    fn concerns(&self, event: &notify::Result<Event>) -> bool {
+        // Something went wrong, and something may have been missed.
+        let Ok(event) = event else { return true };
+        let written = match event.kind {
+            EventKind::Access(AccessKind::Close(AccessMode::Write))
+            | EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)) => true,
+            EventKind::Access(_) => return false,
+            EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Other | EventKind::Remove(_) => {
+                false
+            }
+        };
+        let watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        !written || event.paths.iter().any(|path| watched.contains(path))
+    }
+}
+
 impl FileWatcher {
     /// Watches nothing yet.
     pub(crate) fn new() -> Self {
         let stirred = Arc::new(Notify::new());
-        let teller = Arc::clone(&stirred);
-        let watcher = notify::recommended_watcher(move |_event| teller.notify_one());
+        let watched = Arc::<Watched>::default();
+        let (teller, concerned) = (Arc::clone(&stirred), Arc::clone(&watched));
+        let watcher = notify::recommended_watcher(move |event| {
+            if concerned.concerns(&event) {
+                teller.notify_one();
+            }
+        });
         let watcher = watcher
             .map_err(|error| tracing::warn!(%error, "folders cannot be watched; files are looked at every 30 s"))
             .ok();
@@ -46,6 +83,7 @@ impl FileWatcher {
             watcher,
             folders: BTreeSet::new(),
             files: Vec::new(),
+            watched,
             digest: [0; 32],
             stirred,
             unsettled: false,
@@ -58,6 +96,7 @@ impl FileWatcher {
     pub(crate) fn watch(&mut self, files: impl IntoIterator<Item = PathBuf>) {
         self.files = files.into_iter().collect();
         self.files.sort();
+        self.watched.set(&self.files);
         self.digest = digest(&self.files);
         let folders: BTreeSet<PathBuf> = self.files.iter().flat_map(|file| folders_of(file)).collect();
         let Some(watcher) = &mut self.watcher else { return };

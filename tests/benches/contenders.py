@@ -113,7 +113,8 @@ class Hop:
 
     def __init__(self, contender: Contender, certificates: Path, folder: Path, backend: str, cpu: int):
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        # Logs have a folder of their own, as on any host: a program that watches its config hears of everything beside it.
+        (folder / "log").mkdir(parents=True)
         self.contender, self.folder, self.cpu = contender, folder, cpu
         self.inbound, self.outbound = free_address(), free_address()
         self.sides: list[Started] = []

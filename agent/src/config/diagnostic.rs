@@ -84,7 +84,9 @@ fn may_hold_secret(text: &str, line_start: usize) -> bool {
         let key = if line.starts_with('[') { Some((line, "")) } else { line.split_once('=') };
         key.map(|(key, _)| key.to_ascii_lowercase())
     });
-    key.is_some_and(|key| key.trim() == "value" || ["pass", "phrase", "secret", "token"].iter().any(|word| key.contains(word)))
+    key.is_some_and(|key| {
+        key.trim() == "value" || ["pass", "phrase", "secret", "token"].iter().any(|word| key.contains(word))
+    })
 }
 
 fn floor_to_character(text: &str, index: usize) -> usize {

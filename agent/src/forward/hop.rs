@@ -25,7 +25,9 @@ use super::outgoing::Outgoing;
 use super::pool::{Lease, Opened, Pool};
 use crate::config::address::Endpoint;
 use crate::config::checked::Limits;
-use crate::http2::{CONNECTION_WINDOW, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, OnThisWorker, STREAM_WINDOW};
+use crate::http2::{
+    CONNECTION_WINDOW, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, STREAM_WINDOW, SendingOnThisWorker, batched,
+};
 use crate::identify;
 use crate::listener::Stream;
 use crate::live::{Live, Member, Side as Polled, Signal};
@@ -101,8 +103,7 @@ impl HopPool {
         let speaks_http2 = established.stream.get_ref().1.alpn_protocol() == Some(alpn::HTTP_2);
         let Established { stream, member } = established;
         if speaks_http2 {
-            let stream = UntilCut { stream, member: Rc::clone(&member) };
-            let sender = self.http2(TokioIo::new(stream)).await?;
+            let sender = self.http2(UntilCut { stream, member: Rc::clone(&member) }).await?;
             Ok(Opened::Http2(sender, Some(member)))
         } else {
             let sender = self.http1(TokioIo::new(stream), Rc::clone(&member)).await?;
@@ -183,11 +184,12 @@ impl HopPool {
         Ok(sender)
     }
 
-    async fn http2<S>(&self, io: S) -> Result<http2::SendRequest<RequestBody>, Refusal>
+    async fn http2<S>(&self, stream: S) -> Result<http2::SendRequest<RequestBody>, Refusal>
     where
-        S: Read + Write + Unpin + 'static,
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let (sender, connection) = http2::Builder::new(OnThisWorker)
+        let (stream, outbox) = batched(stream);
+        let (sender, connection) = http2::Builder::new(SendingOnThisWorker(outbox.clone()))
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -195,12 +197,12 @@ impl HopPool {
             .keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
-            .handshake(io)
+            .handshake(TokioIo::new(stream))
             .await
             .map_err(|source| self.broken(source))?;
         tokio::task::spawn_local(async move {
             // How it ends is told to whoever waits for an answer on it.
-            connection.await.ok();
+            outbox.sending_for(connection).await.ok();
         });
         Ok(sender)
     }

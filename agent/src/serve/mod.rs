@@ -10,7 +10,6 @@ mod sniff;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use hyper::rt::{Read, Write};
 use hyper::server::conn::http1::Builder as Http1;
 use hyper::server::conn::http2::Builder as Http2;
 use hyper::service::service_fn;
@@ -20,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::config::checked::Limits;
 use crate::connection::Connection;
 use crate::exchange;
-use crate::http2::{CONNECTION_WINDOW, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, OnThisWorker, STREAM_WINDOW};
+use crate::http2::{CONNECTION_WINDOW, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, OnThisWorker, STREAM_WINDOW, batched};
 use crate::listener::Stream;
 use crate::live::Told;
 use crate::refusal::{Refusal, Withdrawn};
@@ -41,7 +40,7 @@ pub(crate) async fn http(stream: Stream, connection: Rc<Connection>) -> Result<(
         _told = connection.signal().told(false) => return Ok(()),
     };
     let (is_http2, stream) = sniffed.map_err(|_elapsed| Withdrawn::Idle(limit))?.map_err(Refusal::Transfer)?;
-    if is_http2 { http2(TokioIo::new(stream), connection).await } else { follow_http1(stream, connection).await }
+    if is_http2 { http2(stream, connection).await } else { follow_http1(stream, connection).await }
 }
 
 /// Serves HTTP/1.1 on a connection until it ends or must end.
@@ -129,10 +128,11 @@ where
 }
 
 /// Serves HTTP/2 on a connection until it ends or must end.
-pub(crate) async fn http2<S>(io: S, connection: Rc<Connection>) -> Result<(), Refusal>
+pub(crate) async fn http2<S>(stream: S, connection: Rc<Connection>) -> Result<(), Refusal>
 where
-    S: Read + Write + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
+    let (stream, outbox) = batched(stream);
     let Limits { streams_per_connection, header_bytes, .. } = connection.worker().snapshot().limits;
     let answering = Rc::clone(&connection);
     let service = service_fn(move |request| exchange::answer(request, Rc::clone(&answering)));
@@ -146,12 +146,12 @@ where
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .enable_connect_protocol()
-        .serve_connection(io, service);
+        .serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
     let mut draining = false;
     loop {
         tokio::select! {
-            ended = serving.as_mut() => return ended.or_else(harmless),
+            ended = outbox.sending_for(serving.as_mut()) => return ended.or_else(harmless),
             told = connection.signal().told(draining) => match told {
                 Told::Drain => {
                     draining = true;
