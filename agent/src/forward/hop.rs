@@ -25,9 +25,7 @@ use super::outgoing::Outgoing;
 use super::pool::{Lease, Opened, Pool};
 use crate::config::address::Endpoint;
 use crate::config::checked::Limits;
-use crate::http2::{
-    CONNECTION_WINDOW, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, STREAM_WINDOW, SendingOnThisWorker, batched,
-};
+use crate::http2::{Batched, CONNECTION_WINDOW, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, OnThisWorker, STREAM_WINDOW};
 use crate::identify;
 use crate::listener::Stream;
 use crate::live::{Live, Member, Side as Polled, Signal};
@@ -188,8 +186,7 @@ impl HopPool {
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let (stream, outbox) = batched(stream);
-        let (sender, connection) = http2::Builder::new(SendingOnThisWorker(outbox.clone()))
+        let (sender, connection) = http2::Builder::new(OnThisWorker)
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -197,12 +194,12 @@ impl HopPool {
             .keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Batched::new(stream)))
             .await
             .map_err(|source| self.broken(source))?;
         tokio::task::spawn_local(async move {
             // How it ends is told to whoever waits for an answer on it.
-            outbox.sending_for(connection).await.ok();
+            connection.await.ok();
         });
         Ok(sender)
     }

@@ -1,11 +1,10 @@
 //! Bytes that are written in one turn go out together.
 //!
 //! The HTTP/2 library writes and flushes each frame of data by itself, which would be a TLS record and a system call for each
-//! answer. Here writing only appends; what has been appended leaves when the connection's task has been polled, and by then
-//! the answers of all its streams are there.
+//! answer. Here writing only appends; what has been appended leaves in the next turn of the runtime, and by then the answers of
+//! all streams of the connection are there.
 
 use std::cell::RefCell;
-use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -19,11 +18,8 @@ const WAITING_BYTES_MAX: usize = 64 * 1024;
 /// A piece of this size gains nothing by waiting for others, and is not copied: one TLS record.
 const WHOLE_BYTES: usize = 16 * 1024;
 
-/// The library's end of a stream.
+/// A stream whose writes are gathered.
 pub(crate) struct Batched<S>(Rc<RefCell<Batch<S>>>);
-
-/// The end of whoever polls the library.
-pub(crate) struct Outbox<S>(Rc<RefCell<Batch<S>>>);
 
 struct Batch<S> {
     stream: S,
@@ -31,37 +27,76 @@ struct Batch<S> {
     sent: usize,
     /// Something was written since the stream itself was flushed.
     unflushed: bool,
-    /// The library's task, if it waits for room. Another task of the connection may be the one that hears of it.
+    /// The task that sends; it is woken when there is something to send.
+    sender: Option<Waker>,
+    /// The library's task, if it waits for room. The sender may be the one that hears of it.
     blocked: Option<Waker>,
+    /// The library has let go of the stream.
+    dropped: bool,
 }
 
-/// Both ends of a stream whose writes are gathered.
-pub(crate) fn batched<S>(stream: S) -> (Batched<S>, Outbox<S>) {
-    let batch = Rc::new(RefCell::new(Batch { stream, waiting: Vec::new(), sent: 0, unflushed: false, blocked: None }));
-    (Batched(Rc::clone(&batch)), Outbox(batch))
-}
-
-impl<S> Clone for Outbox<S> {
-    fn clone(&self) -> Self {
-        Self(Rc::clone(&self.0))
+impl<S: AsyncWrite + Unpin + 'static> Batched<S> {
+    /// Gathers what is written to this stream, and sends it from a task of its own on this worker.
+    pub(crate) fn new(stream: S) -> Self {
+        let batch = Batch {
+            stream,
+            waiting: Vec::new(),
+            sent: 0,
+            unflushed: false,
+            sender: None,
+            blocked: None,
+            dropped: false,
+        };
+        let batch = Rc::new(RefCell::new(batch));
+        let sending = Rc::clone(&batch);
+        tokio::task::spawn_local(std::future::poll_fn(move |context| sending.borrow_mut().poll_sending(context)));
+        Self(batch)
     }
 }
 
-impl<S: AsyncWrite + Unpin> Outbox<S> {
-    /// Runs a task, and sends what it has written each time that it has been polled.
-    pub(crate) async fn sending_for<F: Future>(&self, task: F) -> F::Output {
-        let mut task = std::pin::pin!(task);
-        std::future::poll_fn(|context| {
-            let outcome = task.as_mut().poll(context);
-            // Whether sending fails or has to wait: the task finds out when it writes again or reads, and is woken for it.
-            let _ = self.0.borrow_mut().poll_send(context);
-            outcome
-        })
-        .await
+impl<S> Drop for Batched<S> {
+    fn drop(&mut self) {
+        // The sender ends, and the stream with it.
+        let mut batch = self.0.borrow_mut();
+        batch.dropped = true;
+        batch.wake_sender();
+    }
+}
+
+impl<S> Batch<S> {
+    fn wake_sender(&mut self) {
+        if let Some(sender) = self.sender.take() {
+            sender.wake();
+        }
+    }
+
+    fn wake_blocked(&mut self) {
+        if let Some(blocked) = self.blocked.take() {
+            blocked.wake();
+        }
+    }
+
+    /// Notes that the library's task waits, if it does.
+    fn noting<T>(&mut self, outcome: Poll<T>, context: &Context<'_>) -> Poll<T> {
+        if outcome.is_pending() {
+            self.blocked = Some(context.waker().clone());
+        }
+        outcome
     }
 }
 
 impl<S: AsyncWrite + Unpin> Batch<S> {
+    /// The sender's task: sends whenever it is woken, until the library has let go.
+    fn poll_sending(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.dropped {
+            return Poll::Ready(());
+        }
+        self.sender = Some(context.waker().clone());
+        // Whether sending fails or has to wait, the library finds out when it writes again or reads.
+        let _ = self.poll_send(context);
+        Poll::Pending
+    }
+
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_empty(context))?;
         if self.unflushed {
@@ -88,32 +123,30 @@ impl<S: AsyncWrite + Unpin> Batch<S> {
         Poll::Ready(Ok(()))
     }
 
-    fn wake_blocked(&mut self) {
-        if let Some(blocked) = self.blocked.take() {
-            blocked.wake();
-        }
-    }
-
-    /// Notes that the library's task waits, if it does.
-    fn noting<T>(&mut self, outcome: Poll<T>, context: &Context<'_>) -> Poll<T> {
-        if outcome.is_pending() {
-            self.blocked = Some(context.waker().clone());
-        }
-        outcome
-    }
-
     /// Waits, as the library, until everything that was appended has left.
     fn poll_left(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let left = self.poll_empty(context);
         self.noting(left, context)
     }
 
-    /// Makes room if there is none.
-    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.waiting.len() >= WAITING_BYTES_MAX {
+    /// Appends pieces as far as there is room, or hands a large whole on.
+    fn poll_take(&mut self, context: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let whole = pieces.iter().map(|piece| piece.len()).sum::<usize>() >= WHOLE_BYTES;
+        if whole || self.waiting.len() >= WAITING_BYTES_MAX {
             ready!(self.poll_left(context))?;
         }
-        Poll::Ready(Ok(WAITING_BYTES_MAX - self.waiting.len()))
+        self.wake_sender();
+        if whole {
+            self.unflushed = true;
+            let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
+            return self.noting(written, context);
+        }
+        let before = self.waiting.len();
+        for piece in pieces {
+            let room = WAITING_BYTES_MAX - self.waiting.len();
+            self.waiting.extend_from_slice(piece.get(..room.min(piece.len())).unwrap_or_default());
+        }
+        Poll::Ready(Ok(self.waiting.len() - before))
     }
 }
 
@@ -125,17 +158,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Batched<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Batched<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let mut batch = self.0.borrow_mut();
-        if bytes.len() >= WHOLE_BYTES {
-            ready!(batch.poll_left(context))?;
-            batch.unflushed = true;
-            let written = Pin::new(&mut batch.stream).poll_write(context, bytes);
-            return batch.noting(written, context);
-        }
-        let room = ready!(batch.poll_room(context))?;
-        let taken = bytes.get(..room.min(bytes.len())).unwrap_or_default();
-        batch.waiting.extend_from_slice(taken);
-        Poll::Ready(Ok(taken.len()))
+        self.0.borrow_mut().poll_take(context, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -143,28 +166,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Batched<S> {
         context: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut batch = self.0.borrow_mut();
-        if pieces.iter().map(|piece| piece.len()).sum::<usize>() >= WHOLE_BYTES {
-            ready!(batch.poll_left(context))?;
-            batch.unflushed = true;
-            let written = Pin::new(&mut batch.stream).poll_write_vectored(context, pieces);
-            return batch.noting(written, context);
-        }
-        let mut room = ready!(batch.poll_room(context))?;
-        let before = batch.waiting.len();
-        for piece in pieces {
-            let taken = piece.get(..room.min(piece.len())).unwrap_or_default();
-            batch.waiting.extend_from_slice(taken);
-            room -= taken.len();
-        }
-        Poll::Ready(Ok(batch.waiting.len() - before))
+        self.0.borrow_mut().poll_take(context, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    /// What was written leaves at the end of the turn.
+    /// What was written leaves in the next turn.
     fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -210,48 +219,56 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn what_one_turn_writes_is_one_write() {
-        let (near, mut far) = tokio::io::duplex(1024 * 1024);
-        let writes = Rc::default();
-        let (mut stream, outbox) = batched(Counting(near, Rc::clone(&writes)));
-        outbox
-            .sending_for(async move {
-                for _ in 0..100 {
-                    stream.write_all(b"0123456789").await.unwrap();
-                    stream.flush().await.unwrap();
-                }
-            })
-            .await;
-        assert_eq!(writes.get(), 1);
-        let mut received = vec![0; 1000];
-        far.read_exact(&mut received).await.unwrap();
-        assert!(received.chunks(10).all(|chunk| chunk == b"0123456789"));
+    /// Runs on a worker as the agent's are.
+    fn on_a_worker(test: impl Future<Output = ()>) {
+        let options = tokio::runtime::LocalOptions::default();
+        tokio::runtime::Builder::new_current_thread().build_local(options).unwrap().block_on(test);
     }
 
-    #[tokio::test]
-    async fn a_reader_that_is_slow_holds_the_writer_up_and_gets_every_byte_in_order() {
-        let (near, mut far) = tokio::io::duplex(1000);
-        let (mut stream, outbox) = batched(Counting(near, Rc::default()));
-        let sent: Vec<u8> = (0..300_000_u32).map(|number| number.to_le_bytes()[0]).collect();
-        let expected = sent.clone();
-        let writing = outbox.sending_for(async move {
-            // Small pieces, pieces that are passed through, and odd ones.
-            for (index, piece) in sent.chunks(20_011).enumerate() {
-                let size = [1, 700, 20_011, 16_384][index % 4];
-                for part in piece.chunks(size) {
-                    stream.write_all(part).await.unwrap();
-                }
+    #[test]
+    fn what_one_turn_writes_is_one_write() {
+        on_a_worker(async {
+            let (near, mut far) = tokio::io::duplex(1024 * 1024);
+            let writes = Rc::default();
+            let mut stream = Batched::new(Counting(near, Rc::clone(&writes)));
+            for _ in 0..100 {
+                stream.write_all(b"0123456789").await.unwrap();
+                stream.flush().await.unwrap();
             }
-            assert!(stream.0.borrow().waiting.len() <= WAITING_BYTES_MAX);
-            stream.shutdown().await.unwrap();
+            let mut received = vec![0; 1000];
+            far.read_exact(&mut received).await.unwrap();
+            assert!(received.chunks(10).all(|chunk| chunk == b"0123456789"));
+            assert_eq!(writes.get(), 1);
+            drop(stream);
+            assert_eq!(far.read(&mut received).await.unwrap(), 0, "the stream ends with its batch");
         });
-        let reading = async {
-            let mut received = Vec::new();
-            far.read_to_end(&mut received).await.unwrap();
-            received
-        };
-        let ((), received) = tokio::join!(writing, reading);
-        assert_eq!(received, expected);
+    }
+
+    #[test]
+    fn a_reader_that_is_slow_holds_the_writer_up_and_gets_every_byte_in_order() {
+        on_a_worker(async {
+            let (near, mut far) = tokio::io::duplex(1000);
+            let mut stream = Batched::new(Counting(near, Rc::default()));
+            let sent: Vec<u8> = (0..300_000_u32).map(|number| number.to_le_bytes()[0]).collect();
+            let expected = sent.clone();
+            let writing = async move {
+                // Small pieces, pieces that are passed through, and odd ones.
+                for (index, piece) in sent.chunks(20_011).enumerate() {
+                    let size = [1, 700, 20_011, 16_384][index % 4];
+                    for part in piece.chunks(size) {
+                        stream.write_all(part).await.unwrap();
+                        assert!(stream.0.borrow().waiting.len() <= WAITING_BYTES_MAX);
+                    }
+                }
+                stream.shutdown().await.unwrap();
+            };
+            let reading = async {
+                let mut received = Vec::new();
+                far.read_to_end(&mut received).await.unwrap();
+                received
+            };
+            let ((), received) = tokio::join!(writing, reading);
+            assert_eq!(received, expected);
+        });
     }
 }

@@ -5,9 +5,7 @@ mod batch;
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::io::AsyncWrite;
-
-pub(crate) use batch::{Outbox, batched};
+pub(crate) use batch::Batched;
 
 /// Flow-control window of one stream in bytes: what may be under way before the reader has read.
 pub(crate) const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -21,26 +19,6 @@ pub(crate) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long it may take to answer.
 pub(crate) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Runs hyper's own tasks on the worker that they belong to, and sends what a connection's task has written.
-pub(crate) struct SendingOnThisWorker<S>(pub(crate) Outbox<S>);
-
-impl<S> Clone for SendingOnThisWorker<S> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<S, F> hyper::rt::Executor<F> for SendingOnThisWorker<S>
-where
-    S: AsyncWrite + Unpin + 'static,
-    F: Future<Output = ()> + 'static,
-{
-    fn execute(&self, future: F) {
-        let outbox = self.0.clone();
-        tokio::task::spawn_local(async move { outbox.sending_for(future).await });
-    }
-}
 
 /// Runs hyper's own tasks on the worker that they belong to.
 #[derive(Debug, Clone, Copy)]

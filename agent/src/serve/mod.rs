@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::config::checked::Limits;
 use crate::connection::Connection;
 use crate::exchange;
-use crate::http2::{CONNECTION_WINDOW, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, OnThisWorker, STREAM_WINDOW, batched};
+use crate::http2::{Batched, CONNECTION_WINDOW, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, OnThisWorker, STREAM_WINDOW};
 use crate::listener::Stream;
 use crate::live::Told;
 use crate::refusal::{Refusal, Withdrawn};
@@ -132,7 +132,6 @@ pub(crate) async fn http2<S>(stream: S, connection: Rc<Connection>) -> Result<()
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let (stream, outbox) = batched(stream);
     let Limits { streams_per_connection, header_bytes, .. } = connection.worker().snapshot().limits;
     let answering = Rc::clone(&connection);
     let service = service_fn(move |request| exchange::answer(request, Rc::clone(&answering)));
@@ -146,12 +145,12 @@ where
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .enable_connect_protocol()
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Batched::new(stream)), service);
     let mut serving = std::pin::pin!(serving);
     let mut draining = false;
     loop {
         tokio::select! {
-            ended = outbox.sending_for(serving.as_mut()) => return ended.or_else(harmless),
+            ended = serving.as_mut() => return ended.or_else(harmless),
             told = connection.signal().told(draining) => match told {
                 Told::Drain => {
                     draining = true;
