@@ -7,6 +7,8 @@ mod framing;
 
 mod sniff;
 
+mod authority;
+
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -20,9 +22,10 @@ use crate::config::checked::Limits;
 use crate::connection::Connection;
 use crate::exchange;
 use crate::http2::{Batched, CONNECTION_WINDOW, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, OnThisWorker, STREAM_WINDOW};
-use crate::listener::Stream;
+use crate::listener::{PeerAddress, Stream};
 use crate::live::Told;
 use crate::refusal::{Refusal, Withdrawn};
+use authority::HostlessStream;
 use rewind::Rewind;
 
 /// Header fields of one message.
@@ -40,7 +43,11 @@ pub(crate) async fn http(stream: Stream, connection: Rc<Connection>) -> Result<(
         _told = connection.signal().told(false) => return Ok(()),
     };
     let (is_http2, stream) = sniffed.map_err(|_elapsed| Withdrawn::Idle(limit))?.map_err(Refusal::Transfer)?;
-    if is_http2 { http2(stream, connection).await } else { follow_http1(stream, connection).await }
+    match connection.address() {
+        _ if !is_http2 => follow_http1(stream, connection).await,
+        PeerAddress::Unix(_) => http2(HostlessStream::new(stream), connection).await,
+        PeerAddress::Tcp(_) => http2(stream, connection).await,
+    }
 }
 
 /// Serves HTTP/1.1 on a connection until it ends or must end.
