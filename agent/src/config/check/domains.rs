@@ -1,0 +1,127 @@
+//! Whom this agent can be, and whom it can believe: certificates in files, the enrollment, other trust domains.
+
+use std::fmt::Display;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use countersign_certs::bundle::TrustBundle;
+use countersign_certs::san::San;
+use countersign_certs::spiffe_id::TrustDomain;
+use countersign_certs::store;
+use toml::Spanned;
+
+use super::super::checked::CertificateFiles;
+use super::super::diagnostic::Finding;
+use super::super::file;
+use super::scalars::{absolute, parsed};
+use crate::refusal::in_one_line;
+
+/// The trust domains whose IDs can ever be verified here.
+pub(super) struct KnownDomains(Option<Vec<TrustDomain>>);
+
+impl KnownDomains {
+    /// With a state folder that holds no enrollment yet, nothing can be said.
+    pub(super) fn of(file: &file::Agent, enrolled: Option<&TrustDomain>) -> Self {
+        if file.state_dir.is_some() && enrolled.is_none() {
+            return Self(None);
+        }
+        let of_certificate = |certificate: &file::Certificate| match certificate.identity.get_ref().parse() {
+            Ok(San::Spiffe(id)) => Some(id.trust_domain().clone()),
+            Ok(San::Dns(_) | San::Email(_) | San::Ip(_)) | Err(_) => None,
+        };
+        let extra = file.trust_domain.iter().filter_map(|extra| extra.name.get_ref().parse().ok());
+        let domains = file.certificate.iter().filter_map(of_certificate).chain(extra).chain(enrolled.cloned());
+        Self(Some(domains.collect()))
+    }
+
+    pub(super) fn check(
+        &self,
+        trust_domain: Option<&TrustDomain>,
+        span: Range<usize>,
+        what: &str,
+    ) -> Result<(), Finding> {
+        let (Some(known), Some(domain)) = (&self.0, trust_domain) else { return Ok(()) };
+        if known.contains(domain) {
+            return Ok(());
+        }
+        let known = known.iter().map(TrustDomain::as_str).collect::<Vec<_>>().join(", ");
+        let message = format!("{what} can never match: trust domain {domain} is not trusted here, known are: {known}");
+        Err(Finding::with_hint(span, message, "add a [[trust_domain]] with its name and bundle, or correct the name"))
+    }
+}
+
+/// Where the identities of routes come from.
+pub(super) struct Identities<'config> {
+    pub(super) certificates: &'config [CertificateFiles],
+    pub(super) enrolled: Option<&'config TrustDomain>,
+    pub(super) has_state: bool,
+}
+
+impl Identities<'_> {
+    pub(super) fn check(&self, text: &Spanned<String>) -> Result<San, Finding> {
+        let identity: San = parsed(text)?;
+        if self.certificates.iter().any(|files| files.identity == identity) {
+            return Ok(identity);
+        }
+        let San::Spiffe(id) = &identity else {
+            let hint = "add a [[certificate]] with this identity";
+            return Err(Finding::with_hint(text.span(), format!("only files can hold the identity {identity}"), hint));
+        };
+        if !self.has_state {
+            let hint = "set state_dir and enroll this host, or add a [[certificate]] with this identity";
+            return Err(Finding::with_hint(
+                text.span(),
+                format!("nothing gives this agent the identity {identity}"),
+                hint,
+            ));
+        }
+        match self.enrolled {
+            Some(enrolled) if enrolled != id.trust_domain() => Err(Finding::new(
+                text.span(),
+                format!("{identity} is of trust domain {}, this host has joined {enrolled}", id.trust_domain()),
+            )),
+            Some(_) | None => Ok(identity),
+        }
+    }
+}
+
+pub(super) fn certificates(written: &[file::Certificate]) -> Result<Vec<CertificateFiles>, Finding> {
+    let mut checked: Vec<CertificateFiles> = Vec::new();
+    for certificate in written {
+        let identity = parsed(&certificate.identity)?;
+        if checked.iter().any(|other| other.identity == identity) {
+            return Err(Finding::new(
+                certificate.identity.span(),
+                format!("{identity} has two [[certificate]] entries"),
+            ));
+        }
+        checked.push(CertificateFiles {
+            identity,
+            chain: absolute(&certificate.chain)?,
+            key: absolute(&certificate.key)?,
+            bundle: absolute(&certificate.bundle)?,
+        });
+    }
+    Ok(checked)
+}
+
+pub(super) fn trust_domains(
+    written: &[file::ExtraTrustDomain],
+    files: &mut Vec<PathBuf>,
+) -> Result<Vec<TrustBundle>, Finding> {
+    let mut checked = Vec::new();
+    for extra in written {
+        let domain: TrustDomain = parsed(&extra.name)?;
+        let path = absolute(&extra.bundle)?;
+        let at = |error: &dyn Display| Finding::new(extra.bundle.span(), format!("the bundle cannot be used: {error}"));
+        let bytes = store::read(&path).map_err(|error| at(&in_one_line(&error)))?;
+        let is_json = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+        let bundle = match std::str::from_utf8(&bytes) {
+            Ok(json) if is_json => TrustBundle::from_json(domain, json),
+            Ok(_) | Err(_) => TrustBundle::from_pem(domain, &bytes),
+        };
+        checked.push(bundle.map_err(|error| at(&in_one_line(&error)))?);
+        files.push(path);
+    }
+    Ok(checked)
+}

@@ -1,0 +1,71 @@
+//! Single values: names, paths, numbers and durations within their bounds.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::super::diagnostic::Finding;
+use super::super::duration;
+use crate::refusal::in_one_line;
+
+/// Longest name of a route or role in bytes.
+const NAME_BYTES_MAX: usize = 64;
+
+pub(super) fn number(
+    written: Option<Spanned<u32>>,
+    standard: u32,
+    range: std::ops::RangeInclusive<u32>,
+) -> Result<u32, Finding> {
+    match written {
+        None => Ok(standard),
+        Some(value) if range.contains(value.get_ref()) => Ok(value.into_inner()),
+        Some(value) => {
+            let (least, most) = range.into_inner();
+            Err(Finding::new(value.span(), format!("{} is out of range; it is {least} to {most}", value.get_ref())))
+        }
+    }
+}
+
+pub(super) fn span_of_time(written: Option<Spanned<String>>, standard: Duration) -> Result<Duration, Finding> {
+    let Some(text) = written else { return Ok(standard) };
+    let value = duration::parse(text.get_ref()).map_err(|error| Finding::new(text.span(), error))?;
+    let range = Duration::from_millis(1)..=Duration::from_secs(7 * 86_400);
+    if range.contains(&value) {
+        Ok(value)
+    } else {
+        Err(Finding::new(text.span(), format!("{:?} is out of range; it is 1ms to 7d", text.get_ref())))
+    }
+}
+
+pub(super) fn name(text: &Spanned<String>) -> Result<Arc<str>, Finding> {
+    let value = text.get_ref();
+    let fits = (1..=NAME_BYTES_MAX).contains(&value.len())
+        && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'));
+    if fits {
+        Ok(value.as_str().into())
+    } else {
+        Err(Finding::new(
+            text.span(),
+            format!("{value:?} is no name: 1 to {NAME_BYTES_MAX} letters, digits, '_', '-' or '.'"),
+        ))
+    }
+}
+
+pub(super) fn absolute(path: &Spanned<PathBuf>) -> Result<PathBuf, Finding> {
+    if path.get_ref().is_absolute() {
+        Ok(path.get_ref().clone())
+    } else {
+        Err(Finding::new(path.span(), format!("{:?} is not absolute", path.get_ref())))
+    }
+}
+
+pub(super) fn parsed<T>(text: &Spanned<String>) -> Result<T, Finding>
+where
+    T: FromStr,
+    T::Err: std::error::Error,
+{
+    text.get_ref().parse().map_err(|error: T::Err| Finding::new(text.span(), in_one_line(&error)))
+}
