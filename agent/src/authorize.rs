@@ -8,14 +8,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::Method;
-use http::uri::PathAndQuery;
 
 use crate::connection::{Connection, Current};
 use crate::listener::LocalUser;
 use crate::live::{Live, Member, Signal};
 use crate::policy::decide::{self, Decision, Missing, Question};
 use crate::policy::explain::missing_in_words;
-use crate::policy::path::CheckedPath;
+use crate::policy::path::{CheckedPath, CheckedTarget};
 use crate::policy::rule::Policy;
 use crate::refusal::{Refusal, Withdrawn};
 use crate::request::NormalRequest;
@@ -35,7 +34,7 @@ pub(crate) struct Permit {
 pub(crate) struct Ongoing {
     connection: Rc<Connection>,
     method: Method,
-    target: PathAndQuery,
+    target: CheckedTarget,
     signal: Signal,
     /// The worker's tick when the last byte passed.
     last_byte: Cell<u64>,
@@ -89,17 +88,12 @@ impl Ongoing {
 /// Decides on one HTTP request of a connection.
 pub(crate) fn request(connection: &Rc<Connection>, request: &NormalRequest) -> Result<Permit, Refusal> {
     let worker = connection.worker();
-    if worker.cannot_record() {
+    if worker.audit().is_stuck() {
         return Err(Refusal::AuditUnavailable);
     }
     still_open(connection)?;
     let rule = match connection.current()? {
-        Current::Inbound(route) => Some(inbound_rule(
-            &route,
-            connection,
-            &request.method,
-            request.path().map_err(crate::request::RequestError::Path)?,
-        )?),
+        Current::Inbound(route) => Some(inbound_rule(&route, connection, &request.method, request.target.path())?),
         // A local program was judged by its socket when it connected; whom it may call is the other agent's to say.
         Current::Outbound(_) => None,
     };
@@ -152,7 +146,7 @@ fn still_open(connection: &Connection) -> Result<(), Withdrawn> {
 
 /// Decides on a connection whose bytes are not looked at.
 pub(crate) fn connection(connection: &Connection) -> Result<ConnectionPermit, Refusal> {
-    if connection.worker().cannot_record() {
+    if connection.worker().audit().is_stuck() {
         return Err(Refusal::AuditUnavailable);
     }
     let rule = match connection.current()? {
@@ -212,8 +206,7 @@ fn still_believed(connection: &Connection) -> Result<(), Withdrawn> {
 fn still_allowed(ongoing: &Ongoing) -> Result<(), Withdrawn> {
     still_connected(&ongoing.connection)?;
     let Current::Inbound(route) = ongoing.connection.current()? else { return Ok(()) };
-    let path = CheckedPath::parse(ongoing.target.path()).map_err(|error| Withdrawn::Policy(error.to_string()))?;
-    inbound_rule(&route, &ongoing.connection, &ongoing.method, path)
+    inbound_rule(&route, &ongoing.connection, &ongoing.method, ongoing.target.path())
         .map(drop)
         .map_err(|refusal| Withdrawn::Policy(refusal.detail()))
 }

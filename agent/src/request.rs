@@ -5,11 +5,11 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::uri::{Authority, PathAndQuery};
+use http::uri::Authority;
 use http::{Method, Version};
 use hyper::ext::Protocol;
 
-use crate::policy::path::{CheckedPath, PathError};
+use crate::policy::path::{CheckedTarget, PathError};
 
 /// The header in which the caller's certificate is told to the backend, in Envoy's form.
 pub(crate) const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -63,7 +63,7 @@ pub(crate) struct TwoLengths;
 pub(crate) struct NormalRequest {
     pub(crate) method: Method,
     /// The target in origin form, byte for byte as it came and as it goes on.
-    pub(crate) target: PathAndQuery,
+    pub(crate) target: CheckedTarget,
     pub(crate) authority: Authority,
     /// End-to-end headers only, without any of ours.
     pub(crate) headers: HeaderMap,
@@ -79,13 +79,6 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
         .is_some_and(|start| start.eq_ignore_ascii_case(b"application/grpc"))
 }
 
-impl NormalRequest {
-    /// The path that a policy looks at. It was checked when this request was made.
-    pub(crate) fn path(&self) -> Result<CheckedPath<'_>, PathError> {
-        CheckedPath::parse(self.target.path())
-    }
-}
-
 /// Normalises the head of a request.
 pub(crate) fn normalise(parts: Parts) -> Result<NormalRequest, RequestError> {
     let Parts { method, uri, version, mut headers, extensions, .. } = parts;
@@ -94,8 +87,7 @@ pub(crate) fn normalise(parts: Parts) -> Result<NormalRequest, RequestError> {
     let method = if method == Method::CONNECT && upgrade.is_some() { Method::GET } else { method };
     check_method(&method)?;
     let authority = authority(&uri, &headers)?;
-    let target = uri.into_parts().path_and_query.ok_or(RequestError::Target)?;
-    CheckedPath::parse(target.path())?;
+    let target = CheckedTarget::parse(uri.into_parts().path_and_query.ok_or(RequestError::Target)?)?;
     check_length(&headers)?;
     if extensions.get::<TwoLengths>().is_some() {
         return Err(RequestError::Length);
@@ -301,7 +293,7 @@ mod tests {
     #[test]
     fn the_target_goes_on_byte_for_byte() {
         let request = normalised(get("/v1/models/a%20b?x=/../y")).unwrap();
-        assert_eq!(request.target.as_str(), "/v1/models/a%20b?x=/../y");
+        assert_eq!(request.target.into_inner().as_str(), "/v1/models/a%20b?x=/../y");
         assert_eq!(request.authority.as_str(), "llm.local");
         assert!(normalised(get("http://LLM.local/a")).is_ok());
     }

@@ -115,6 +115,11 @@ impl Route {
 }
 
 impl Snapshot {
+    /// No routes: before the first is assembled, and after the last.
+    pub(crate) fn empty(generation: u64, limits: Limits, phase: Phase) -> Self {
+        Self { generation, limits, roles: Arc::default(), routes: BTreeMap::new(), phase }
+    }
+
     /// The inbound at an address, under the name that a connection knows it by.
     pub(crate) fn inbound(&self, name: &str) -> Option<&Arc<InboundRoute>> {
         self.routes.values().find_map(|open| match &open.route {

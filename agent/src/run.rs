@@ -6,7 +6,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -65,7 +64,7 @@ pub(crate) struct Agent {
     config_error: RefCell<Option<String>>,
     waiting: RefCell<Vec<Waiting>>,
     snapshots: watch::Sender<Arc<Snapshot>>,
-    connections: Arc<AtomicUsize>,
+    places: Arc<Places>,
 }
 
 /// The config of a file, read with what is known of this host's enrollment.
@@ -86,13 +85,7 @@ pub(crate) async fn run(path: &Path, config: checked::Agent, clock: Clock) -> Re
     let (sink, writer) = sink::start(&audit).map_err(|source| RunError::Audit { output: audit, source })?;
     let keeper = keeper(&config, &clock)?;
     let taken = Taken { files: files::load(&config).map_err(AssembleError::from)?, config };
-    let empty = Snapshot {
-        generation: 0,
-        limits: taken.config.limits.clone(),
-        roles: Arc::default(),
-        routes: Default::default(),
-        phase: Phase::Serving,
-    };
+    let empty = Snapshot::empty(0, taken.config.limits.clone(), Phase::Serving);
     let agent = Rc::new(Agent {
         assembler: RefCell::new(Assembler::new(clock.clone(), workers)),
         clock,
@@ -102,7 +95,7 @@ pub(crate) async fn run(path: &Path, config: checked::Agent, clock: Clock) -> Re
         config_error: RefCell::default(),
         waiting: RefCell::default(),
         snapshots: watch::Sender::new(Arc::new(empty)),
-        connections: Arc::default(),
+        places: Arc::default(),
     });
     let mut stop = StopSignals::new()?;
     agent.open_control()?;
@@ -195,7 +188,6 @@ impl Agent {
     }
 
     fn start_workers(&self, count: usize) -> Result<Vec<JoinHandle<()>>, RunError> {
-        let places = Arc::<Places>::default();
         (0..count)
             .map(|index| {
                 let setup = WorkerSetup {
@@ -204,8 +196,7 @@ impl Agent {
                     sink: self.sink.clone(),
                     snapshots: self.snapshots.subscribe(),
                     decisions: random_number()?,
-                    gauge: Arc::clone(&self.connections),
-                    places: Arc::clone(&places),
+                    places: Arc::clone(&self.places),
                 };
                 std::thread::Builder::new()
                     .name(format!("worker-{index}"))
@@ -328,7 +319,7 @@ impl Agent {
     async fn drain(&self, stop: &mut StopSignals) {
         let taken = self.taken();
         let limit = taken.config.limits.drain;
-        tracing::info!(connections = self.connections.load(Ordering::Relaxed), "draining");
+        tracing::info!(connections = self.places.taken(), "draining");
         systemd::stopping(limit + Duration::from_secs(5));
         match self.assembler.borrow_mut().assemble(&taken, &self.credentials(), Opening::RouteByRoute, Phase::Draining)
         {
@@ -342,7 +333,7 @@ impl Agent {
             }
         }
         let ended = async {
-            while self.connections.load(Ordering::Relaxed) > 0 {
+            while self.places.taken() > 0 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
@@ -356,13 +347,7 @@ impl Agent {
     /// Ends the workers; their last audit lines are on their way when this returns.
     async fn finish(self: Rc<Self>, threads: Vec<JoinHandle<()>>) -> Result<Sink, tokio::task::JoinError> {
         let sink = self.sink.clone();
-        let stopped = Snapshot {
-            generation: u64::MAX,
-            limits: self.taken().config.limits.clone(),
-            roles: Arc::default(),
-            routes: Default::default(),
-            phase: Phase::Stopping,
-        };
+        let stopped = Snapshot::empty(u64::MAX, self.taken().config.limits.clone(), Phase::Stopping);
         self.snapshots.send_replace(Arc::new(stopped));
         tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join()))).await?;
         Ok(sink)
@@ -381,7 +366,7 @@ impl Agent {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ready: waiting.is_empty() && alive && snapshot.phase == Phase::Serving && !audit_failing && !trust_lost,
             draining: snapshot.phase != Phase::Serving,
-            connections: self.connections.load(Ordering::Relaxed),
+            connections: self.places.taken(),
             generation: snapshot.generation,
             config_error: self.config_error.borrow().clone(),
             audit_failing,

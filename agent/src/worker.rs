@@ -2,6 +2,8 @@
 
 mod state;
 
+mod places;
+
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,7 +11,8 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-pub(crate) use state::{Places, Worker, WorkerSetup};
+pub(crate) use places::{Places, Turn};
+pub(crate) use state::{Worker, WorkerSetup};
 
 use crate::authorize;
 use crate::listener::WorkerListener;
@@ -23,9 +26,6 @@ const TICK: Duration = Duration::from_secs(1);
 /// A request that was told to end and has not for this many ticks takes its connection with it.
 const STUCK_TICKS: u64 = 2;
 
-/// How long audit lines may lie in a worker's buffer.
-const FLUSH: Duration = Duration::from_millis(20);
-
 /// A connection that is silent for longer than this gives its buffers back.
 const BEAT: Duration = Duration::from_millis(100);
 
@@ -37,7 +37,7 @@ pub(crate) async fn run(setup: WorkerSetup) {
     let mut snapshots = setup.snapshots.clone();
     let worker = Rc::new(Worker::new(setup));
     let mut accepting: BTreeMap<Entrance, JoinHandle<()>> = BTreeMap::new();
-    let flushing = tokio::task::spawn_local(flush_lines(Rc::clone(&worker)));
+    let flushing = tokio::task::spawn_local(Rc::clone(worker.audit()).keep_flushing());
     let resting = tokio::task::spawn_local(let_rest(Rc::clone(&worker)));
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -68,7 +68,7 @@ pub(crate) async fn run(setup: WorkerSetup) {
     // The pools know their worker; letting go of them here ends the circle.
     worker.hop_pools.take();
     worker.backends.take();
-    worker.flush_until_empty().await;
+    worker.audit().finish().await;
 }
 
 /// Starts accepting where something new is listened on, and stops where nothing is any more.
@@ -123,15 +123,6 @@ async fn accept(worker: Rc<Worker>, entrance: Entrance, listener: WorkerListener
                 tokio::task::spawn_local(outbound::serve(accepted, Rc::clone(&worker)));
             }
         }
-    }
-}
-
-/// Hands lines on a little after they were written, so that one system call carries many.
-async fn flush_lines(worker: Rc<Worker>) {
-    loop {
-        worker.lines_waiting.notified().await;
-        tokio::time::sleep(FLUSH).await;
-        worker.flush();
     }
 }
 
@@ -235,18 +226,6 @@ impl Worker {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    /// Every line that was written goes out before the worker ends.
-    async fn flush_until_empty(&self) {
-        // The writer takes what it is given as fast as its output does; five seconds are enough for any disk that works.
-        for _ in 0..250 {
-            self.flush();
-            if self.lines.borrow().is_empty() {
-                return;
-            }
-            tokio::time::sleep(FLUSH).await;
         }
     }
 }

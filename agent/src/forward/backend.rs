@@ -18,6 +18,7 @@ use crate::config::checked::Limits;
 use crate::http2::{CONNECTION_WINDOW, OnThisWorker, STREAM_WINDOW};
 use crate::listener::Stream;
 use crate::refusal::Refusal;
+use crate::worker::Turn;
 
 /// The connections to one local service.
 #[derive(Debug)]
@@ -45,16 +46,6 @@ impl Bounds {
             connections: limits.backend_connections,
             idle_for: limits.backend_idle,
         }
-    }
-}
-
-/// A place among the connections to a backend, held for as long as the connection is open.
-#[derive(Debug)]
-pub(crate) struct Room(Rc<Cell<u32>>);
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
     }
 }
 
@@ -95,7 +86,7 @@ impl BackendPool {
         self.http1(stream, room).await
     }
 
-    async fn http1(&self, stream: Stream, room: Room) -> Result<http1::SendRequest<RequestBody>, Refusal> {
+    async fn http1(&self, stream: Stream, room: Turn) -> Result<http1::SendRequest<RequestBody>, Refusal> {
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|source| self.broken(source))?;
         tokio::task::spawn_local(async move {
@@ -106,7 +97,7 @@ impl BackendPool {
         Ok(sender)
     }
 
-    async fn http2(&self, stream: Stream, room: Room) -> Result<Opened, Refusal> {
+    async fn http2(&self, stream: Stream, room: Turn) -> Result<Opened, Refusal> {
         let (sender, connection) = http2::Builder::new(OnThisWorker)
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -122,23 +113,16 @@ impl BackendPool {
     }
 
     /// Opens a connection to the service.
-    pub(crate) async fn connect(&self) -> Result<(Stream, Room), Refusal> {
-        let room = self.room()?;
+    pub(crate) async fn connect(&self) -> Result<(Stream, Turn), Refusal> {
+        let limit = self.bounds.connections;
+        let full = || Refusal::BackendFull { target: self.name.to_string(), limit };
+        let room = Turn::take(&self.open, limit).ok_or_else(full)?;
         let unreachable = |source| Refusal::Unreachable { target: self.name.to_string(), source };
         let stream = tokio::time::timeout(self.bounds.connect_timeout, connect(&self.address.socket))
             .await
             .unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
             .map_err(unreachable)?;
         Ok((stream, room))
-    }
-
-    fn room(&self) -> Result<Room, Refusal> {
-        let (open, limit) = (self.open.get(), self.bounds.connections);
-        if open >= limit {
-            return Err(Refusal::BackendFull { target: self.name.to_string(), limit });
-        }
-        self.open.set(open + 1);
-        Ok(Room(Rc::clone(&self.open)))
     }
 
     fn broken(&self, source: hyper::Error) -> Refusal {

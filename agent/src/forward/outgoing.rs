@@ -42,7 +42,7 @@ impl Outgoing {
                 headers.insert(injection.header.clone(), injection.value.clone());
             }
         }
-        Ok(Self { method, authority, target, headers, body })
+        Ok(Self { method, authority, target: target.into_inner(), headers, body })
     }
 
     /// Origin form and Host (RFC 9112 §3.2.1).

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use http::uri::PathAndQuery;
+
 /// Longest path that is looked at, in bytes.
 pub(crate) const PATH_BYTES_MAX: usize = 8192;
 
@@ -30,6 +32,28 @@ pub(crate) enum PathError {
     Parameter,
     #[error("it is longer than {PATH_BYTES_MAX} bytes")]
     TooLong,
+}
+
+/// A request target whose path was checked.
+#[derive(Debug, Clone)]
+pub(crate) struct CheckedTarget(PathAndQuery);
+
+impl CheckedTarget {
+    /// Checks the path of a target.
+    pub(crate) fn parse(target: PathAndQuery) -> Result<Self, PathError> {
+        CheckedPath::parse(target.path())?;
+        Ok(Self(target))
+    }
+
+    /// The path that a policy looks at.
+    pub(crate) fn path(&self) -> CheckedPath<'_> {
+        CheckedPath(self.0.path())
+    }
+
+    /// The target byte for byte as it came.
+    pub(crate) fn into_inner(self) -> PathAndQuery {
+        self.0
+    }
 }
 
 impl<'text> CheckedPath<'text> {

@@ -7,6 +7,8 @@ pub(crate) mod counters;
 
 pub(crate) mod line;
 
+pub(crate) mod buffer;
+
 pub(crate) mod sink;
 
 use std::cell::Cell;
@@ -139,10 +141,10 @@ impl ConnectionRecord {
             self.counters.refused(refusal);
         }
         if matches!(refusal, Some(Refusal::AuditUnavailable)) {
-            return self.worker.count_unrecorded();
+            return self.worker.audit().count_unrecorded();
         }
         let detail = refusal.map(Refusal::detail);
-        self.worker.write_line(&Line {
+        let line = Line {
             event: Event::Connection,
             decision: self.decision,
             direction: self.direction,
@@ -160,7 +162,8 @@ impl ConnectionRecord {
             received: self.transfer.received.get(),
             sent: self.transfer.sent.get(),
             duration: self.opened.elapsed(),
-        });
+        };
+        self.worker.audit().write(&line, self.worker.clock().precise());
     }
 }
 
@@ -247,11 +250,11 @@ impl RequestRecord {
             self.counters.refused(refusal);
         }
         if matches!(refusal, Some(Refusal::AuditUnavailable)) {
-            self.connection.worker().count_unrecorded();
+            self.connection.worker().audit().count_unrecorded();
             return self.connection.request_ended();
         }
         let detail = refusal.map(Refusal::detail);
-        self.connection.worker().write_line(&Line {
+        let line = Line {
             event: Event::Request,
             decision: self.decision,
             direction: self.connection.direction(),
@@ -269,7 +272,9 @@ impl RequestRecord {
             received: self.transfer.received.get(),
             sent: self.transfer.sent.get(),
             duration,
-        });
+        };
+        let worker = self.connection.worker();
+        worker.audit().write(&line, worker.clock().precise());
         self.connection.request_ended();
     }
 }

@@ -18,12 +18,6 @@ use crate::config::checked::AuditOutput;
 /// Buffers on their way to the writer.
 const QUEUE: usize = 64;
 
-/// A worker hands its buffer on when it has grown to this size, or when a tick finds lines in it.
-pub(crate) const BUFFER_BYTES: usize = 32 * 1024;
-
-/// A worker whose lines have grown to this size refuses new work.
-pub(crate) const BACKLOG_BYTES_MAX: usize = 4 * 1024 * 1024;
-
 /// How long the writer waits after a failure, and how often it tries when the agent stops.
 const RETRY: Duration = Duration::from_millis(500);
 const ENDING_TRIES: u32 = 10;

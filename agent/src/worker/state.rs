@@ -3,12 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use countersign_certs::time::Clock;
 use tokio::sync::{Notify, watch};
 
+use super::places::{Place, Places, Turn};
 use crate::authorize::Ongoing;
 use crate::config::address::BackendAddress;
 use crate::connection::Connection;
@@ -16,9 +16,10 @@ use crate::forward::backend::{BackendPool, Bounds};
 use crate::forward::hop::{Hop, HopPool};
 use crate::identify::Peers;
 use crate::live::Live;
+use crate::record::buffer::AuditBuffer;
 use crate::record::counters::RouteCounters;
-use crate::record::line::{DecisionId, Line, TimeText, write_unrecorded};
-use crate::record::sink::{BACKLOG_BYTES_MAX, BUFFER_BYTES, Sink};
+use crate::record::line::DecisionId;
+use crate::record::sink::Sink;
 use crate::refusal::Refusal;
 use crate::routes::{OutboundRoute, Phase, Snapshot};
 
@@ -30,8 +31,6 @@ pub(crate) struct WorkerSetup {
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     /// The random part of this worker's decision IDs.
     pub(crate) decisions: u64,
-    /// Connections under way, for the operator and for the end of a drain.
-    pub(crate) gauge: Arc<AtomicUsize>,
     /// Shared by all workers.
     pub(crate) places: Arc<Places>,
 }
@@ -40,7 +39,6 @@ pub(crate) struct WorkerSetup {
 pub(crate) struct Worker {
     index: usize,
     clock: Clock,
-    sink: Sink,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(super) snapshot: RefCell<Arc<Snapshot>>,
     pub(super) tick: Cell<u64>,
@@ -54,15 +52,11 @@ pub(crate) struct Worker {
     pub(super) peers: Peers,
     pub(super) backends: RefCell<HashMap<BackendAddress, Rc<BackendPool>>>,
     pub(super) hop_pools: RefCell<HashMap<Arc<str>, Rc<HopPool>>>,
-    handshakes: Cell<u32>,
+    handshakes: Rc<Cell<u32>>,
     /// Connections whose audit line is not written yet, from the moment they are accepted.
     unwritten: Cell<usize>,
     places: Arc<Places>,
-    pub(super) lines: RefCell<Vec<u8>>,
-    pub(super) lines_waiting: Notify,
-    time_text: RefCell<TimeText>,
-    unrecorded: Cell<u64>,
-    gauge: Arc<AtomicUsize>,
+    audit: Rc<AuditBuffer>,
 }
 
 impl Worker {
@@ -71,7 +65,6 @@ impl Worker {
         Self {
             index: setup.index,
             clock: setup.clock,
-            sink: setup.sink,
             snapshots: setup.snapshots,
             snapshot: RefCell::new(snapshot),
             tick: Cell::new(0),
@@ -85,14 +78,10 @@ impl Worker {
             peers: Peers::default(),
             backends: RefCell::default(),
             hop_pools: RefCell::default(),
-            handshakes: Cell::new(0),
+            handshakes: Rc::default(),
             unwritten: Cell::new(0),
             places: setup.places,
-            lines: RefCell::default(),
-            lines_waiting: Notify::new(),
-            time_text: RefCell::default(),
-            unrecorded: Cell::new(0),
-            gauge: setup.gauge,
+            audit: Rc::new(AuditBuffer::new(setup.sink)),
         }
     }
 
@@ -204,146 +193,27 @@ impl Worker {
     }
 
     /// Takes a place for one more connection of a route.
-    pub(crate) fn take_place(self: &Rc<Self>, route: &Arc<str>) -> Result<Place, Refusal> {
-        if self.cannot_record() {
+    pub(crate) fn take_place(&self, route: &Arc<str>) -> Result<Place, Refusal> {
+        if self.audit.is_stuck() {
             return Err(Refusal::AuditUnavailable);
         }
-        let limit = self.snapshot.borrow().limits.connections;
-        let mut accepted = Places::lock(&self.places.of_routes);
-        let count = accepted.entry(Arc::clone(route)).or_default();
-        if *count >= limit {
-            return Err(Refusal::TooMany { what: "connections of this route", limit });
-        }
-        *count += 1;
-        self.gauge.fetch_add(1, Ordering::Relaxed);
-        Ok(Place { worker: Rc::clone(self), kind: PlaceOf::Route(Arc::clone(route)) })
+        Places::take(&self.places, route, self.snapshot.borrow().limits.connections)
     }
 
     /// Takes a place for one more connection of a peer to a route.
-    pub(crate) fn take_peer_place(self: &Rc<Self>, route: &Arc<str>, principal: &str) -> Result<Place, Refusal> {
-        let limit = self.snapshot.borrow().limits.connections_per_peer;
-        let key = PeerOfRoute { route: Arc::clone(route), principal: principal.into() };
-        let mut admitted = Places::lock(&self.places.of_peers);
-        let count = admitted.entry(key.clone()).or_default();
-        if *count >= limit {
-            return Err(Refusal::TooMany { what: "connections of one peer", limit });
-        }
-        *count += 1;
-        Ok(Place { worker: Rc::clone(self), kind: PlaceOf::Peer(key) })
+    pub(crate) fn take_peer_place(&self, route: &Arc<str>, principal: &str) -> Result<Place, Refusal> {
+        Places::take_of_peer(&self.places, route, principal, self.snapshot.borrow().limits.connections_per_peer)
     }
 
     /// Takes a place for one more handshake.
-    pub(crate) fn begin_handshake(&self) -> Result<HandshakeTurn<'_>, Refusal> {
+    pub(crate) fn begin_handshake(&self) -> Result<Turn, Refusal> {
         let limit = self.snapshot.borrow().limits.handshakes;
-        if self.handshakes.get() >= limit {
-            return Err(Refusal::TooMany { what: "handshakes at once", limit });
-        }
-        self.handshakes.set(self.handshakes.get() + 1);
-        Ok(HandshakeTurn(self))
+        Turn::take(&self.handshakes, limit).ok_or(Refusal::TooMany { what: "handshakes at once", limit })
     }
 
-    /// Whether new work must be refused because it could not be recorded.
-    pub(crate) fn cannot_record(&self) -> bool {
-        self.sink.is_failing() || self.lines.borrow().len() > BACKLOG_BYTES_MAX
-    }
-
-    /// Counts what was refused because it could not be recorded: a line for each would be memory that a peer makes grow.
-    pub(crate) fn count_unrecorded(&self) {
-        self.unrecorded.set(self.unrecorded.get().saturating_add(1));
-    }
-
-    /// Writes one audit line into the buffer.
-    pub(crate) fn write_line(&self, line: &Line<'_>) {
-        if self.unrecorded.get() > 0 && !self.cannot_record() {
-            let count = self.unrecorded.replace(0);
-            let mut time = self.time_text.borrow_mut();
-            write_unrecorded(time.of(self.clock.precise()), count, &mut self.lines.borrow_mut());
-        }
-        let length = {
-            let mut lines = self.lines.borrow_mut();
-            let mut time = self.time_text.borrow_mut();
-            line.write_to(time.of(self.clock.precise()), &mut lines);
-            lines.len()
-        };
-        if length >= BUFFER_BYTES {
-            self.flush();
-        } else {
-            self.lines_waiting.notify_one();
-        }
-    }
-
-    pub(super) fn flush(&self) {
-        let lines = self.lines.take();
-        if lines.is_empty() {
-            return;
-        }
-        if let Err(mut unsent) = self.sink.send(lines) {
-            // The queue is full: the lines stay here, in order, and are tried again with the next ones.
-            let mut buffer = self.lines.borrow_mut();
-            unsent.append(&mut buffer);
-            *buffer = unsent;
-            self.lines_waiting.notify_one();
-        }
-    }
-}
-
-/// Connections by route and by peer, of all workers together. Touched when a connection begins and ends, never by a request.
-#[derive(Default)]
-pub(crate) struct Places {
-    of_routes: Mutex<HashMap<Arc<str>, u32>>,
-    of_peers: Mutex<HashMap<PeerOfRoute, u32>>,
-}
-
-impl Places {
-    fn lock<T>(counts: &Mutex<T>) -> MutexGuard<'_, T> {
-        counts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One peer as one route counts it.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct PeerOfRoute {
-    route: Arc<str>,
-    principal: Box<str>,
-}
-
-/// A place that is free again when this is dropped.
-pub(crate) struct Place {
-    worker: Rc<Worker>,
-    kind: PlaceOf,
-}
-
-enum PlaceOf {
-    Peer(PeerOfRoute),
-    Route(Arc<str>),
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        match &self.kind {
-            PlaceOf::Peer(key) => leave(&mut Places::lock(&self.worker.places.of_peers), key),
-            PlaceOf::Route(name) => {
-                leave(&mut Places::lock(&self.worker.places.of_routes), name);
-                self.worker.gauge.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
-    }
-}
-
-fn leave<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u32>, key: &K) {
-    let Some(count) = counts.get_mut(key) else { return };
-    *count = count.saturating_sub(1);
-    if *count == 0 {
-        counts.remove(key);
-    }
-}
-
-/// One handshake under way.
-pub(crate) struct HandshakeTurn<'worker>(&'worker Worker);
-
-impl Drop for HandshakeTurn<'_> {
-    fn drop(&mut self) {
-        self.0.handshakes.set(self.0.handshakes.get().saturating_sub(1));
+    /// Where this worker's audit lines go.
+    pub(crate) fn audit(&self) -> &Rc<AuditBuffer> {
+        &self.audit
     }
 }
 

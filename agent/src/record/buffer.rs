@@ -1,0 +1,102 @@
+//! A worker's audit lines on their way to the sink: gathered for a moment, so that one system call carries many.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Notify;
+
+use super::line::{Line, TimeText, write_unrecorded};
+use super::sink::Sink;
+
+/// How long lines may lie here.
+const FLUSH: Duration = Duration::from_millis(20);
+
+/// Lines of this size are handed on at once.
+const BUFFER_BYTES: usize = 32 * 1024;
+
+/// When lines of this size could not be handed on, new work is refused.
+const BACKLOG_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// How often a worker that ends tries to hand its last lines on. Five seconds are enough for any disk that works.
+const LAST_TRIES: u32 = 250;
+
+/// The lines of one worker.
+pub(crate) struct AuditBuffer {
+    sink: Sink,
+    lines: RefCell<Vec<u8>>,
+    waiting: Notify,
+    time: RefCell<TimeText>,
+    unrecorded: Cell<u64>,
+}
+
+impl AuditBuffer {
+    /// No lines yet.
+    pub(crate) fn new(sink: Sink) -> Self {
+        Self {
+            sink,
+            lines: RefCell::default(),
+            waiting: Notify::new(),
+            time: RefCell::default(),
+            unrecorded: Cell::new(0),
+        }
+    }
+
+    /// Whether new work must be refused because it could not be recorded.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.sink.is_failing() || self.lines.borrow().len() > BACKLOG_BYTES_MAX
+    }
+
+    /// Counts what was refused because it could not be recorded: a line for each would be memory that a peer makes grow.
+    pub(crate) fn count_unrecorded(&self) {
+        self.unrecorded.set(self.unrecorded.get().saturating_add(1));
+    }
+
+    /// Appends one line.
+    pub(crate) fn write(&self, line: &Line<'_>, now: SystemTime) {
+        let stuck = self.is_stuck();
+        let length = {
+            let (mut lines, mut time) = (self.lines.borrow_mut(), self.time.borrow_mut());
+            if self.unrecorded.get() > 0 && !stuck {
+                write_unrecorded(time.of(now), self.unrecorded.take(), &mut lines);
+            }
+            line.write_to(time.of(now), &mut lines);
+            lines.len()
+        };
+        if length >= BUFFER_BYTES { self.flush() } else { self.waiting.notify_one() }
+    }
+
+    /// Hands lines on for ever, a little after they were written.
+    pub(crate) async fn keep_flushing(self: Rc<Self>) {
+        loop {
+            self.waiting.notified().await;
+            tokio::time::sleep(FLUSH).await;
+            self.flush();
+        }
+    }
+
+    /// Hands the last lines on.
+    pub(crate) async fn finish(&self) {
+        for _ in 0..LAST_TRIES {
+            self.flush();
+            if self.lines.borrow().is_empty() {
+                return;
+            }
+            tokio::time::sleep(FLUSH).await;
+        }
+    }
+
+    fn flush(&self) {
+        let lines = self.lines.take();
+        if lines.is_empty() {
+            return;
+        }
+        if let Err(mut unsent) = self.sink.send(lines) {
+            // The queue is full: the lines stay here, in order, and are tried again with the next ones.
+            let mut buffer = self.lines.borrow_mut();
+            unsent.append(&mut buffer);
+            *buffer = unsent;
+            self.waiting.notify_one();
+        }
+    }
+}

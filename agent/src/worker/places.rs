@@ -1,0 +1,126 @@
+//! Places: how many connections there may be of a route, of a peer, and how many handshakes at once.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::refusal::Refusal;
+
+/// Connections by route and by peer, of all workers together. Touched when a connection begins and ends, never by a request.
+#[derive(Default)]
+pub(crate) struct Places {
+    /// Every connection, for the operator and for the end of a drain.
+    all: AtomicUsize,
+    of_routes: Mutex<HashMap<Arc<str>, u32>>,
+    of_peers: Mutex<HashMap<CountedPeer, u32>>,
+}
+
+/// One peer as one route counts it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct CountedPeer {
+    route: Arc<str>,
+    principal: Box<str>,
+}
+
+/// A place that is free again when this is dropped.
+#[must_use]
+pub(crate) struct Place {
+    places: Arc<Places>,
+    kind: PlaceOf,
+}
+
+enum PlaceOf {
+    Peer(CountedPeer),
+    Route(Arc<str>),
+}
+
+impl Places {
+    /// How many connections there are.
+    pub(crate) fn taken(&self) -> usize {
+        self.all.load(Ordering::Relaxed)
+    }
+
+    /// Takes a place for one more connection of a route.
+    pub(crate) fn take(places: &Arc<Self>, route: &Arc<str>, limit: u32) -> Result<Place, Refusal> {
+        enter(&places.of_routes, route, "connections of this route", limit)?;
+        places.all.fetch_add(1, Ordering::Relaxed);
+        Ok(Place { places: Arc::clone(places), kind: PlaceOf::Route(Arc::clone(route)) })
+    }
+
+    /// Takes a place for one more connection of a peer to a route.
+    pub(crate) fn take_of_peer(
+        places: &Arc<Self>,
+        route: &Arc<str>,
+        principal: &str,
+        limit: u32,
+    ) -> Result<Place, Refusal> {
+        let key = CountedPeer { route: Arc::clone(route), principal: principal.into() };
+        enter(&places.of_peers, &key, "connections of one peer", limit)?;
+        Ok(Place { places: Arc::clone(places), kind: PlaceOf::Peer(key) })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        match &self.kind {
+            PlaceOf::Peer(key) => leave(&self.places.of_peers, key),
+            PlaceOf::Route(name) => {
+                leave(&self.places.of_routes, name);
+                self.places.all.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+fn lock<T>(counts: &Mutex<T>) -> MutexGuard<'_, T> {
+    counts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn enter<K: Hash + Eq + Clone>(
+    counts: &Mutex<HashMap<K, u32>>,
+    key: &K,
+    what: &'static str,
+    limit: u32,
+) -> Result<(), Refusal> {
+    let mut counts = lock(counts);
+    let count = counts.entry(key.clone()).or_default();
+    if *count >= limit {
+        return Err(Refusal::TooMany { what, limit });
+    }
+    *count += 1;
+    Ok(())
+}
+
+fn leave<K: Hash + Eq>(counts: &Mutex<HashMap<K, u32>>, key: &K) {
+    let mut counts = lock(counts);
+    let Some(count) = counts.get_mut(key) else { return };
+    *count = count.saturating_sub(1);
+    if *count == 0 {
+        counts.remove(key);
+    }
+}
+
+/// One of a bounded number of things under way on one worker; it is free again when this is dropped.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct Turn(Rc<Cell<u32>>);
+
+impl Turn {
+    /// Takes a turn, if fewer than `limit` are taken.
+    pub(crate) fn take(taken: &Rc<Cell<u32>>, limit: u32) -> Option<Self> {
+        let count = taken.get();
+        (count < limit).then(|| {
+            taken.set(count + 1);
+            Self(Rc::clone(taken))
+        })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
