@@ -32,7 +32,7 @@ impl Answer {
         match self {
             Self::Forwarded { parts, body, permit, lease, target } => {
                 let body = ForwardedBody::new(body, permit, record, lease, target);
-                Response::from_parts(parts, ResponseBody::Forwarded(body))
+                Response::from_parts(parts, ResponseBody::Forwarded(Box::new(body)))
             }
             Self::Upgraded { parts, carrying } => {
                 tokio::task::spawn_local(carrying.carry(record));

@@ -97,9 +97,8 @@ fn log_level(written: file::Log) -> Result<tracing::Level, Finding> {
         "warn" => Ok(tracing::Level::WARN),
         "info" => Ok(tracing::Level::INFO),
         "debug" => Ok(tracing::Level::DEBUG),
-        "trace" => Ok(tracing::Level::TRACE),
         other => {
-            Err(Finding::new(level.span(), format!("unknown level {other:?}; it is error, warn, info, debug or trace")))
+            Err(Finding::new(level.span(), format!("unknown level {other:?}; it is error, warn, info or debug")))
         }
     }
 }
