@@ -60,7 +60,7 @@ async fn issue_recorded(request: Request, ca: &Ca) -> Result<Delivery, Refusal> 
     let applicant = authenticate::applicant(request.evidence, ca).await?; // 1. Who asks?
     let grant = authorize::grant(applicant, request.wanted.as_ref(), ca).await?; // 2. May they have this identity?
     let ready = build::certificate(grant, &request.csr, ca)?; // 3. Exactly what is signed?
-    let intended = ca.journal.intend(ready).await?; // 4. On disk before the key is used.
+    let intended = ca.journal.intend(ready, &ca.settings.limits).await?; // 4. On disk before the key is used.
     let signed = ca.signer.sign(intended, &ca.authority)?; // 5. The intent is spent here.
     let issued = ca.journal.issued(signed).await?; // 6. On disk before it leaves.
     Ok(deliver::chain(issued, &ca.authority))

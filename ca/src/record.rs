@@ -14,6 +14,7 @@ use crate::authenticate::Claim;
 use crate::build::{Plan, ReadyToSign};
 use crate::certs::issuance::Reason;
 use crate::certs::time::{Clock, Timestamp};
+use crate::config::Limits;
 use crate::issue::Refusal;
 use crate::registry::hexadecimal;
 use crate::sign::Signed;
@@ -109,7 +110,7 @@ pub(crate) struct IssueIntended {
 /// Why something could not be recorded, and therefore was not done.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unrecorded {
-    /// Something came in between: the token was spent, the identity revoked.
+    /// Something came in between: the token was spent, the identity revoked, the host's bound reached.
     #[error(transparent)]
     Conflict(#[from] Conflict),
     /// The journal cannot be written.
@@ -125,7 +126,7 @@ impl Journal {
 
     /// Records that a certificate is about to be signed; spends the token that pays for it. After this it counts as
     /// existing: a revocation that comes later covers it.
-    pub(crate) async fn intend(&self, ready: ReadyToSign) -> Result<Intended, Unrecorded> {
+    pub(crate) async fn intend(&self, ready: ReadyToSign, limits: &Limits) -> Result<Intended, Unrecorded> {
         let (plan, grant) = (ready.plan(), ready.grant());
         let event = Event::IssueIntended(IssueIntended {
             serial: plan.serial.to_string(),
@@ -147,7 +148,8 @@ impl Journal {
             host: grant.host().map(str::to_owned),
             validity: plan.validity,
         };
-        self.write(Change::Intend { certificate, spend }, event).await?;
+        let certificates_max = u64::try_from(limits.certificates_per_host).unwrap_or(u64::MAX);
+        self.write(Change::Intend { certificate, spend, certificates_max }, event).await?;
         Ok(Intended(ready))
     }
 

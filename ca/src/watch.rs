@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::authority::Authority;
 use crate::certs::bundle::BundleError;
-use crate::certs::issuance::TrustUpdate;
+use crate::certs::issuance::{ANSWER_BYTES_MAX, TrustUpdate};
 use crate::certs::time::{Clock, Timestamp};
 use crate::certs::verify::{Side, Trust, TrustedDomain, VerifiedPeer};
 use crate::record::chain_of;
@@ -26,6 +26,9 @@ const HEARTBEAT: Duration = Duration::from_secs(30);
 
 /// How long one line may wait for a watcher that does not read.
 const SEND_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Longest line that every agent can take up: an enrollment's answer holds the same state and a chain beside it.
+const LINE_BYTES_MAX: usize = ANSWER_BYTES_MAX - 64 * 1024;
 
 /// One state of trust.
 pub(crate) struct Published {
@@ -101,11 +104,25 @@ async fn look(
     let revocations = &published.update.revocations;
     let (ids, serials) = (revocations.ids.len(), revocations.serials.len());
     tracing::info!(generation, revoked_ids = ids, revoked_serials = serials, "trust published");
+    if let Some(fault) = published.fault() {
+        tracing::error!(error = fault, "trust cannot be taken up by agents");
+    }
     publish.send_replace(Arc::new(published));
     Ok(())
 }
 
 impl Published {
+    /// Why agents cannot take up this state. A CA that comes near to it has far more revoked than a mesh should.
+    pub(crate) fn fault(&self) -> Option<String> {
+        let bytes = self.line.len();
+        (bytes > LINE_BYTES_MAX).then(|| {
+            format!(
+                "the revocations take {bytes} bytes, agents read at most {LINE_BYTES_MAX}; they learn of no revocation \
+                 until revoked certificates have expired or revocations are lifted"
+            )
+        })
+    }
+
     fn has_expired_serials(&self, now: Timestamp) -> bool {
         self.update.revocations.serials.values().any(|end| *end < now)
     }

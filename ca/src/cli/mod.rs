@@ -28,6 +28,7 @@ use crate::registry::RegistryError;
 use crate::revoke::RevokeError;
 use crate::run::{self, ServeError};
 use crate::store::{Fault, Store, StoreError};
+use crate::watch::WatchError;
 use arguments::{Arguments, Command};
 use init::InitError;
 
@@ -171,4 +172,6 @@ enum CommandError {
     Serve(#[from] ServeError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Watch(#[from] WatchError),
 }

@@ -20,7 +20,8 @@ pub(super) async fn run(config: &Path, as_json: bool, clock: &Clock) -> Result<S
     let now = clock.now();
     let authority = ca.authority()?;
     let counts = ca.store.counts(now).await?;
-    let (generation, revocations) = ca.store.revocations(now).await?;
+    let published = crate::watch::read(&ca.store, &authority, now).await?;
+    let (generation, revocations) = (published.update.generation, &published.update.revocations);
     let hosts = ca.store.hosts().await?;
     let journal = ca.store.verify_journal().await?;
     let listen = ca.settings.listen;
@@ -40,6 +41,7 @@ pub(super) async fn run(config: &Path, as_json: bool, clock: &Clock) -> Result<S
         ("live_certificates", json!(counts.live_certificates)),
         ("unfinished_intents", json!(counts.unfinished_intents)),
         ("trust_generation", json!(generation)),
+        ("trust_fault", json!(published.fault())),
         ("revoked_ids", json!(revocations.ids)),
         ("revoked_serials", json!(serials)),
         ("journal_lines", json!(journal.as_ref().ok().map(|(lines, _)| lines))),

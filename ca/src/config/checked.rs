@@ -75,6 +75,12 @@ pub(crate) struct Limits {
     pub(crate) watchers: usize,
     /// Requests per second of one host, or of one address that has no certificate.
     pub(crate) requests_per_second: u32,
+    /// Certificates per minute that one host is given. A host with fifty identities that renews all of them at once stays
+    /// far below.
+    pub(crate) certificates_per_minute: u32,
+    /// Unexpired certificates of one host, beside those that its entries add. Revoking the host names each of them to
+    /// every agent, and what agents read at a time is bounded.
+    pub(crate) certificates_per_host: usize,
     /// Bytes of a request's body.
     pub(crate) body_bytes: usize,
 }
@@ -200,6 +206,8 @@ impl Default for Limits {
             handshakes: 128,
             watchers: 1024,
             requests_per_second: 100,
+            certificates_per_minute: 600,
+            certificates_per_host: 1024,
             body_bytes: REQUEST_BYTES_MAX,
         }
     }
@@ -240,6 +248,12 @@ fn limits(written: &file::Limits) -> Result<Limits, Fault> {
         handshakes: counted(written.handshakes.as_ref(), default.handshakes, 65_536)?,
         watchers: counted(written.watchers.as_ref(), default.watchers, 1_000_000)?,
         requests_per_second: positive(written.requests_per_second.as_ref(), default.requests_per_second)?,
+        certificates_per_minute: positive(written.certificates_per_minute.as_ref(), default.certificates_per_minute)?,
+        certificates_per_host: counted(
+            written.certificates_per_host.as_ref(),
+            default.certificates_per_host,
+            1_000_000,
+        )?,
         body_bytes: counted(written.body_bytes.as_ref(), default.body_bytes, 1024 * 1024)?,
     })
 }

@@ -45,5 +45,7 @@ pub(super) struct Limits {
     pub(super) handshakes: Option<Spanned<u32>>,
     pub(super) watchers: Option<Spanned<u32>>,
     pub(super) requests_per_second: Option<Spanned<u32>>,
+    pub(super) certificates_per_minute: Option<Spanned<u32>>,
+    pub(super) certificates_per_host: Option<Spanned<u32>>,
     pub(super) body_bytes: Option<Spanned<u32>>,
 }

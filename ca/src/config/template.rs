@@ -34,7 +34,15 @@ pub(crate) fn write(template: &Template<'_>) -> String {
         Some(PassphraseSource::Terminal) | None => "# passphrase = \"credential:ca_passphrase\"".to_owned(),
     };
     let Issuance { workload_ttl, workload_ttl_max, host_ttl, backdate } = Issuance::default();
-    let Limits { connections, handshakes, watchers, requests_per_second, body_bytes } = Limits::default();
+    let Limits {
+        connections,
+        handshakes,
+        watchers,
+        requests_per_second,
+        certificates_per_minute,
+        certificates_per_host,
+        body_bytes,
+    } = Limits::default();
     let [workload_ttl, workload_ttl_max, host_ttl, backdate] =
         [workload_ttl, workload_ttl_max, host_ttl, backdate].map(print_duration);
     format!(
@@ -87,6 +95,11 @@ listen = "{listen}"
 # watchers = {watchers}
 # Requests per second of one host, or of one address that shows no certificate.
 # requests_per_second = {requests_per_second}
+# Certificates per minute that one host is given.
+# certificates_per_minute = {certificates_per_minute}
+# Unexpired certificates that one host may have; each of its entries adds 16. If the host is revoked, every agent is told
+# each of them.
+# certificates_per_host = {certificates_per_host}
 # Bytes of one request's body.
 # body_bytes = {body_bytes}
 "##

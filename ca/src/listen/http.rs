@@ -125,7 +125,7 @@ async fn route(
     caller: &Caller,
     listener: &Arc<Listener>,
 ) -> Result<Response<AnswerBody>, Problem> {
-    if !listener.quota.take(caller.asker(), Instant::now()) {
+    if !listener.requests.take(caller.asker(), Instant::now()) {
         return Err(problem(Reason::TooMany, "too many requests in this second; try again later"));
     }
     match (request.method(), request.uri().path()) {
@@ -162,6 +162,9 @@ async fn issue(
     listener: &Arc<Listener>,
 ) -> Result<Response<AnswerBody>, Problem> {
     let message: IssueRequest = read(request, listener.ca.settings.limits.body_bytes).await?;
+    if !listener.issuances.take(caller.asker(), Instant::now()) {
+        return Err(problem(Reason::TooMany, "too many certificates in this minute; try again later"));
+    }
     let asked = issue::Request { evidence: caller.evidence(), wanted: Some(message.id), csr: message.csr };
     let delivery = tell_story(asked, &listener.ca).await?;
     json(StatusCode::OK, "application/json", &Issued { chain: encode_certificates(&delivery.chain) })

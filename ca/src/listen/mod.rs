@@ -41,7 +41,8 @@ pub(crate) struct Listener {
     hosts: Arc<Semaphore>,
     strangers: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
-    quota: Quota,
+    requests: Quota,
+    issuances: Quota,
 }
 
 /// One connection after its handshake.
@@ -53,7 +54,8 @@ struct Accepted {
 
 impl Listener {
     pub(crate) fn new(ca: Arc<Ca>, identity: watch::Receiver<Arc<X509Svid>>, stopping: watch::Receiver<bool>) -> Self {
-        let Limits { connections, handshakes, watchers, requests_per_second, .. } = ca.settings.limits.clone();
+        let Limits { connections, handshakes, watchers, requests_per_second, certificates_per_minute, .. } =
+            ca.settings.limits.clone();
         let bound = |count: usize| Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)));
         Self {
             ca,
@@ -63,7 +65,8 @@ impl Listener {
             hosts: bound(connections),
             strangers: bound(handshakes),
             watchers: bound(watchers),
-            quota: Quota::new(requests_per_second),
+            requests: Quota::per_second(requests_per_second),
+            issuances: Quota::per_minute(certificates_per_minute),
         }
     }
 

@@ -1,4 +1,4 @@
-//! How many requests per second one asker may make: a bucket for each host, and one for each address without a name.
+//! How much one asker may ask for in a time: a bucket for each host, and one for each address without a name.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,6 +20,7 @@ pub(super) enum Asker {
 
 /// The buckets of all askers.
 pub(super) struct Quota {
+    capacity: f64,
     per_second: f64,
     buckets: Mutex<HashMap<Asker, Bucket>>,
 }
@@ -31,22 +32,27 @@ struct Bucket {
 
 impl Quota {
     /// A bucket holds one second's worth, so that a restart of everything on a host goes through at once.
-    pub(super) fn new(per_second: u32) -> Self {
-        Self { per_second: f64::from(per_second), buckets: Mutex::new(HashMap::new()) }
+    pub(super) fn per_second(count: u32) -> Self {
+        Self { capacity: f64::from(count), per_second: f64::from(count), buckets: Mutex::default() }
+    }
+
+    /// A bucket holds one minute's worth, so that a host may renew all that it has at once.
+    pub(super) fn per_minute(count: u32) -> Self {
+        Self { capacity: f64::from(count), per_second: f64::from(count) / 60.0, buckets: Mutex::default() }
     }
 
     /// Whether one more request is within the quota.
     pub(super) fn take(&self, asker: Asker, now: Instant) -> bool {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= ASKERS_MAX {
-            let full = |bucket: &Bucket| bucket.level(self.per_second, now) >= self.per_second;
+            let full = |bucket: &Bucket| bucket.level(self, now) >= self.capacity;
             buckets.retain(|_, bucket| !full(bucket));
         }
         if buckets.len() >= ASKERS_MAX && !buckets.contains_key(&asker) {
             return false;
         }
-        let bucket = buckets.entry(asker).or_insert(Bucket { tokens: self.per_second, seen: now });
-        let level = bucket.level(self.per_second, now);
+        let bucket = buckets.entry(asker).or_insert(Bucket { tokens: self.capacity, seen: now });
+        let level = bucket.level(self, now);
         let allowed = level >= 1.0;
         *bucket = Bucket { tokens: if allowed { level - 1.0 } else { level }, seen: now };
         allowed
@@ -54,9 +60,9 @@ impl Quota {
 }
 
 impl Bucket {
-    fn level(&self, per_second: f64, now: Instant) -> f64 {
-        let gained = now.saturating_duration_since(self.seen).as_secs_f64() * per_second;
-        (self.tokens + gained).min(per_second)
+    fn level(&self, quota: &Quota, now: Instant) -> f64 {
+        let gained = now.saturating_duration_since(self.seen).as_secs_f64() * quota.per_second;
+        (self.tokens + gained).min(quota.capacity)
     }
 }
 
@@ -67,11 +73,20 @@ mod tests {
 
     #[test]
     fn a_bucket_empties_and_fills_again() {
-        let quota = Quota::new(3);
+        let quota = Quota::per_second(3);
         let start = Instant::now();
         let take = |name: &str, later| quota.take(Asker::Peer(name.into()), start + Duration::from_millis(later));
         assert_eq!([take("a", 0), take("a", 0), take("a", 0), take("a", 0)], [true, true, true, false]);
         assert!(take("b", 0), "another asker has a bucket of its own");
         assert_eq!([take("a", 400), take("a", 400)], [true, false]);
+    }
+
+    #[test]
+    fn a_minutes_worth_may_be_taken_at_once_and_comes_back_in_a_minute() {
+        let quota = Quota::per_minute(60);
+        let start = Instant::now();
+        let take = |seconds| quota.take(Asker::Peer("a".into()), start + Duration::from_secs(seconds));
+        assert!((0..60).all(|_| take(0)) && !take(0));
+        assert_eq!([take(1), take(1)], [true, false]);
     }
 }

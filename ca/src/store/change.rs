@@ -3,11 +3,15 @@
 
 use sqlx::SqliteConnection;
 
-use super::{Outcome, to_sql};
+use super::{Outcome, from_sql, to_sql};
 use crate::certs::issuance::Reason;
 use crate::certs::revocation::SerialNumber;
 use crate::certs::spiffe_id::{SpiffeId, host_of};
 use crate::certs::time::{Timestamp, Validity};
+
+/// By how many unexpired certificates each entry raises its host's bound: two are in use around a renewal, the others are
+/// for restarts and for renewals by hand.
+const CERTIFICATES_PER_ENTRY: u64 = 16;
 
 /// Everything that can change.
 #[derive(Debug)]
@@ -19,7 +23,7 @@ pub(crate) enum Change {
     /// What expired before this time is no longer of use; the journal keeps its history.
     Forget { before: Timestamp },
     /// A certificate is about to be signed.
-    Intend { certificate: CertificateRow, spend: Option<SpentToken> },
+    Intend { certificate: CertificateRow, spend: Option<SpentToken>, certificates_max: u64 },
     /// A certificate was signed.
     Issue { serial: SerialNumber, fingerprint: String, enrolled: Option<String> },
     /// An identity may be used again.
@@ -84,6 +88,9 @@ pub(crate) enum Conflict {
     /// No such token, or it is spent or withdrawn.
     #[error("there is no unused join token {token}")]
     TokenUnknown { token: String },
+    /// A host hoards certificates.
+    #[error("host {host} has {count} unexpired certificates, the limit is {most}; try again when some have expired")]
+    TooManyCertificates { host: String, count: u64, most: u64 },
 }
 
 impl Conflict {
@@ -92,6 +99,7 @@ impl Conflict {
         match self {
             Self::IdentityRevoked { .. } => Reason::IdentityRevoked,
             Self::TokenSpent => Reason::TokenSpent,
+            Self::TooManyCertificates { .. } => Reason::TooMany,
             // These come from an operator's command, never from a peer's request.
             Self::EntryExists { .. }
             | Self::EntryMissing { .. }
@@ -115,7 +123,9 @@ pub(super) async fn apply(
         Change::AddEntry(entry) => add_entry(connection, entry, now).await?,
         Change::AddToken(token) => add_token(connection, token).await?,
         Change::Forget { before } => forget(connection, *before).await?,
-        Change::Intend { certificate, spend } => intend(connection, certificate, spend.as_ref(), now).await?,
+        Change::Intend { certificate, spend, certificates_max } => {
+            intend(connection, certificate, spend.as_ref(), *certificates_max, now).await?
+        }
         Change::Issue { serial, fingerprint, enrolled } => {
             issue(connection, serial, fingerprint, enrolled.as_deref(), now).await?
         }
@@ -196,6 +206,7 @@ async fn intend(
     connection: &mut SqliteConnection,
     certificate: &CertificateRow,
     spend: Option<&SpentToken>,
+    certificates_max: u64,
     now: i64,
 ) -> Result<Option<Conflict>, sqlx::Error> {
     if let Some(id) = revoked_among(connection, certificate).await? {
@@ -205,6 +216,13 @@ async fn intend(
         && !spend_token(connection, token, now).await?
     {
         return Ok(Some(Conflict::TokenSpent));
+    }
+    // A token is an operator's act and bounds itself; a host that was emptied must be able to come back with one.
+    if let Some(host) = &certificate.host
+        && spend.is_none()
+        && let Some(conflict) = too_many(connection, host, certificates_max, now).await?
+    {
+        return Ok(Some(conflict));
     }
     sqlx::query("INSERT INTO certificates (serial, id, host, not_before, not_after) VALUES ($1, $2, $3, $4, $5)")
         .bind(certificate.serial.to_string())
@@ -229,6 +247,27 @@ async fn revoked_among(
         .bind(host_id.as_ref().unwrap_or(&certificate.id).as_str())
         .fetch_optional(connection)
         .await
+}
+
+/// Superseded certificates count too, until they expire: they are as good as the newest, and would be revoked with the host.
+async fn too_many(
+    connection: &mut SqliteConnection,
+    host: &str,
+    most: u64,
+    now: i64,
+) -> Result<Option<Conflict>, sqlx::Error> {
+    let (count, entries): (i64, i64) = sqlx::query_as(
+        "SELECT (SELECT COUNT(*) FROM certificates WHERE host = $1 AND not_after >= $2),
+                (SELECT COUNT(*) FROM entries WHERE host = $3)",
+    )
+    .bind(host)
+    .bind(now)
+    .bind(host)
+    .fetch_one(connection)
+    .await?;
+    let count = from_sql(count);
+    let most = most.saturating_add(from_sql(entries).saturating_mul(CERTIFICATES_PER_ENTRY));
+    Ok((count >= most).then(|| Conflict::TooManyCertificates { host: host.to_owned(), count, most }))
 }
 
 /// One atomic step: of many who try at the same time, one finds the row unspent.

@@ -66,6 +66,34 @@ async fn a_host_renews_its_own_identity_and_no_other_hosts() {
 }
 
 #[tokio::test]
+async fn a_host_that_hoards_certificates_is_refused() {
+    let ca = TestCa::start_with("[limits]\ncertificates_per_host = 2\n");
+    let host = ca.host("gpu-1").await;
+    ca.grant("gpu-1", &id("/llm"));
+    // Two, and sixteen for the entry; the host's own is one of them.
+    for _ in 1..18 {
+        host.issue(&id("/llm")).await.chain();
+    }
+    let (reason, detail) = host.issue(&id("/llm")).await.refused();
+    assert_eq!(reason, Reason::TooMany);
+    assert!(detail.starts_with("host gpu-1 has 18 unexpired certificates, the limit is 18;"), "{detail}");
+    assert_eq!(ca.journal().pop().unwrap()["detail"]["reason"], "too_many");
+    ca.host("gpu-2").await.issue(&id("/countersign/host/gpu-2")).await.chain();
+    ca.host("gpu-1").await;
+}
+
+#[tokio::test]
+async fn a_host_that_asks_for_certificates_without_end_is_slowed_down() {
+    let ca = TestCa::start_with("[limits]\ncertificates_per_minute = 3\n");
+    let (host, other) = (ca.host("gpu-1").await, ca.host("gpu-2").await);
+    for _ in 0..3 {
+        host.issue(&id("/countersign/host/gpu-1")).await.chain();
+    }
+    assert_eq!(host.issue(&id("/countersign/host/gpu-1")).await.refused().0, Reason::TooMany);
+    other.issue(&id("/countersign/host/gpu-2")).await.chain();
+}
+
+#[tokio::test]
 async fn an_identity_of_another_host_is_refused() {
     let ca = TestCa::start();
     let host = ca.host("gpu-1").await;

@@ -14,7 +14,10 @@ use crate::support::{TestCa, id};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement of ten seconds for each count of connections: cargo test --release -- --ignored --nocapture"]
 async fn certificates_per_second() {
-    let ca = TestCa::start_with("[limits]\nrequests_per_second = 1000000\n");
+    let ca = TestCa::start_with(
+        "[limits]\nrequests_per_second = 1000000\ncertificates_per_minute = 60000000\n\
+                                   certificates_per_host = 1000000\n",
+    );
     let host = Arc::new(ca.host("gpu-1").await);
     ca.grant("gpu-1", &id("/llm"));
     for connections in [1, 8, 32, 128] {

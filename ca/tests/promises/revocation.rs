@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use countersign_certs::issuance::Reason;
 use countersign_certs::spiffe_id::SpiffeId;
 
-use crate::support::{TestCa, id};
+use crate::support::{TestCa, id, until};
 
 #[tokio::test]
 async fn a_watch_begins_with_the_whole_state_and_hears_of_a_revocation_within_a_second() {
@@ -94,6 +94,28 @@ async fn one_certificate_is_revoked_by_its_serial() {
     assert!(again.contains("is already revoked"), "{again}");
     let unknown = ca.ask("revoke", &["--serial", "ab:cd"]).failed_with(1);
     assert!(unknown.contains("no unexpired certificate with serial abcd"), "{unknown}");
+}
+
+#[tokio::test]
+async fn more_revocations_than_agents_can_read_are_an_error_that_is_told() {
+    let ca = TestCa::start();
+    assert_eq!(ca.ask_json("status")["trust_fault"], serde_json::Value::Null);
+    ca.tamper(
+        "WITH RECURSIVE numbers (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < 90000)
+         INSERT INTO revoked_serials (serial, not_after, revoked, cause)
+         SELECT printf('1%032x', number), 4000000000, 1, '' FROM numbers",
+    )
+    .await
+    .unwrap();
+    ca.ask("revoke", &["--id", &id("/llm")]).succeeded();
+    let status = ca.ask_json("status");
+    assert!(
+        status["trust_fault"].as_str().unwrap().contains("agents read at most 4128768"),
+        "{}",
+        status["trust_fault"]
+    );
+    let logged = || ca.log().iter().any(|line| line.contains("trust cannot be taken up by agents"));
+    until("an error in the log", Duration::from_secs(10), logged).await;
 }
 
 #[tokio::test]
