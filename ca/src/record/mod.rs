@@ -1,11 +1,12 @@
 //! Fourth and sixth step: the journal. The intent is on disk before the key is used, the result before the certificate
-//! leaves, and every act of an operator is there too. So is every refusal, but a flood of them from strangers is counted
-//! instead of written out.
+//! leaves, and every act of an operator is there too. So is every refusal, but a flood of them is counted instead of
+//! written out.
 //!
 //! Whatever changes the store goes through here: a change and its line in the journal are one transaction. If the line
 //! cannot be written, the change does not happen and nothing is signed.
 
-use std::collections::HashMap;
+mod allowance;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
@@ -13,26 +14,26 @@ use serde::Serialize;
 use crate::authenticate::Claim;
 use crate::build::{Plan, ReadyToSign};
 use crate::certs::issuance::Reason;
-use crate::certs::time::{Clock, Timestamp};
+use crate::certs::time::Clock;
 use crate::config::Limits;
 use crate::issue::Refusal;
 use crate::registry::hexadecimal;
 use crate::sign::Signed;
 use crate::store::{CertificateRow, Change, Conflict, Outcome, SpentToken, Store, StoreError, Write};
+use allowance::{Allowances, Asker};
 
 /// Most characters of a refusal's story; a part of it is what the peer sent.
 const DETAIL_CHARACTERS_MAX: usize = 1000;
 
-/// Refusals of strangers, of one kind, that are recorded at once; after that one a second. Whoever has no certificate
-/// could otherwise fill the disk, and with a full disk nothing is signed. The log has every one.
-const STRANGERS_LINES_MAX: u64 = 100;
+/// Most characters of the identity that was asked for: the peer chooses it.
+const WANTED_CHARACTERS_MAX: usize = 256;
 
 /// The append-only record of everything that this CA did, meant to do, and refused.
 #[derive(Clone)]
 pub(crate) struct Journal {
     store: Arc<Store>,
     clock: Clock,
-    strangers: Arc<Mutex<HashMap<Reason, Allowance>>>,
+    refusals: Arc<Mutex<Allowances>>,
 }
 
 /// A certificate whose intent is on disk. Made only here, consumed by the signer.
@@ -83,14 +84,7 @@ pub(crate) struct Refused {
     peer: Option<String>,
     address: Option<String>,
     wanted: Option<String>,
-    /// Refusals of strangers for the same reason that were left out since the line before.
-    omitted: u64,
-}
-
-/// How many more refusals of one kind are recorded.
-struct Allowance {
-    lines: u64,
-    since: Timestamp,
+    /// Refusals of the same asker for the same reason that were left out since the line before; all strangers are one.
     omitted: u64,
 }
 
@@ -121,7 +115,7 @@ pub(crate) enum Unrecorded {
 impl Journal {
     /// The journal of this store.
     pub(crate) fn new(store: Arc<Store>, clock: Clock) -> Self {
-        Self { store, clock, strangers: Arc::default() }
+        Self { store, clock, refusals: Arc::default() }
     }
 
     /// Records that a certificate is about to be signed; spends the token that pays for it. After this it counts as
@@ -170,23 +164,21 @@ impl Journal {
         let (peer, address, wanted) = (
             claim.peer.clone(),
             claim.address.map(|address| address.to_string()),
-            claim.wanted.as_ref().map(ToString::to_string),
+            claim.wanted.as_ref().map(|wanted| wanted.as_str().chars().take(WANTED_CHARACTERS_MAX).collect::<String>()),
         );
         tracing::warn!(reason = word(reason), detail, peer, address, wanted, "certificate refused");
-        let stranger = peer.is_none() && address.is_some();
-        let Some(omitted) = (if stranger { self.allow_stranger(reason) } else { Some(0) }) else { return };
+        let asker = peer.clone().map_or(Asker::Stranger, Asker::Peer);
+        let Some(omitted) = self.allow(word(reason), asker) else { return };
         let event = Event::Refused(Refused { reason, detail, peer, address, wanted, omitted });
         if let Err(error) = self.note(event).await {
             tracing::error!(error = chain_of(&error), "refusal not journalled");
         }
     }
 
-    /// How many were left out before this one, or nothing if it is left out too. Each reason has its own allowance, so
-    /// that a flood of guesses does not hide the one stolen token.
-    fn allow_stranger(&self, reason: Reason) -> Option<u64> {
-        let now = self.clock.now();
-        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        strangers.entry(reason).or_insert(Allowance { lines: STRANGERS_LINES_MAX, since: now, omitted: 0 }).take(now)
+    /// How many were left out before this one, or nothing if it is left out too. The log has every one.
+    fn allow(&self, kind: String, asker: Asker) -> Option<u64> {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.take(kind, asker, self.clock.now())
     }
 
     /// Records something that changes nothing else.
@@ -225,19 +217,6 @@ pub(crate) fn chain_of(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-impl Allowance {
-    fn take(&mut self, now: Timestamp) -> Option<u64> {
-        self.lines = self.lines.saturating_add(now.since(self.since).as_secs()).min(STRANGERS_LINES_MAX);
-        self.since = now;
-        let Some(left) = self.lines.checked_sub(1) else {
-            self.omitted += 1;
-            return None;
-        };
-        self.lines = left;
-        Some(std::mem::take(&mut self.omitted))
-    }
 }
 
 impl Intended {
