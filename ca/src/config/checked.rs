@@ -69,6 +69,8 @@ pub(crate) struct Issuance {
 pub(crate) struct Limits {
     /// Connections of enrolled hosts at a time.
     pub(crate) connections: usize,
+    /// Of them, those of one host. An agent has one that watches and one for each request.
+    pub(crate) connections_per_host: usize,
     /// Handshakes in flight; as many connections may be open without a certificate.
     pub(crate) handshakes: usize,
     /// Watch streams at a time.
@@ -202,7 +204,9 @@ impl Default for Issuance {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 1024,
+            // Twice the watchers: each of them also asks for certificates.
+            connections: 2048,
+            connections_per_host: 8,
             handshakes: 128,
             watchers: 1024,
             requests_per_second: 100,
@@ -245,6 +249,7 @@ fn limits(written: &file::Limits) -> Result<Limits, Fault> {
     let default = Limits::default();
     Ok(Limits {
         connections: counted(written.connections.as_ref(), default.connections, 1_000_000)?,
+        connections_per_host: counted(written.connections_per_host.as_ref(), default.connections_per_host, 65_536)?,
         handshakes: counted(written.handshakes.as_ref(), default.handshakes, 65_536)?,
         watchers: counted(written.watchers.as_ref(), default.watchers, 1_000_000)?,
         requests_per_second: positive(written.requests_per_second.as_ref(), default.requests_per_second)?,

@@ -42,6 +42,7 @@ pub(super) struct Issuance {
 #[serde(deny_unknown_fields)]
 pub(super) struct Limits {
     pub(super) connections: Option<Spanned<u32>>,
+    pub(super) connections_per_host: Option<Spanned<u32>>,
     pub(super) handshakes: Option<Spanned<u32>>,
     pub(super) watchers: Option<Spanned<u32>>,
     pub(super) requests_per_second: Option<Spanned<u32>>,

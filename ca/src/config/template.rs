@@ -36,6 +36,7 @@ pub(crate) fn write(template: &Template<'_>) -> String {
     let Issuance { workload_ttl, workload_ttl_max, host_ttl, backdate } = Issuance::default();
     let Limits {
         connections,
+        connections_per_host,
         handshakes,
         watchers,
         requests_per_second,
@@ -87,11 +88,13 @@ listen = "{listen}"
 # backdate = "{backdate}"
 
 [limits]
-# Connections of enrolled hosts at a time.
+# Connections of enrolled hosts at a time, and of one host. Each host that watches for revocations holds one of them.
 # connections = {connections}
-# Handshakes in flight; as many connections may be open without a certificate (hosts that enroll).
+# connections_per_host = {connections_per_host}
+# Handshakes in flight; as many connections may be open without a host's certificate (hosts that enroll). One network (an IPv4
+# address, an IPv6 /64) has at most an eighth of each. When all are taken, the oldest silent one gives way.
 # handshakes = {handshakes}
-# Hosts that watch for revocations at a time; each holds a connection.
+# Hosts that watch for revocations at a time, once each.
 # watchers = {watchers}
 # Requests per second of one host, or of one address that shows no certificate.
 # requests_per_second = {requests_per_second}

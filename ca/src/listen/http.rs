@@ -17,10 +17,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::quota::Asker;
+use super::asker::Asker;
+use super::places::{Activity, Place, Running};
 use super::{Accepted, DRAIN_DEADLINE, Listener};
 use crate::authenticate::Evidence;
 use crate::certs::issuance::{
@@ -28,7 +29,6 @@ use crate::certs::issuance::{
     WATCH_PATH,
 };
 use crate::certs::pem::encode_certificates;
-use crate::certs::spiffe_id::host_of;
 use crate::certs::token::JoinSecret;
 use crate::certs::verify::{Side, VerifiedPeer};
 use crate::deliver::Delivery;
@@ -42,8 +42,11 @@ const IDLE_DEADLINE: Duration = Duration::from_secs(60);
 /// How long one request may take from its head to its answer. The watch stream's answer begins at once and goes on.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(20);
 
-/// How long a connection without a certificate may be open at all.
+/// How long a connection that is no host's may be open at all.
 const STRANGER_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long a connection whose place was given away may take to send what it has written. Nothing runs on it.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Bytes of a request's head; ours have a few hundred.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -53,12 +56,15 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 struct Caller {
     peer: Option<Arc<VerifiedPeer>>,
     address: SocketAddr,
+    asker: Asker,
+    activity: Arc<Activity>,
 }
 
-/// Serves one connection until its end, the end of the peer's certificate, or the stop.
-pub(super) async fn serve(accepted: Accepted, listener: Arc<Listener>) {
+/// Serves one connection until its end, the end of the peer's certificate, the loss of its place, or the stop.
+pub(super) async fn serve(accepted: Accepted, asker: Asker, place: Place, listener: Arc<Listener>) {
     let Accepted { stream, peer, address } = accepted;
-    let caller = Caller { peer: peer.clone(), address };
+    let host = peer.clone().filter(|_peer| asker.is_host());
+    let caller = Caller { peer, address, asker, activity: place.activity() };
     let service = {
         let listener = Arc::clone(&listener);
         service_fn(move |request| answer(request, caller.clone(), Arc::clone(&listener)))
@@ -69,25 +75,30 @@ pub(super) async fn serve(accepted: Accepted, listener: Arc<Listener>) {
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
-    tokio::select! {
+    let drain = tokio::select! {
         ended = connection.as_mut() => {
             if let Err(error) = ended {
                 tracing::debug!(%address, error = error.to_string(), "connection failed");
             }
             return;
         }
-        () = withdrawn(peer.as_deref(), &listener) => {}
-    }
+        () = withdrawn(host.as_deref(), &listener) => DRAIN_DEADLINE,
+        () = place.lost() => {
+            tracing::info!(%address, "silent connection given up for a newer one");
+            // Unless it began to speak in the same moment.
+            if place.activity().is_running() { DRAIN_DEADLINE } else { FLUSH_DEADLINE }
+        }
+    };
     // A request that is under way may finish; its answer says what the story says.
     connection.as_mut().graceful_shutdown();
-    tokio::time::timeout(DRAIN_DEADLINE, connection).await.ok();
+    tokio::time::timeout(drain, connection).await.ok();
 }
 
 /// Ends when the connection must: its certificate has expired or is revoked, its time is over, or we stop.
-async fn withdrawn(peer: Option<&VerifiedPeer>, listener: &Listener) {
+async fn withdrawn(host: Option<&VerifiedPeer>, listener: &Listener) {
     let mut stopping = listener.stopping.clone();
     let mut published = listener.ca.published.clone();
-    let Some(peer) = peer else {
+    let Some(peer) = host else {
         tokio::select! {
             () = tokio::time::sleep(STRANGER_DEADLINE) => {}
             _ = stopping.wait_for(|stop| *stop) => {}
@@ -114,10 +125,12 @@ async fn answer(
     request: Request<Incoming>,
     caller: Caller,
     listener: Arc<Listener>,
-) -> Result<Response<AnswerBody>, Infallible> {
+) -> Result<Response<Answer>, Infallible> {
+    let running = caller.activity.begin();
     let routed = tokio::time::timeout(REQUEST_DEADLINE, route(request, &caller, &listener)).await;
     let outcome = routed.unwrap_or_else(|_elapsed| Err(problem(Reason::CaUnavailable, "the request took too long")));
-    Ok(outcome.unwrap_or_else(|problem| refused(&problem, &caller)))
+    let response = outcome.unwrap_or_else(|problem| refused(&problem, &caller));
+    Ok(response.map(|body| Answer { body, _running: running }))
 }
 
 async fn route(
@@ -125,7 +138,7 @@ async fn route(
     caller: &Caller,
     listener: &Arc<Listener>,
 ) -> Result<Response<AnswerBody>, Problem> {
-    if !listener.requests.take(caller.asker(), Instant::now()) {
+    if !listener.requests.take(caller.asker.clone(), Instant::now()) {
         return Err(problem(Reason::TooMany, "too many requests in this second; try again later"));
     }
     match (request.method(), request.uri().path()) {
@@ -162,7 +175,7 @@ async fn issue(
     listener: &Arc<Listener>,
 ) -> Result<Response<AnswerBody>, Problem> {
     let message: IssueRequest = read(request, listener.ca.settings.limits.body_bytes).await?;
-    if !listener.issuances.take(caller.asker(), Instant::now()) {
+    if !listener.issuances.take(caller.asker.clone(), Instant::now()) {
         return Err(problem(Reason::TooMany, "too many certificates in this minute; try again later"));
     }
     let asked = issue::Request { evidence: caller.evidence(), wanted: Some(message.id), csr: message.csr };
@@ -203,8 +216,7 @@ fn bundle(listener: &Listener) -> Response<AnswerBody> {
 
 /// Opens a watch stream for an enrolled host.
 fn watch(caller: &Caller, listener: &Listener) -> Result<Response<AnswerBody>, Problem> {
-    let host = caller.peer.as_ref().filter(|peer| peer.certificate().spiffe_id().and_then(host_of).is_some());
-    let Some(peer) = host else {
+    let Some(peer) = caller.peer.as_ref().filter(|_peer| caller.asker.is_host()) else {
         return Err(problem(Reason::NotAHost, "only an enrolled host may watch"));
     };
     let now = listener.ca.clock.now();
@@ -212,12 +224,18 @@ fn watch(caller: &Caller, listener: &Listener) -> Result<Response<AnswerBody>, P
     let believed = published.borrow().trust.verify_again(peer, Side::Client, now);
     believed.map_err(|refusal| problem(Reason::IdentityRevoked, refusal.to_string()))?;
     let too_many = || problem(Reason::TooMany, "too many watch streams are open");
-    let place = Arc::clone(&listener.watchers).try_acquire_owned().map_err(|_none| too_many())?;
+    let place = listener.watchers.take(caller.asker.clone()).ok_or_else(too_many)?;
     // One line waits here at most; a newer state replaces the ones that a slow watcher has not been told yet.
     let (lines, told) = mpsc::channel(1);
     let watcher = Watcher::new(Arc::clone(peer), listener.ca.clock.clone());
-    tokio::spawn(watcher.tell(published, listener.stopping.clone(), lines));
-    Ok(respond(StatusCode::OK, "application/x-ndjson", AnswerBody::Stream { lines: told, _place: place }))
+    let (stopping, asker) = (listener.stopping.clone(), caller.asker.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = watcher.tell(published, stopping, lines) => {}
+            () = place.lost() => tracing::info!(%asker, "watch ended, the host has begun another one"),
+        }
+    });
+    Ok(respond(StatusCode::OK, "application/x-ndjson", AnswerBody::Stream(told)))
 }
 
 /// Reads a bounded body as one JSON message. What is wrong is told by place, never by content: it may hold a secret.
@@ -264,7 +282,7 @@ fn respond(status: StatusCode, media_type: &'static str, body: AnswerBody) -> Re
 
 /// The body of an answer: known at once, or a stream that goes on.
 enum AnswerBody {
-    Stream { lines: mpsc::Receiver<Bytes>, _place: OwnedSemaphorePermit },
+    Stream(mpsc::Receiver<Bytes>),
     Whole(Full<Bytes>),
 }
 
@@ -280,16 +298,38 @@ impl Body for AnswerBody {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
-            Self::Stream { lines, .. } => lines.poll_recv(context).map(|line| line.map(|line| Ok(Frame::data(line)))),
+            Self::Stream(lines) => lines.poll_recv(context).map(|line| line.map(|line| Ok(Frame::data(line)))),
             Self::Whole(whole) => Pin::new(whole).poll_frame(context),
         }
     }
 
     fn size_hint(&self) -> hyper::body::SizeHint {
         match self {
-            Self::Stream { .. } => hyper::body::SizeHint::default(),
+            Self::Stream(_) => hyper::body::SizeHint::default(),
             Self::Whole(whole) => whole.size_hint(),
         }
+    }
+}
+
+/// A body, and the mark that its connection has something to do until it is sent.
+struct Answer {
+    body: AnswerBody,
+    _running: Running,
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -298,13 +338,6 @@ impl Caller {
         match &self.peer {
             Some(peer) => Evidence::HostSvid { peer: Arc::clone(peer), address: self.address },
             None => Evidence::Nothing { address: self.address },
-        }
-    }
-
-    fn asker(&self) -> Asker {
-        match &self.peer {
-            Some(peer) => Asker::Peer(peer.principal().to_string()),
-            None => Asker::Address(self.address.ip()),
         }
     }
 }

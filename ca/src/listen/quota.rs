@@ -1,22 +1,14 @@
 //! How much one asker may ask for in a time: a bucket for each host, and one for each address without a name.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
 use tokio::time::Instant;
 
+use super::asker::Asker;
+
 /// Most askers that are remembered; full buckets are forgotten first, because a new one is full too.
 const ASKERS_MAX: usize = 65_536;
-
-/// Whose bucket it is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Asker {
-    /// Nobody we know, from this address.
-    Address(IpAddr),
-    /// A verified peer, by its name.
-    Peer(String),
-}
 
 /// The buckets of all askers.
 pub(super) struct Quota {
@@ -75,7 +67,7 @@ mod tests {
     fn a_bucket_empties_and_fills_again() {
         let quota = Quota::per_second(3);
         let start = Instant::now();
-        let take = |name: &str, later| quota.take(Asker::Peer(name.into()), start + Duration::from_millis(later));
+        let take = |name: &str, later| quota.take(Asker::Host(name.into()), start + Duration::from_millis(later));
         assert_eq!([take("a", 0), take("a", 0), take("a", 0), take("a", 0)], [true, true, true, false]);
         assert!(take("b", 0), "another asker has a bucket of its own");
         assert_eq!([take("a", 400), take("a", 400)], [true, false]);
@@ -85,7 +77,7 @@ mod tests {
     fn a_minutes_worth_may_be_taken_at_once_and_comes_back_in_a_minute() {
         let quota = Quota::per_minute(60);
         let start = Instant::now();
-        let take = |seconds| quota.take(Asker::Peer("a".into()), start + Duration::from_secs(seconds));
+        let take = |seconds| quota.take(Asker::Host("a".into()), start + Duration::from_secs(seconds));
         assert!((0..60).all(|_| take(0)) && !take(0));
         assert_eq!([take(1), take(1)], [true, false]);
     }

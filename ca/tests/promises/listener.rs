@@ -1,5 +1,6 @@
 //! One listener for strangers and members, with a bound on everything.
 
+use std::net::Ipv4Addr;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use countersign_certs::issuance::{BUNDLE_PATH, ENROLL_PATH, REQUEST_BYTES_MAX, Reason};
 use hyper::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::{Anonymous, Answer, TestCa, command, id, until};
 
@@ -70,12 +71,71 @@ async fn garbage_is_closed_at_once() {
 
 #[tokio::test]
 async fn silent_strangers_keep_nobody_out() {
-    let ca = TestCa::start_with("[limits]\nhandshakes = 2\n");
+    let ca = TestCa::start();
     let host = ca.host("gpu-1").await;
-    let silent = [TcpStream::connect(ca.address()).await.unwrap(), TcpStream::connect(ca.address()).await.unwrap()];
-    let waited = tokio::time::timeout(Duration::from_secs(15), host.issue(&id("/countersign/host/gpu-1"))).await;
-    waited.expect("the silent ones lose their place after ten seconds").chain();
-    drop(silent);
+    let address = ca.address();
+    let mut silent = tokio::task::JoinSet::new();
+    for number in 0..400_u32 {
+        silent.spawn(async move {
+            loop {
+                let socket = TcpSocket::new_v4().unwrap();
+                let own = Ipv4Addr::from_bits(Ipv4Addr::new(127, 0, 0, 2).to_bits() + number % 40);
+                socket.bind((own, 0).into()).unwrap();
+                if let Ok(stream) = socket.connect(address).await {
+                    stream.readable().await.ok();
+                }
+                // Whoever lost its place comes back.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for round in 0..5 {
+        let asking = async {
+            host.issue(&id("/countersign/host/gpu-1")).await.chain();
+            ca.host(&format!("gpu-1{round}")).await;
+        };
+        tokio::time::timeout(Duration::from_secs(2), asking).await.expect("a member and a new host get through");
+    }
+    silent.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_host_has_a_few_connections_and_the_newest_stay() {
+    let ca = TestCa::start_with("[limits]\nconnections_per_host = 3\n");
+    let (host, other) = (ca.host("gpu-1").await, ca.host("gpu-2").await);
+    let mut others = other.connect().await.unwrap();
+    let mut watch = host.watch().await;
+    watch.next().await.unwrap();
+    let mut connections = Vec::new();
+    for _ in 0..4 {
+        let mut connection = host.connect().await.unwrap();
+        connection.post("/", &serde_json::Value::Null).await.unwrap();
+        connections.push(connection);
+    }
+    let mut answered = Vec::new();
+    for connection in &mut connections {
+        answered.push(connection.post("/", &serde_json::Value::Null).await.is_ok());
+    }
+    assert_eq!(answered, [false, false, true, true], "the watch has something to do and keeps its place");
+    others.post("/", &serde_json::Value::Null).await.unwrap();
+    ca.ask("revoke", &["--id", &id("/llm")]).succeeded();
+    assert_eq!(watch.next().await.unwrap().revocations.ids.len(), 1);
+}
+
+#[tokio::test]
+async fn a_host_that_watches_again_ends_its_older_watch_and_takes_no_place_of_others() {
+    let ca = TestCa::start_with("[limits]\nwatchers = 2\n");
+    let (host, other) = (ca.host("gpu-1").await, ca.host("gpu-2").await);
+    let mut others = other.watch().await;
+    others.next().await.unwrap();
+    let mut first = host.watch().await;
+    first.next().await.unwrap();
+    let mut second = host.watch().await;
+    second.next().await.unwrap();
+    assert_eq!(first.next().await, None);
+    ca.ask("revoke", &["--id", &id("/llm")]).succeeded();
+    assert!(second.next().await.is_some() && others.next().await.is_some());
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use crate::support::{TestCa, id};
 async fn certificates_per_second() {
     let ca = TestCa::start_with(
         "[limits]\nrequests_per_second = 1000000\ncertificates_per_minute = 60000000\n\
-                                   certificates_per_host = 1000000\n",
+                                   certificates_per_host = 1000000\nconnections_per_host = 128\n",
     );
     let host = Arc::new(ca.host("gpu-1").await);
     ca.grant("gpu-1", &id("/llm"));
