@@ -78,13 +78,14 @@ pub(crate) async fn serve(settings: Settings, clock: &Clock) -> Result<(), Serve
     background.spawn(crate::watch::follow(Arc::clone(&store), ca.authority.clone(), clock.clone(), publish));
     background.spawn(own::keep(Arc::clone(&ca), keep_identity));
     background.spawn(keep_house(Arc::clone(&store), clock.clone()));
-    background.spawn(systemd::watchdog(store, clock.clone()));
+    let well = format!("listening on {address}");
+    background.spawn(systemd::watchdog(store, clock.clone(), well.clone()));
 
     let listener = Arc::new(Listener::new(Arc::clone(&ca), identity, stopping));
     let mut serving = tokio::spawn(listener.serve(socket));
     let version = env!("CARGO_PKG_VERSION");
     ca.journal.note(Event::ServeStarted { listen: address.to_string(), version }).await?;
-    systemd::ready(&format!("listening on {address}"));
+    systemd::ready(&well);
     tracing::info!(%address, version, trust_domain = %ca.authority.trust_domain(), "listening");
 
     let ended = tokio::select! {

@@ -72,18 +72,23 @@ pub(crate) enum StoreError {
     /// The batch of which this write was a part failed.
     #[error("the database could not write: {0}")]
     Unwritten(String),
-    /// The database does not answer in time.
-    #[error("the database is too busy")]
-    Busy,
+    /// The task that writes has ended.
+    #[error("the store is closed")]
+    Closed,
 }
 
 impl Store {
     /// Writes one change with its line in the journal. When this returns [`Outcome::Done`] both are on disk.
     pub(crate) async fn write(&self, write: Write) -> Result<Outcome, StoreError> {
         let (answer, answered) = oneshot::channel();
-        let stopped = || StoreError::Unwritten("the store is closed".to_owned());
-        self.writer.send(Job { write, answer }).await.map_err(|_closed| stopped())?;
-        answered.await.map_err(|_closed| stopped())?
+        self.writer.send(Job { write, answer }).await.map_err(|_closed| StoreError::Closed)?;
+        answered.await.map_err(|_closed| StoreError::Closed)?
+    }
+
+    /// As it is after its writing task has broken down.
+    #[cfg(test)]
+    pub(crate) fn without_writer(self) -> Self {
+        Self { writer: mpsc::channel(1).0, ..self }
     }
 }
 
