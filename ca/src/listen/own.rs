@@ -17,6 +17,9 @@ use crate::record::chain_of;
 /// How long to wait after a renewal that failed. Half of the lifetime is left then, at least.
 const RETRY: Duration = Duration::from_secs(30);
 
+/// Least time between two issuances, whatever the lifetime is.
+const RENEWAL_MIN: Duration = Duration::from_secs(1);
+
 /// Longest sleep, so that a clock that was set is noticed.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
@@ -45,10 +48,10 @@ pub(crate) async fn issue(ca: &Ca) -> Result<Arc<X509Svid>, OwnError> {
     Ok(Arc::new(X509Svid::new(chain, &key, &San::Spiffe(delivery.plan.id))?))
 }
 
-/// Renews at half of the lifetime, for as long as the listener runs.
+/// Renews when half of what was left at the issue is over, for as long as the listener runs.
 pub(crate) async fn keep(ca: Arc<Ca>, identity: watch::Sender<Arc<X509Svid>>) {
+    let mut due = renewal_time(&identity.borrow(), ca.clock.now());
     while !identity.is_closed() {
-        let due = renewal_time(&identity.borrow());
         let now = ca.clock.now();
         if now < due {
             tokio::time::sleep(due.since(now).min(LOOK_EVERY)).await;
@@ -57,6 +60,7 @@ pub(crate) async fn keep(ca: Arc<Ca>, identity: watch::Sender<Arc<X509Svid>>) {
         match issue(&ca).await {
             Ok(renewed) => {
                 tracing::info!(serial = %renewed.leaf().serial(), "own certificate renewed");
+                due = renewal_time(&renewed, ca.clock.now());
                 identity.send_replace(renewed);
             }
             Err(error) => {
@@ -67,7 +71,8 @@ pub(crate) async fn keep(ca: Arc<Ca>, identity: watch::Sender<Arc<X509Svid>>) {
     }
 }
 
-fn renewal_time(svid: &X509Svid) -> Timestamp {
-    let usable = svid.usable();
-    usable.not_before.plus(usable.lifetime() / 2)
+/// Counted from the issue and not from the certificate's begin, which is back-dated: half of a short lifetime could be over
+/// before it begins, and the next one too.
+fn renewal_time(issued: &X509Svid, now: Timestamp) -> Timestamp {
+    now.plus((issued.usable().not_after.since(now) / 2).max(RENEWAL_MIN))
 }
