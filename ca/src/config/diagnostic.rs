@@ -11,9 +11,10 @@ pub(crate) struct Diagnostic {
     line: usize,
     column: usize,
     width: usize,
-    text: String,
+    /// None if it may hold a secret.
+    text: Option<String>,
     message: String,
-    hint: Option<String>,
+    hint: String,
 }
 
 /// A fault whose place is known only as bytes of the text.
@@ -30,24 +31,45 @@ impl Fault {
     }
 
     pub(super) fn at(self, file: &Path, text: &str) -> Diagnostic {
-        Diagnostic::new(file, text, self.span, self.message, Some(self.hint))
+        Diagnostic::new(file, text, self.span, Message::OfValue(self.message), self.hint)
     }
 }
 
+/// What is said of a fault.
+enum Message {
+    /// It names a key.
+    OfKey(String),
+    /// It may repeat the value.
+    OfValue(String),
+}
+
+/// What is said instead where a passphrase may have been written in place of its source.
+const OF_SECRET: (&str, &str) = (
+    "this line is wrong, and may hold a secret",
+    "passphrase says where the passphrase is, never what it is: \"credential:ca_passphrase\" (systemd) or \
+     \"file:/etc/countersign/passphrase\"",
+);
+
 impl Diagnostic {
-    fn new(file: &Path, text: &str, span: Range<usize>, message: String, hint: Option<String>) -> Self {
+    fn new(file: &Path, text: &str, span: Range<usize>, message: Message, hint: String) -> Self {
         let start = span.start.min(text.len());
         let before = text.get(..start).unwrap_or(text);
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         let line_text = text.get(line_start..).and_then(|rest| rest.lines().next()).unwrap_or_default();
         let column = before.get(line_start..).map_or(0, |prefix| prefix.chars().count());
         let within = text.get(start..span.end.min(line_start + line_text.len())).unwrap_or_default();
+        let is_secret = may_be_secret(line_text) || goes_on_with_a_secret(before.get(..line_start).unwrap_or_default());
+        let (message, hint) = match message {
+            Message::OfKey(message) => (message, hint),
+            Message::OfValue(_) if is_secret => (OF_SECRET.0.to_owned(), OF_SECRET.1.to_owned()),
+            Message::OfValue(message) => (message, hint),
+        };
         Self {
             file: file.display().to_string(),
             line: before.matches('\n').count() + 1,
             column: column + 1,
             width: within.chars().count().max(1),
-            text: line_text.to_owned(),
+            text: (!is_secret).then(|| line_text.to_owned()),
             message,
             hint,
         }
@@ -60,19 +82,39 @@ impl Diagnostic {
         let quoted: Vec<&str> = found.split('`').skip(1).step_by(2).collect();
         let (message, hint) = match (quoted.as_slice(), found) {
             ([unknown, known @ ..], _) if found.starts_with("unknown field") => {
-                (format!("unknown key `{unknown}`"), nearest(unknown, known))
+                (Message::OfKey(format!("unknown key `{unknown}`")), nearest(unknown, known))
             }
             ([missing, ..], _) if found.starts_with("missing field") => {
-                (format!("missing key `{missing}`"), format!("add a line: {missing} = ..."))
+                (Message::OfKey(format!("missing key `{missing}`")), format!("add a line: {missing} = ..."))
             }
             _ if found.starts_with("invalid type") || found.starts_with("invalid value") => (
-                found.to_owned(),
+                Message::OfValue(found.to_owned()),
                 "the comments of the ca.toml that `countersign-ca init` writes show each form".into(),
             ),
-            _ => (found.lines().next().unwrap_or(found).to_owned(), "the text must be TOML 1.0".to_owned()),
+            _ => {
+                let message = found.lines().next().unwrap_or(found).to_owned();
+                (Message::OfValue(message), "the text must be TOML 1.0".to_owned())
+            }
         };
-        Self::new(file, text, span, message, Some(hint))
+        Self::new(file, text, span, message, hint)
     }
+}
+
+/// Whether a passphrase may stand in this line: every line that speaks of one, also with a slip of the pen. The key cannot be
+/// relied on, because the text need not be TOML.
+fn may_be_secret(line: &str) -> bool {
+    let line = line.to_ascii_lowercase();
+    let mut words = line.split(|char: char| !char.is_ascii_alphanumeric() && char != '_' && char != '-');
+    line.contains("pass") || words.any(|word| strsim::jaro_winkler(word, "passphrase") > 0.8)
+}
+
+/// Whether a value that may be secret was begun before and may go on: a text of several lines, or a list.
+fn goes_on_with_a_secret(before: &str) -> bool {
+    let is_open = |line: &str| {
+        let value = line.split_once('=').map_or("", |(_, value)| value);
+        ["\"\"\"", "'''"].iter().any(|quotes| value.matches(quotes).count() % 2 == 1) || value.contains(['[', '{'])
+    };
+    before.lines().any(|line| may_be_secret(line) && is_open(line))
 }
 
 fn nearest(unknown: &str, known: &[&str]) -> String {
@@ -90,17 +132,14 @@ fn nearest(unknown: &str, known: &[&str]) -> String {
 impl fmt::Display for Diagnostic {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(formatter, "{}:{}:{}: {}", self.file, self.line, self.column, self.message)?;
-        // A passphrase may have been written where its source belongs; such a line is not shown again.
-        if self.message.contains("passphrase") {
-            writeln!(formatter, "  (the line is not shown, it may hold a secret)")?;
-        } else {
-            let tabs_kept: String =
-                self.text.chars().take(self.column - 1).map(|char| if char == '\t' { '\t' } else { ' ' }).collect();
-            writeln!(formatter, "  {}\n  {tabs_kept}{}", self.text, "^".repeat(self.width))?;
+        match &self.text {
+            None => writeln!(formatter, "  (the line is not shown)")?,
+            Some(text) => {
+                let before = text.chars().take(self.column - 1);
+                let tabs_kept: String = before.map(|char| if char == '\t' { '\t' } else { ' ' }).collect();
+                writeln!(formatter, "  {text}\n  {tabs_kept}{}", "^".repeat(self.width))?;
+            }
         }
-        match &self.hint {
-            Some(hint) => write!(formatter, "hint: {hint}"),
-            None => Ok(()),
-        }
+        write!(formatter, "hint: {}", self.hint)
     }
 }
