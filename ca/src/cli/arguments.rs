@@ -29,7 +29,7 @@ pub(super) enum Command {
     Entry(EntryCommand),
     /// Make a new CA: keys, certificates, config and store.
     #[command(after_help = "Example: countersign-ca init --trust-domain prod.example --dir /var/lib/countersign-ca \
-                            --name ca.prod.example\n\nPrints the SHA-256 fingerprint of the root certificate.")]
+                            --name ca.prod.example --passphrase-file /etc/countersign-ca/passphrase\n\nPrints the SHA-256 fingerprint of the root certificate.")]
     Init(InitArguments),
     /// Read the record of everything that this CA did, meant to do, and refused.
     #[command(
@@ -104,7 +104,7 @@ pub(super) struct InitArguments {
     #[arg(long, value_name = "KIND", default_value = "p256", value_parser = key_algorithm())]
     pub(super) key_algorithm: KeyAlgorithm,
     /// File with the passphrase that encrypts the keys. Without it the systemd credential ca_passphrase is taken, or the
-    /// terminal asked.
+    /// terminal asked; where there is neither, nothing is made.
     #[arg(long, value_name = "FILE")]
     pub(super) passphrase_file: Option<PathBuf>,
     /// Leave the keys unencrypted.

@@ -49,6 +49,11 @@ pub(super) enum InitError {
     Folder { path: PathBuf, operation: &'static str, source: io::Error },
     #[error("no host can reach {listen}, and this host's name {found:?} is no DNS name; give --name ca.prod.example")]
     Name { listen: std::net::SocketAddr, found: String },
+    #[error(
+        "no passphrase for the CA's keys: give --passphrase-file FILE, or the systemd credential ca_passphrase, or start at a \
+         terminal; to leave the keys unencrypted, say --no-passphrase"
+    )]
+    NoPassphrase,
     #[error(transparent)]
     Passphrase(#[from] PassphraseError),
     #[error(transparent)]
@@ -100,7 +105,9 @@ fn passphrase_source(arguments: &InitArguments) -> Result<Option<PassphraseSourc
     if arguments.no_passphrase {
         return Ok(None);
     }
-    let Some(path) = &arguments.passphrase_file else { return Ok(PassphraseSource::find()) };
+    let Some(path) = &arguments.passphrase_file else {
+        return PassphraseSource::find().map(Some).ok_or(InitError::NoPassphrase);
+    };
     // `serve` may run in another folder.
     let absolute = std::path::absolute(path);
     let failed = |source| InitError::Folder { path: path.clone(), operation: "finding", source };

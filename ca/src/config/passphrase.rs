@@ -54,7 +54,7 @@ impl PassphraseSource {
         text.strip_prefix("file:").filter(|path| !path.is_empty()).map(|path| Self::File(folder.join(path)))
     }
 
-    /// What is there if nobody said anything: the credential, else the terminal, else nothing.
+    /// What is there if nobody said anything: the credential, else the terminal, else nothing, with which no key is made.
     pub(crate) fn find() -> Option<Self> {
         let credential = credential_path(CREDENTIAL).filter(|path| path.exists());
         match credential {

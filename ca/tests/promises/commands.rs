@@ -3,11 +3,15 @@
 use crate::support::{TRUST_DOMAIN, TestCa, contents, id, run};
 
 #[test]
-fn init_prints_the_fingerprint_of_the_root_and_warns_of_open_keys() {
+fn init_leaves_keys_open_only_if_told_to_and_prints_the_fingerprint_of_the_root() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("ca");
     let dir = dir.to_str().unwrap();
-    let made = run(&["init", "--trust-domain", TRUST_DOMAIN, "--name", "ca.prod.example", "--dir", dir]);
+    let arguments = ["init", "--trust-domain", TRUST_DOMAIN, "--name", "ca.prod.example", "--dir", dir];
+    let said = run(&arguments).failed_with(1);
+    assert!(said.contains("to leave the keys unencrypted, say --no-passphrase"), "{said}");
+    assert!(!std::path::Path::new(dir).exists());
+    let made = run(&[&arguments[..], &["--no-passphrase"]].concat());
     assert!(made.talk.starts_with("WARNING: THE PRIVATE KEYS OF THIS CA ARE NOT ENCRYPTED."), "{}", made.talk);
     let printed = made.succeeded();
     let openssl = std::process::Command::new("openssl")
@@ -42,10 +46,10 @@ fn an_init_that_fails_leaves_nothing() {
     assert!(!dir.exists());
     std::fs::create_dir(&dir).unwrap();
     std::fs::write(dir.join("ca.sqlite"), "").unwrap();
-    init(&[]).failed_with(1);
+    init(&["--no-passphrase"]).failed_with(1);
     assert_eq!(contents(&dir).len(), 1, "only what was there before");
     std::fs::remove_file(dir.join("ca.sqlite")).unwrap();
-    init(&[]).succeeded();
+    init(&["--no-passphrase"]).succeeded();
 }
 
 #[test]

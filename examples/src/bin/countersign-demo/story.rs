@@ -90,9 +90,10 @@ impl Story {
     async fn start_ca(&self, daemons: &mut Daemons) -> Result<(), StoryError> {
         narrate::heading("The CA of the trust domain demo.example");
         let (dir, address) = (self.folder.text("ca"), format!("127.0.0.1:{}", self.ports.ca));
-        let init =
-            ["init", "--trust-domain", "demo.example", "--dir", &dir, "--listen", &address, "--name", "localhost"];
-        self.run(&self.ca, &init).await?;
+        let names = ["init", "--trust-domain", "demo.example", "--name", "localhost"];
+        // The folder is temporary, and so is everything that these keys could sign.
+        let places = ["--dir", &dir, "--listen", &address, "--no-passphrase"];
+        self.run(&self.ca, &[&names[..], &places].concat()).await?;
         self.start("countersign-ca", &self.ca, &["serve", "--config", &self.ca_config()], "ca.log", daemons)?;
         self.wait(daemons, "the CA listens", async || is_open(self.ports.ca).await).await
     }
