@@ -16,7 +16,7 @@ use crate::certs::issuance::{ANSWER_BYTES_MAX, TrustUpdate};
 use crate::certs::time::{Clock, Timestamp};
 use crate::certs::verify::{Side, Trust, TrustedDomain, VerifiedPeer};
 use crate::record::chain_of;
-use crate::store::{Store, StoreError};
+use crate::store::{REVOCATION_KEPT, Store, StoreError};
 
 /// How often the store is asked for its generation. A revocation must be everywhere within a second.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -97,7 +97,7 @@ async fn look(
 ) -> Result<(), WatchError> {
     let now = clock.now();
     let generation = store.generation().await?;
-    if generation == publish.borrow().update.generation && !publish.borrow().has_expired_serials(now) {
+    if generation == publish.borrow().update.generation && !publish.borrow().has_serials_to_forget(now) {
         return Ok(());
     }
     let published = read(store, authority, now).await?;
@@ -123,8 +123,8 @@ impl Published {
         })
     }
 
-    fn has_expired_serials(&self, now: Timestamp) -> bool {
-        self.update.revocations.serials.values().any(|end| *end < now)
+    fn has_serials_to_forget(&self, now: Timestamp) -> bool {
+        self.update.revocations.serials.values().any(|end| end.plus(REVOCATION_KEPT) < now)
     }
 }
 

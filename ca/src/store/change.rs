@@ -1,9 +1,11 @@
 //! What can change in the store, and what each change demands of the state it finds. A change either happens as a whole or
 //! names the [`Conflict`] and leaves everything as it was.
 
+use std::time::Duration;
+
 use sqlx::SqliteConnection;
 
-use super::{Outcome, from_sql, to_sql};
+use super::{Outcome, REVOCATION_KEPT, from_sql, to_sql};
 use crate::certs::issuance::Reason;
 use crate::certs::revocation::SerialNumber;
 use crate::certs::spiffe_id::{SpiffeId, host_of};
@@ -12,6 +14,10 @@ use crate::certs::time::{Timestamp, Validity};
 /// By how many unexpired certificates each entry raises its host's bound: two are in use around a renewal, the others are
 /// for restarts and for renewals by hand.
 const CERTIFICATES_PER_ENTRY: u64 = 16;
+
+/// Revoking a host also revokes what it was given that has ended since then, for hosts whose clock is late. An hour and not
+/// a day: with lifetimes of an hour a day would name twenty-five times as many to every agent.
+const CLOCKS_LATE: Duration = Duration::from_secs(3600);
 
 /// Everything that can change.
 #[derive(Debug)]
@@ -333,7 +339,7 @@ async fn revoke_id(
         .bind(now)
         .bind(id.as_str())
         .bind(host)
-        .bind(now)
+        .bind(before(now, CLOCKS_LATE))
         .execute(&mut *connection)
         .await?;
     }
@@ -360,7 +366,7 @@ async fn revoke_serial(
     let not_after: Option<i64> =
         sqlx::query_scalar("SELECT not_after FROM certificates WHERE serial = $1 AND not_after >= $2")
             .bind(serial.to_string())
-            .bind(now)
+            .bind(before(now, REVOCATION_KEPT))
             .fetch_optional(&mut *connection)
             .await?;
     let Some(not_after) = not_after else { return Ok(Some(Conflict::SerialUnknown { serial: serial.clone() })) };
@@ -381,11 +387,18 @@ async fn revoke_serial(
     Ok(None)
 }
 
-/// Tells every process that looks at the generation, and forgets serials that have expired by themselves.
+/// Tells every process that looks at the generation, and forgets serials that expired long ago.
 async fn trust_changed(connection: &mut SqliteConnection, now: i64) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM revoked_serials WHERE not_after < $1").bind(now).execute(&mut *connection).await?;
+    sqlx::query("DELETE FROM revoked_serials WHERE not_after < $1")
+        .bind(before(now, REVOCATION_KEPT))
+        .execute(&mut *connection)
+        .await?;
     sqlx::query("UPDATE trust_generation SET generation = generation + 1").execute(connection).await?;
     Ok(())
+}
+
+fn before(now: i64, span: Duration) -> i64 {
+    now.saturating_sub(to_sql(span.as_secs()))
 }
 
 async fn probe(connection: &mut SqliteConnection, now: i64) -> Result<Option<Conflict>, sqlx::Error> {
@@ -407,4 +420,75 @@ async fn forget(connection: &mut SqliteConnection, before: Timestamp) -> Result<
         sqlx::query(statement).bind(before).execute(&mut *connection).await?;
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Store, Write};
+    use super::*;
+    use crate::record::Event;
+
+    const END: u64 = 1_800_000_000;
+
+    struct Tested {
+        store: Store,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Tested {
+        async fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("ca.sqlite");
+            std::fs::write(&path, "").unwrap();
+            Store::create(&path, &Write::probe(at(0))).await.unwrap();
+            Self { store: Store::open(&path).await.unwrap(), _folder: folder }
+        }
+
+        async fn apply(&self, change: Change, now: Timestamp) -> Outcome {
+            let event = Event::ServeStopped { cause: "a test" };
+            self.store.write(Write::new(change, &event, now).unwrap()).await.unwrap()
+        }
+
+        async fn revoked(&self, now: Timestamp) -> usize {
+            self.store.revocations(now).await.unwrap().1.serials.len()
+        }
+    }
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_unix_seconds(seconds)
+    }
+
+    fn id(path: &str) -> SpiffeId {
+        SpiffeId::parse(&format!("spiffe://prod.example{path}")).unwrap()
+    }
+
+    /// A certificate of the host `gpu-1` that ends at [`END`].
+    fn intent(serial: &str) -> Change {
+        let validity = Validity { not_before: at(END - 100), not_after: at(END) };
+        let serial = serial.parse().unwrap();
+        let certificate = CertificateRow { serial, id: id("/llm"), host: Some("gpu-1".to_owned()), validity };
+        Change::Intend { certificate, spend: None, certificates_max: 100 }
+    }
+
+    #[tokio::test]
+    async fn a_revocation_is_told_for_a_day_after_the_certificates_end() {
+        let tested = Tested::new().await;
+        tested.apply(intent("01"), at(END - 50)).await;
+        tested.apply(Change::RevokeSerial { serial: "01".parse().unwrap() }, at(END - 10)).await;
+        let last = at(END).plus(REVOCATION_KEPT);
+        tested.apply(Change::RevokeId { id: id("/other") }, last).await;
+        assert_eq!(tested.revoked(last).await, 1, "another revocation forgets none that is still told");
+        assert_eq!(tested.revoked(last.plus(Duration::from_secs(1))).await, 0);
+    }
+
+    #[tokio::test]
+    async fn what_a_late_clock_takes_for_valid_can_be_revoked() {
+        let tested = Tested::new().await;
+        tested.apply(intent("01"), at(END - 50)).await;
+        tested.apply(intent("02"), at(END - 50)).await;
+        let late = at(END).plus(CLOCKS_LATE);
+        assert_eq!(tested.apply(Change::RevokeSerial { serial: "01".parse().unwrap() }, late).await, Outcome::Done);
+        tested.apply(Change::RevokeId { id: id("/countersign/host/gpu-1") }, late).await;
+        assert_eq!(tested.revoked(late).await, 2);
+    }
 }

@@ -12,6 +12,7 @@ mod schema;
 mod writer;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use sqlx::SqlitePool;
 use tokio::sync::{mpsc, oneshot};
@@ -22,6 +23,9 @@ pub(crate) use query::{EntryRow, TokenRow};
 pub(crate) use writer::Write;
 
 use writer::Job;
+
+/// How long after a certificate's end its revocation is still told: on a host whose clock is late it has not ended.
+pub(crate) const REVOCATION_KEPT: Duration = Duration::from_secs(86_400);
 
 /// The database, open.
 pub(crate) struct Store {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::chain::Walk;
-use super::{Fault, Line, Store, StoreError, from_sql, to_sql};
+use super::{Fault, Line, REVOCATION_KEPT, Store, StoreError, from_sql, to_sql};
 use crate::certs::revocation::{Revocations, SerialNumber};
 use crate::certs::spiffe_id::SpiffeId;
 use crate::certs::time::Timestamp;
@@ -109,7 +109,7 @@ impl Store {
         Ok(from_sql(generation))
     }
 
-    /// What is revoked and not expired, with the generation that it belongs to.
+    /// What is revoked and did not expire long ago, with the generation that it belongs to.
     pub(crate) async fn revocations(&self, now: Timestamp) -> Result<(u64, Revocations), StoreError> {
         // One transaction sees one state.
         let mut transaction = self.readers.begin().await?;
@@ -118,7 +118,7 @@ impl Store {
         let ids: Vec<String> = sqlx::query_scalar("SELECT id FROM revoked_ids").fetch_all(&mut *transaction).await?;
         let serials: Vec<(String, i64)> =
             sqlx::query_as("SELECT serial, not_after FROM revoked_serials WHERE not_after >= $1")
-                .bind(to_sql(now.as_unix_seconds()))
+                .bind(to_sql(now.minus(REVOCATION_KEPT).as_unix_seconds()))
                 .fetch_all(&mut *transaction)
                 .await?;
         let ids = ids.iter().map(|id| parse_id(id)).collect::<Result<BTreeSet<_>, _>>()?;
