@@ -11,6 +11,7 @@ use crate::certs::issuance::Reason;
 use crate::certs::san::DnsName;
 use crate::certs::spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain, ca_id, host_id};
 use crate::issue::Ca;
+use crate::registry::Entry;
 use crate::store::StoreError;
 
 /// The CA's decision: this identity, with these names, for this long, to this host.
@@ -22,6 +23,7 @@ pub(crate) struct Grant {
     ttl: Duration,
     host: Option<String>,
     claim: Option<TokenClaim>,
+    entry: Option<Entry>,
 }
 
 /// Names beside the SPIFFE ID.
@@ -79,13 +81,13 @@ fn own(trust_domain: &TrustDomain, ca: &Ca) -> Result<Grant, Denied> {
         dns: ca.settings.name.iter().cloned().collect(),
         addresses: (!listen.is_unspecified()).then_some(listen).into_iter().collect(),
     };
-    Ok(Grant { id, names, ttl: ca.settings.issuance.workload_ttl_max, host: None, claim: None })
+    Ok(Grant { id, names, ttl: ca.settings.issuance.workload_ttl_max, host: None, claim: None, entry: None })
 }
 
 /// A host's own certificate: new by token, or renewed.
 fn membership(trust_domain: &TrustDomain, host: String, claim: Option<TokenClaim>, ca: &Ca) -> Result<Grant, Denied> {
     let id = host_id(trust_domain, &host).map_err(|source| Denied::HostName { host: host.clone(), source })?;
-    Ok(Grant { id, names: Names::default(), ttl: ca.settings.issuance.host_ttl, host: Some(host), claim })
+    Ok(Grant { id, names: Names::default(), ttl: ca.settings.issuance.host_ttl, host: Some(host), claim, entry: None })
 }
 
 /// What an operator has granted to the host.
@@ -95,8 +97,8 @@ async fn workload(host: String, wanted: &SpiffeId, ca: &Ca) -> Result<Grant, Den
     let entry = if may_exist { ca.registry.entry(&host, wanted).await? } else { None };
     let Some(entry) = entry else { return Err(Denied::NotGranted { id: wanted.clone(), host }) };
     let ttl = entry.ttl.unwrap_or(ca.settings.issuance.workload_ttl).min(ca.settings.issuance.workload_ttl_max);
-    let names = Names { dns: entry.dns, addresses: Vec::new() };
-    Ok(Grant { id: entry.id, names, ttl, host: Some(host), claim: None })
+    let names = Names { dns: entry.dns.clone(), addresses: Vec::new() };
+    Ok(Grant { id: entry.id.clone(), names, ttl, host: Some(host), claim: None, entry: Some(entry) })
 }
 
 impl Grant {
@@ -118,6 +120,11 @@ impl Grant {
     /// To which host; none for the CA itself.
     pub(crate) fn host(&self) -> Option<&str> {
         self.host.as_deref()
+    }
+
+    /// The entry that it comes from. Whether it still stands is looked at once more when the intent is recorded.
+    pub(crate) fn entry(&self) -> Option<&Entry> {
+        self.entry.as_ref()
     }
 
     /// The token that pays for it.

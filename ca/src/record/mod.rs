@@ -17,7 +17,7 @@ use crate::certs::issuance::Reason;
 use crate::certs::time::Clock;
 use crate::config::Limits;
 use crate::issue::Refusal;
-use crate::registry::hexadecimal;
+use crate::registry::{Entry, hexadecimal};
 use crate::sign::Signed;
 use crate::store::{CertificateRow, Change, Conflict, Outcome, SpentToken, Store, StoreError, Write};
 use allowance::{Allowances, Asker};
@@ -104,7 +104,7 @@ pub(crate) struct IssueIntended {
 /// Why something could not be recorded, and therefore was not done.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unrecorded {
-    /// Something came in between: the token was spent, the identity revoked, the host's bound reached.
+    /// Something came in between: the token was spent, the identity revoked, the entry removed, the host's bound reached.
     #[error(transparent)]
     Conflict(#[from] Conflict),
     /// The journal cannot be written.
@@ -141,6 +141,7 @@ impl Journal {
             id: plan.id.clone(),
             host: grant.host().map(str::to_owned),
             validity: plan.validity,
+            entry: grant.entry().map(Entry::to_row),
         };
         let certificates_max = u64::try_from(limits.certificates_per_host).unwrap_or(u64::MAX);
         self.write(Change::Intend { certificate, spend, certificates_max }, event).await?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::SqliteConnection;
 
-use super::{Outcome, REVOCATION_KEPT, from_sql, to_sql};
+use super::{EntryRow, Outcome, REVOCATION_KEPT, from_sql, to_sql};
 use crate::certs::issuance::Reason;
 use crate::certs::revocation::SerialNumber;
 use crate::certs::spiffe_id::{SpiffeId, host_of};
@@ -23,7 +23,7 @@ const CLOCKS_LATE: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub(crate) enum Change {
     /// A new registration entry.
-    AddEntry(super::EntryRow),
+    AddEntry(EntryRow),
     /// A new join token; only the hash of its secret.
     AddToken(super::TokenRow),
     /// What expired before this time is no longer of use; the journal keeps its history.
@@ -55,6 +55,8 @@ pub(crate) struct CertificateRow {
     pub(crate) id: SpiffeId,
     pub(crate) host: Option<String>,
     pub(crate) validity: Validity,
+    /// The entry that grants it, if one must.
+    pub(crate) entry: Option<EntryRow>,
 }
 
 /// The token that pays for a certificate.
@@ -79,9 +81,18 @@ pub(crate) enum Conflict {
     /// Not revoked.
     #[error("{id} is not revoked")]
     IdNotRevoked { id: SpiffeId },
+    /// Agents know the CA by it.
+    #[error(
+        "the certificate with serial {serial} is this CA's own; agents would no longer hear from it. It ends by itself, and a \
+         restart of the CA makes a new one"
+    )]
+    OwnCertificate { serial: SerialNumber },
     /// Revoked while the request was under way, or before.
     #[error("{id} is revoked")]
     IdentityRevoked { id: String },
+    /// Its entry was removed while the request was under way.
+    #[error("no registration entry grants {id} to host {host} any more")]
+    NoLongerGranted { host: String, id: SpiffeId },
     /// Revoked before.
     #[error("the certificate with serial {serial} is already revoked")]
     SerialAlreadyRevoked { serial: SerialNumber },
@@ -104,6 +115,7 @@ impl Conflict {
     pub(crate) fn reason(&self) -> Reason {
         match self {
             Self::IdentityRevoked { .. } => Reason::IdentityRevoked,
+            Self::NoLongerGranted { .. } => Reason::NotGranted,
             Self::TokenSpent => Reason::TokenSpent,
             Self::TooManyCertificates { .. } => Reason::TooMany,
             // These come from an operator's command, never from a peer's request.
@@ -111,6 +123,7 @@ impl Conflict {
             | Self::EntryMissing { .. }
             | Self::IdAlreadyRevoked { .. }
             | Self::IdNotRevoked { .. }
+            | Self::OwnCertificate { .. }
             | Self::SerialAlreadyRevoked { .. }
             | Self::SerialUnknown { .. }
             | Self::TokenUnknown { .. } => Reason::CaUnavailable,
@@ -148,7 +161,7 @@ pub(super) async fn apply(
 
 async fn add_entry(
     connection: &mut SqliteConnection,
-    entry: &super::EntryRow,
+    entry: &EntryRow,
     now: i64,
 ) -> Result<Option<Conflict>, sqlx::Error> {
     let added = sqlx::query(
@@ -207,7 +220,8 @@ async fn revoke_token(
     Ok((revoked.rows_affected() == 0).then(|| Conflict::TokenUnknown { token: token.to_owned() }))
 }
 
-/// The revocations are looked at here and not only before, so that none can slip in between the look and the signature.
+/// Revocations and entries are looked at here and not only before, so that no change slips in between the look and the
+/// signature.
 async fn intend(
     connection: &mut SqliteConnection,
     certificate: &CertificateRow,
@@ -217,6 +231,11 @@ async fn intend(
 ) -> Result<Option<Conflict>, sqlx::Error> {
     if let Some(id) = revoked_among(connection, certificate).await? {
         return Ok(Some(Conflict::IdentityRevoked { id }));
+    }
+    if let Some(entry) = &certificate.entry
+        && !still_grants(connection, entry).await?
+    {
+        return Ok(Some(Conflict::NoLongerGranted { host: entry.host.clone(), id: entry.id.clone() }));
     }
     if let Some(token) = spend
         && !spend_token(connection, token, now).await?
@@ -253,6 +272,20 @@ async fn revoked_among(
         .bind(host_id.as_ref().unwrap_or(&certificate.id).as_str())
         .fetch_optional(connection)
         .await
+}
+
+/// Whether the entry is there as it was: one that was removed and added again may grant less.
+async fn still_grants(connection: &mut SqliteConnection, entry: &EntryRow) -> Result<bool, sqlx::Error> {
+    let found: Option<i64> = sqlx::query_scalar(
+        "SELECT 1 FROM entries WHERE host = $1 AND id = $2 AND dns = $3 AND COALESCE(ttl_seconds, -1) = $4",
+    )
+    .bind(&entry.host)
+    .bind(entry.id.as_str())
+    .bind(entry.dns.join(" "))
+    .bind(entry.ttl_seconds.map_or(-1, to_sql))
+    .fetch_optional(connection)
+    .await?;
+    Ok(found.is_some())
 }
 
 /// Superseded certificates count too, until they expire: they are as good as the newest, and would be revoked with the host.
@@ -363,13 +396,17 @@ async fn revoke_serial(
     serial: &SerialNumber,
     now: i64,
 ) -> Result<Option<Conflict>, sqlx::Error> {
-    let not_after: Option<i64> =
-        sqlx::query_scalar("SELECT not_after FROM certificates WHERE serial = $1 AND not_after >= $2")
+    let found: Option<(i64, Option<String>)> =
+        sqlx::query_as("SELECT not_after, host FROM certificates WHERE serial = $1 AND not_after >= $2")
             .bind(serial.to_string())
             .bind(before(now, REVOCATION_KEPT))
             .fetch_optional(&mut *connection)
             .await?;
-    let Some(not_after) = not_after else { return Ok(Some(Conflict::SerialUnknown { serial: serial.clone() })) };
+    let not_after = match found {
+        None => return Ok(Some(Conflict::SerialUnknown { serial: serial.clone() })),
+        Some((_, None)) => return Ok(Some(Conflict::OwnCertificate { serial: serial.clone() })),
+        Some((not_after, Some(_host))) => not_after,
+    };
     // Revoked with its host before: from now on by itself, so that lifting the host does not lift it.
     let revoked = sqlx::query(
         "INSERT INTO revoked_serials (serial, not_after, revoked, cause) VALUES ($1, $2, $3, '')
@@ -463,17 +500,43 @@ mod tests {
     }
 
     /// A certificate of the host `gpu-1` that ends at [`END`].
-    fn intent(serial: &str) -> Change {
+    fn intent(serial: &str, entry: Option<&EntryRow>) -> Change {
         let validity = Validity { not_before: at(END - 100), not_after: at(END) };
         let serial = serial.parse().unwrap();
-        let certificate = CertificateRow { serial, id: id("/llm"), host: Some("gpu-1".to_owned()), validity };
+        let host = Some("gpu-1".to_owned());
+        let certificate = CertificateRow { serial, id: id("/llm"), host, validity, entry: entry.cloned() };
         Change::Intend { certificate, spend: None, certificates_max: 100 }
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_was_removed_or_changed_while_the_intent_waited_grants_nothing() {
+        let tested = Tested::new().await;
+        let now = at(END - 50);
+        let named = |dns: &[&str], ttl_seconds| EntryRow {
+            host: "gpu-1".to_owned(),
+            id: id("/llm"),
+            dns: dns.iter().map(|name| (*name).to_owned()).collect(),
+            ttl_seconds,
+        };
+        let entry = named(&["a.example", "b.example"], None);
+        let refused = Outcome::Conflict(Conflict::NoLongerGranted { host: entry.host.clone(), id: entry.id.clone() });
+        tested.apply(Change::AddEntry(entry.clone()), now).await;
+        assert_eq!(tested.apply(intent("01", Some(&entry)), now).await, Outcome::Done);
+        let remove = || Change::RemoveEntry { host: "gpu-1".to_owned(), id: id("/llm") };
+        let changed = [named(&["a.example"], None), named(&["a.example", "b.example"], Some(60))];
+        for (serial, now_there) in ["03", "04"].into_iter().zip(changed) {
+            tested.apply(remove(), now).await;
+            assert_eq!(tested.apply(intent("02", Some(&entry)), now).await, refused);
+            tested.apply(Change::AddEntry(now_there.clone()), now).await;
+            assert_eq!(tested.apply(intent("02", Some(&entry)), now).await, refused);
+            assert_eq!(tested.apply(intent(serial, Some(&now_there)), now).await, Outcome::Done);
+        }
     }
 
     #[tokio::test]
     async fn a_revocation_is_told_for_a_day_after_the_certificates_end() {
         let tested = Tested::new().await;
-        tested.apply(intent("01"), at(END - 50)).await;
+        tested.apply(intent("01", None), at(END - 50)).await;
         tested.apply(Change::RevokeSerial { serial: "01".parse().unwrap() }, at(END - 10)).await;
         let last = at(END).plus(REVOCATION_KEPT);
         tested.apply(Change::RevokeId { id: id("/other") }, last).await;
@@ -484,8 +547,8 @@ mod tests {
     #[tokio::test]
     async fn what_a_late_clock_takes_for_valid_can_be_revoked() {
         let tested = Tested::new().await;
-        tested.apply(intent("01"), at(END - 50)).await;
-        tested.apply(intent("02"), at(END - 50)).await;
+        tested.apply(intent("01", None), at(END - 50)).await;
+        tested.apply(intent("02", None), at(END - 50)).await;
         let late = at(END).plus(CLOCKS_LATE);
         assert_eq!(tested.apply(Change::RevokeSerial { serial: "01".parse().unwrap() }, late).await, Outcome::Done);
         tested.apply(Change::RevokeId { id: id("/countersign/host/gpu-1") }, late).await;

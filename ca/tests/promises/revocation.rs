@@ -119,6 +119,15 @@ async fn more_revocations_than_agents_can_read_are_an_error_that_is_told() {
 }
 
 #[tokio::test]
+async fn the_cas_own_certificate_cannot_be_revoked() {
+    let ca = TestCa::start();
+    let own = ca.journal().iter().find(|line| line["kind"] == "issued").unwrap()["detail"]["serial"].clone();
+    let said = ca.ask("revoke", &["--serial", own.as_str().unwrap()]).failed_with(1);
+    assert!(said.contains("is this CA's own; agents would no longer hear from it"), "{said}");
+    ca.host("gpu-1").await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_revoked_says_why() {
     let ca = TestCa::init();
     for (arguments, expected) in [
