@@ -13,8 +13,8 @@ use crate::certs::spiffe_id::SpiffeId;
 use crate::certs::time::Clock;
 use crate::config::Settings;
 use crate::deliver::{self, Delivery};
-use crate::record::{Journal, Unrecorded};
-use crate::registry::Registry;
+use crate::record::{Journal, Unrecorded, word};
+use crate::registry::{Registry, TokenName};
 use crate::sign::{Signer, Unsigned};
 use crate::watch::Published;
 
@@ -87,6 +87,25 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    /// The word by which the journal knows it. It tells apart what is one thing to a peer.
+    pub(crate) fn kind(&self) -> String {
+        match self {
+            Self::Authenticate(NotAuthenticated::TokenRevoked { .. }) => "token_revoked".to_owned(),
+            Self::Authenticate(_) | Self::Authorize(_) | Self::Build(_) | Self::Record(_) | Self::Sign(_) => {
+                word(self.reason())
+            }
+        }
+    }
+
+    /// The join token that was shown, if it is one of ours.
+    pub(crate) fn token(&self) -> Option<&TokenName> {
+        match self {
+            Self::Authenticate(error) => error.token(),
+            Self::Record(error) => error.token(),
+            Self::Authorize(_) | Self::Build(_) | Self::Sign(_) => None,
+        }
+    }
+
     /// The fixed word for programs.
     pub(crate) fn reason(&self) -> Reason {
         match self {

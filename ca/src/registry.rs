@@ -47,6 +47,15 @@ pub(crate) struct Token {
     revoked: Option<Timestamp>,
 }
 
+/// What a join token is called, and for whom it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TokenName {
+    /// Public name of the token.
+    pub(crate) token: String,
+    /// Name of the host that it makes a member.
+    pub(crate) host: String,
+}
+
 /// Whether a token can still be spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TokenState {
@@ -166,6 +175,11 @@ pub(crate) fn check_ttl(ttl: Duration, range: std::ops::RangeInclusive<Duration>
 }
 
 impl Token {
+    /// What it is called, and for whom it is.
+    pub(crate) fn name(&self) -> TokenName {
+        TokenName { token: self.token.clone(), host: self.host.clone() }
+    }
+
     /// What can be done with it now.
     pub(crate) fn state(&self, now: Timestamp) -> TokenState {
         match (self.spent, self.revoked) {

@@ -8,19 +8,25 @@ use std::net::SocketAddr;
 use super::NotAuthenticated;
 use crate::certs::time::Timestamp;
 use crate::certs::token::JoinSecret;
-use crate::registry::{Registry, TokenState};
+use crate::registry::{Registry, TokenName, TokenState};
 
 /// The right to spend one token. Made only here, consumed by the journal.
 #[derive(Debug, Clone)]
 pub(crate) struct TokenClaim {
     secret_hash: String,
     address: SocketAddr,
+    name: TokenName,
 }
 
 impl TokenClaim {
     /// SHA-256 of the secret in hexadecimal, by which the store knows the token.
     pub(crate) fn secret_hash(&self) -> &str {
         &self.secret_hash
+    }
+
+    /// Which token it is.
+    pub(crate) fn name(&self) -> &TokenName {
+        &self.name
     }
 
     /// Who spends it.
@@ -38,10 +44,11 @@ pub(super) async fn check(
 ) -> Result<(String, TokenClaim), NotAuthenticated> {
     let secret_hash = crate::registry::hexadecimal(&secret.hash());
     let token = registry.token(&secret_hash).await?.ok_or(NotAuthenticated::TokenUnknown)?;
+    let name = token.name();
     match token.state(now) {
-        TokenState::Expired { at } => Err(NotAuthenticated::TokenExpired { expired: at, now }),
-        TokenState::Revoked { at } => Err(NotAuthenticated::TokenRevoked { at }),
-        TokenState::Spent { at } => Err(NotAuthenticated::TokenSpent { at }),
-        TokenState::Unused => Ok((token.host, TokenClaim { secret_hash, address })),
+        TokenState::Expired { at } => Err(NotAuthenticated::TokenExpired { expired: at, now, name }),
+        TokenState::Revoked { at } => Err(NotAuthenticated::TokenRevoked { at, name }),
+        TokenState::Spent { at } => Err(NotAuthenticated::TokenSpent { at, name }),
+        TokenState::Unused => Ok((token.host, TokenClaim { secret_hash, address, name })),
     }
 }

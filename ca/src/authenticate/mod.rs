@@ -13,6 +13,7 @@ use crate::certs::time::Timestamp;
 use crate::certs::token::JoinSecret;
 use crate::certs::verify::{PeerRefusal, VerifiedPeer};
 use crate::issue::Ca;
+use crate::registry::TokenName;
 use crate::store::StoreError;
 
 pub(crate) use join_token::TokenClaim;
@@ -99,18 +100,24 @@ pub(crate) enum NotAuthenticated {
         expired: Timestamp,
         /// Our time.
         now: Timestamp,
+        /// Which token, for the journal.
+        name: TokenName,
     },
     /// The token was withdrawn by an operator.
     #[error("the join token was revoked at {at}")]
     TokenRevoked {
         /// When.
         at: Timestamp,
+        /// Which token, for the journal.
+        name: TokenName,
     },
     /// The token was used before.
     #[error("the join token was spent at {at}")]
     TokenSpent {
         /// When.
         at: Timestamp,
+        /// Which token, for the journal.
+        name: TokenName,
     },
     /// No such token.
     #[error("this CA never gave out that join token")]
@@ -156,6 +163,18 @@ impl Evidence {
 }
 
 impl NotAuthenticated {
+    /// The token that was shown, if it is one of ours. It is told to operators and not to the peer.
+    pub(crate) fn token(&self) -> Option<&TokenName> {
+        match self {
+            Self::TokenExpired { name, .. } | Self::TokenRevoked { name, .. } | Self::TokenSpent { name, .. } => {
+                Some(name)
+            }
+            Self::NotAHost { .. } | Self::NoCertificate | Self::Store(_) | Self::TokenUnknown | Self::Withdrawn(_) => {
+                None
+            }
+        }
+    }
+
     /// The fixed word for programs.
     pub(crate) fn reason(&self) -> Reason {
         match self {

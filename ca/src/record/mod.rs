@@ -17,7 +17,7 @@ use crate::certs::issuance::Reason;
 use crate::certs::time::Clock;
 use crate::config::Limits;
 use crate::issue::Refusal;
-use crate::registry::{Entry, hexadecimal};
+use crate::registry::{Entry, TokenName, hexadecimal};
 use crate::sign::Signed;
 use crate::store::{CertificateRow, Change, Conflict, Outcome, SpentToken, Store, StoreError, Write};
 use allowance::{Allowances, Asker};
@@ -79,11 +79,14 @@ pub(crate) enum Event {
 /// Who was refused, and why.
 #[derive(Debug, Serialize)]
 pub(crate) struct Refused {
-    reason: Reason,
+    reason: String,
     detail: String,
     peer: Option<String>,
     address: Option<String>,
     wanted: Option<String>,
+    /// Name of the join token that was shown, and the host that it is for.
+    token: Option<String>,
+    host: Option<String>,
     /// Refusals of the same asker for the same reason that were left out since the line before; all strangers are one.
     omitted: u64,
 }
@@ -135,6 +138,7 @@ impl Journal {
         let spend = grant.claim().map(|claim| SpentToken {
             secret_hash: claim.secret_hash().to_owned(),
             address: claim.address().to_string(),
+            name: claim.name().clone(),
         });
         let certificate = CertificateRow {
             serial: plan.serial.clone(),
@@ -161,16 +165,17 @@ impl Journal {
     /// Records a refusal, in the log and in the journal. A refusal stands even if it cannot be recorded.
     pub(crate) async fn refused(&self, claim: &Claim, refusal: &Refusal) {
         let detail: String = chain_of(refusal).chars().take(DETAIL_CHARACTERS_MAX).collect();
-        let reason = refusal.reason();
+        let reason = refusal.kind();
+        let (token, host) = refusal.token().cloned().map(|name| (name.token, name.host)).unzip();
         let (peer, address, wanted) = (
             claim.peer.clone(),
             claim.address.map(|address| address.to_string()),
             claim.wanted.as_ref().map(|wanted| wanted.as_str().chars().take(WANTED_CHARACTERS_MAX).collect::<String>()),
         );
-        tracing::warn!(reason = word(reason), detail, peer, address, wanted, "certificate refused");
+        tracing::warn!(reason, detail, peer, address, wanted, token, host, "certificate refused");
         let asker = peer.clone().map_or(Asker::Stranger, Asker::Peer);
-        let Some(omitted) = self.allow(word(reason), asker) else { return };
-        let event = Event::Refused(Refused { reason, detail, peer, address, wanted, omitted });
+        let Some(omitted) = self.allow(reason.clone(), asker) else { return };
+        let event = Event::Refused(Refused { reason, detail, peer, address, wanted, token, host, omitted });
         if let Err(error) = self.note(event).await {
             tracing::error!(error = chain_of(&error), "refusal not journalled");
         }
@@ -235,6 +240,14 @@ impl Issued {
 }
 
 impl Unrecorded {
+    /// The join token that could not be spent.
+    pub(crate) fn token(&self) -> Option<&TokenName> {
+        match self {
+            Self::Conflict(Conflict::TokenSpent { name }) => Some(name),
+            Self::Conflict(_) | Self::Store(_) => None,
+        }
+    }
+
     /// The fixed word for programs.
     pub(crate) fn reason(&self) -> Reason {
         match self {

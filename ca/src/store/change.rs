@@ -10,6 +10,7 @@ use crate::certs::issuance::Reason;
 use crate::certs::revocation::SerialNumber;
 use crate::certs::spiffe_id::{SpiffeId, host_of};
 use crate::certs::time::{Timestamp, Validity};
+use crate::registry::TokenName;
 
 /// By how many unexpired certificates each entry raises its host's bound: two are in use around a renewal, the others are
 /// for restarts and for renewals by hand.
@@ -64,6 +65,7 @@ pub(crate) struct CertificateRow {
 pub(crate) struct SpentToken {
     pub(crate) secret_hash: String,
     pub(crate) address: String,
+    pub(crate) name: TokenName,
 }
 
 /// Why a change does not fit the state of the store.
@@ -101,7 +103,7 @@ pub(crate) enum Conflict {
     SerialUnknown { serial: SerialNumber },
     /// Spent, withdrawn or expired while the request was under way.
     #[error("the join token can no longer be spent: somebody else was faster")]
-    TokenSpent,
+    TokenSpent { name: TokenName },
     /// No such token, or it is spent or withdrawn.
     #[error("there is no unused join token {token}")]
     TokenUnknown { token: String },
@@ -116,7 +118,7 @@ impl Conflict {
         match self {
             Self::IdentityRevoked { .. } => Reason::IdentityRevoked,
             Self::NoLongerGranted { .. } => Reason::NotGranted,
-            Self::TokenSpent => Reason::TokenSpent,
+            Self::TokenSpent { .. } => Reason::TokenSpent,
             Self::TooManyCertificates { .. } => Reason::TooMany,
             // These come from an operator's command, never from a peer's request.
             Self::EntryExists { .. }
@@ -240,7 +242,7 @@ async fn intend(
     if let Some(token) = spend
         && !spend_token(connection, token, now).await?
     {
-        return Ok(Some(Conflict::TokenSpent));
+        return Ok(Some(Conflict::TokenSpent { name: token.name.clone() }));
     }
     // A token is an operator's act and bounds itself; a host that was emptied must be able to come back with one.
     if let Some(host) = &certificate.host

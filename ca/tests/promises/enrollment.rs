@@ -47,7 +47,11 @@ async fn a_token_that_was_spent_says_so() {
     let (reason, detail) = ca.spend(&token, &request()).await.refused();
     assert_eq!(reason, Reason::TokenSpent);
     assert!(detail.starts_with("the join token was spent at 20"), "{detail}");
-    assert_eq!(ca.journal().last().unwrap()["detail"]["reason"], "token_spent");
+    let recorded = &ca.journal().pop().unwrap()["detail"];
+    assert_eq!(recorded["reason"], "token_spent");
+    let name = ca.ask_json("token list")[0]["name"].clone();
+    assert_eq!((&recorded["token"], &recorded["host"]), (&name, &"gpu-1".into()));
+    assert!(!detail.contains(name.as_str().unwrap()) && !detail.contains("gpu-1"), "the peer learns nothing: {detail}");
 }
 
 #[tokio::test]
@@ -79,6 +83,8 @@ async fn a_token_that_was_withdrawn_is_unknown() {
     ca.ask("token revoke", &[&name]).succeeded();
     assert_eq!(ca.spend(&token, &request()).await.refused().0, Reason::TokenUnknown);
     assert_eq!(ca.ask_json("token list")[0]["state"], "revoked");
+    let recorded = &ca.journal().pop().unwrap()["detail"];
+    assert_eq!((&recorded["reason"], &recorded["token"]), (&"token_revoked".into(), &name.as_str().into()));
 }
 
 #[tokio::test]
