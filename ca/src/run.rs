@@ -12,7 +12,7 @@ use tokio::task::{JoinError, JoinSet};
 use crate::authority::{Authority, AuthorityError, is_encrypted};
 use crate::certs::store as files;
 use crate::certs::time::Clock;
-use crate::config::{Passphrase, PassphraseError, PassphraseSource, Settings};
+use crate::config::{Files, Passphrase, PassphraseError, PassphraseSource, Settings};
 use crate::issue::Ca;
 use crate::listen::{Listener, OwnError, own};
 use crate::record::{Event, Journal, Unrecorded, chain_of};
@@ -67,8 +67,10 @@ pub(crate) enum ServeError {
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn serve(settings: Settings, clock: &Clock) -> Result<(), ServeError> {
     let mut stop_signals = StopSignals::new()?;
-    // First of all: a second CA on the same files ends here, before it has written anything.
+    // First of all: a second CA on the same address ends here, before it has written anything. One on the same files and
+    // another address does no harm: each change is a transaction of its own.
     let (socket, address) = bind(settings.listen).await?;
+    sweep(&settings.files);
     let store = Arc::new(Store::open(&settings.files.store).await?);
     let (ca, publish) = open(settings, &store, clock).await?;
     let (keep_identity, identity) = watch::channel(own::issue(&ca).await?);
@@ -123,6 +125,16 @@ async fn open(
         clock: clock.clone(),
     };
     Ok((Arc::new(ca), publish))
+}
+
+/// What an `init` or a renewal of the intermediate left when it was killed. That it stays is worth a line, but no reason not to
+/// serve.
+fn sweep(files: &Files) {
+    for path in [&files.intermediate_key, &files.root_key] {
+        if let Err(error) = files::remove_leftovers(path) {
+            tracing::warn!(error = chain_of(&error), "temporary files of keys may be left");
+        }
+    }
 }
 
 /// The passphrase, if the key needs one. [`Authority::signer`] says so if one is needed and there is none.

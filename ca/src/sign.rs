@@ -1,17 +1,18 @@
 //! Fifth step: the signature. The only place where the CA's key is used, and it is used for nothing that was not recorded
 //! before: [`Signer::sign`] takes an [`Intended`], which only the journal makes.
 
-use rcgen::{Issuer, KeyPair};
+use rcgen::Issuer;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use crate::authority::Authority;
 use crate::build::{Plan, ReadyToSign};
 use crate::certs::certificate::sha256;
+use crate::certs::key::SigningPair;
 use crate::lint::{self, LintError};
 use crate::record::Intended;
 
 /// The intermediate's key. No Debug, no Clone.
-pub(crate) struct Signer(Issuer<'static, KeyPair>);
+pub(crate) struct Signer(Issuer<'static, SigningPair>);
 
 /// A signed and linted certificate that nobody has seen yet. Made only here, consumed by the journal.
 #[must_use]
@@ -42,7 +43,7 @@ pub(crate) enum Unsigned {
 }
 
 impl Signer {
-    pub(crate) fn new(issuer: Issuer<'static, KeyPair>) -> Self {
+    pub(crate) fn new(issuer: Issuer<'static, SigningPair>) -> Self {
         Self(issuer)
     }
 

@@ -10,7 +10,6 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::cri_attributes::ParsedCriAttribute;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
-use zeroize::Zeroize;
 
 use crate::key::{KeyAlgorithm, KeyError, PrivateKey};
 use crate::spiffe_id::SpiffeId;
@@ -74,10 +73,7 @@ fn request(names: Vec<SanType>, key: &PrivateKey) -> Result<String, KeyError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.subject_alt_names = names;
-    let mut pair = key.key_pair()?;
-    let request = params.serialize_request(&pair);
-    pair.zeroize();
-    let request = request.map_err(|_library| KeyError::Unreadable)?;
+    let request = params.serialize_request(&key.key_pair()?).map_err(|_library| KeyError::Unreadable)?;
     request.pem().map_err(|_library| KeyError::Unreadable)
 }
 

@@ -6,7 +6,7 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair,
 };
-use rcgen::KeyPair;
+use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -94,12 +94,13 @@ impl PrivateKey {
         &self.pkcs8
     }
 
-    /// The key as rcgen signs with it. rcgen does not wipe its copy: whoever asks for one calls `zeroize` on it.
+    /// The key as rcgen signs with it.
     ///
     /// # Errors
     /// rcgen cannot use this kind of key.
-    pub fn key_pair(&self) -> Result<KeyPair, KeyError> {
-        KeyPair::try_from(&PrivatePkcs8KeyDer::from(self.pkcs8.as_slice())).map_err(|_library| KeyError::Unreadable)
+    pub fn key_pair(&self) -> Result<SigningPair, KeyError> {
+        let pair = KeyPair::try_from(&PrivatePkcs8KeyDer::from(self.pkcs8.as_slice()));
+        Ok(SigningPair(Zeroizing::new(pair.map_err(|_library| KeyError::Unreadable)?)))
     }
 
     /// The key joined to its chain, ready for TLS.
@@ -112,6 +113,25 @@ impl PrivateKey {
 
     fn der(&self) -> PrivateKeyDer<'_> {
         PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.pkcs8.as_slice()))
+    }
+}
+
+/// A private key that signs certificates and requests. rcgen does not wipe its own pairs; this one is wiped when dropped.
+pub struct SigningPair(Zeroizing<KeyPair>);
+
+impl PublicKeyData for SigningPair {
+    fn der_bytes(&self) -> &[u8] {
+        self.0.der_bytes()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        self.0.algorithm()
+    }
+}
+
+impl SigningKey for SigningPair {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        self.0.sign(message)
     }
 }
 

@@ -101,6 +101,27 @@ fn ignore_not_found(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
+/// Removes the temporary files that writers of this file left beside it when they were killed: they may hold a secret. Those
+/// of a process that runs are not touched. To be called before this process writes the file.
+///
+/// # Errors
+/// The folder cannot be read, or a file not be removed.
+pub fn remove_leftovers(path: &Path) -> Result<(), StoreError> {
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    for entry in fs::read_dir(folder).map_err(StoreError::io(folder, "reading the folder"))? {
+        let entry = entry.map_err(StoreError::io(folder, "reading the folder"))?.file_name();
+        let entry = entry.to_string_lossy();
+        let numbers = entry.strip_prefix(&format!(".{name}.")).and_then(|rest| rest.strip_suffix(".new"));
+        let writer = numbers.and_then(|numbers| numbers.split_once('.')?.0.parse::<u32>().ok());
+        let runs = |id: u32| id != std::process::id() && Path::new("/proc").join(id.to_string()).exists();
+        if writer.is_some_and(|id| !runs(id)) {
+            remove(&folder.join(&*entry))?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes a file; one that is not there is removed already.
 ///
 /// # Errors
@@ -196,6 +217,25 @@ mod tests {
         write(&path, b"secret").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(matches!(read_secret(&path), Err(StoreError::Readable { mode: 0o644, .. })));
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.key");
+        let (killed, running) = (format!(".ca.key.{}.0.new", u32::MAX), ".ca.key.1.0.new");
+        let own = format!(".ca.key.{}.7.new", std::process::id());
+        for name in ["ca.key", &killed, running, &own, ".other.key.4294967295.0.new", ".ca.key.new", ".ca.key.x.0.new"]
+        {
+            fs::write(folder.path().join(name), "secret").unwrap();
+        }
+        remove_leftovers(&path).unwrap();
+        let mut left: Vec<_> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, [running, ".ca.key.new", ".ca.key.x.0.new", ".other.key.4294967295.0.new", "ca.key"]);
     }
 
     #[test]

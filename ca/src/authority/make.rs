@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
-};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose, SanType};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use super::{Authority, AuthorityError};
 use crate::build::{calendar, random_serial};
-use crate::certs::key::{KeyAlgorithm, PrivateKey};
+use crate::certs::key::{KeyAlgorithm, PrivateKey, SigningPair};
 use crate::certs::spiffe_id::TrustDomain;
 use crate::certs::time::{Timestamp, Validity};
 
@@ -61,8 +59,8 @@ fn root_params(trust_domain: &TrustDomain, now: Timestamp) -> Result<Certificate
 
 fn intermediate(
     trust_domain: &TrustDomain,
-    key: &KeyPair,
-    issuer: &Issuer<'_, KeyPair>,
+    key: &SigningPair,
+    issuer: &Issuer<'_, SigningPair>,
     now: Timestamp,
 ) -> Result<CertificateDer<'static>, AuthorityError> {
     let mut params = authority_params(trust_domain, "intermediate", now, INTERMEDIATE_LIFETIME)?;

@@ -1,10 +1,10 @@
 //! The CA's private keys at rest: PKCS#8 in PEM, encrypted under a passphrase (PBES2, RFC 8018 §6.2) where there is one.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use pkcs8::der::Decode;
 use pkcs8::pkcs5::{pbes2, scrypt};
 use pkcs8::{EncryptedPrivateKeyInfoRef, PrivateKeyInfoRef};
-use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
 use crate::certs::key::{KeyError, PrivateKey};
@@ -16,6 +16,8 @@ use crate::config::Passphrase;
 const SCRYPT_LOG_N: u8 = 14;
 const SCRYPT_R: u32 = 8;
 const SCRYPT_P: u32 = 5;
+
+const PLAIN: &str = "PRIVATE KEY";
 
 const ENCRYPTED: &str = "ENCRYPTED PRIVATE KEY";
 
@@ -71,6 +73,7 @@ pub(crate) fn unprotect(pem: &[u8], passphrase: Option<&Passphrase>) -> Result<P
     }
     let passphrase = passphrase.ok_or(ProtectError::PassphraseMissing)?;
     let encrypted = EncryptedPrivateKeyInfoRef::try_from(section.der.as_slice()).map_err(|_der| ProtectError::Pem)?;
+    // The document wipes itself.
     let plain = encrypted.decrypt(passphrase.as_bytes()).map_err(|_wrong| ProtectError::Decrypt)?;
     Ok(PrivateKey::from_pkcs8(Zeroizing::new(plain.as_bytes().to_vec()))?)
 }
@@ -80,18 +83,23 @@ struct Section {
     der: Zeroizing<Vec<u8>>,
 }
 
+/// The first key in the text. Read here and not by a library, so that no copy of an open key is left unwiped.
 fn section(pem: &[u8]) -> Result<Section, ProtectError> {
-    let plain = PrivatePkcs8KeyDer::from_pem_slice(pem);
-    if let Ok(key) = plain {
-        return Ok(Section { encrypted: false, der: Zeroizing::new(key.secret_pkcs8_der().to_vec()) });
-    }
     let text = std::str::from_utf8(pem).map_err(|_binary| ProtectError::Pem)?;
-    let begin = format!("-----BEGIN {ENCRYPTED}-----");
-    let end = format!("-----END {ENCRYPTED}-----");
-    let body = text.split_once(&begin).and_then(|(_, rest)| rest.split_once(&end)).map(|(body, _)| body);
-    let joined: String = body.ok_or(ProtectError::Pem)?.split_ascii_whitespace().collect();
-    let der = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, joined);
-    Ok(Section { encrypted: true, der: Zeroizing::new(der.map_err(|_not_base64| ProtectError::Pem)?) })
+    let found = [(false, PLAIN), (true, ENCRYPTED)].into_iter();
+    let mut found = found.filter_map(|(encrypted, label)| Some((encrypted, body(text, label)?)));
+    let (encrypted, body) = found.next().ok_or(ProtectError::Pem)?;
+    // Capacity up front: a vector that grows leaves what it held behind.
+    let mut joined = Zeroizing::new(String::with_capacity(body.len()));
+    joined.extend(body.split_ascii_whitespace());
+    let mut der = Zeroizing::new(Vec::with_capacity(joined.len()));
+    STANDARD.decode_vec(joined.as_bytes(), &mut der).map_err(|_not_base64| ProtectError::Pem)?;
+    Ok(Section { encrypted, der })
+}
+
+fn body<'t>(text: &'t str, label: &str) -> Option<&'t str> {
+    let (_, rest) = text.split_once(&format!("-----BEGIN {label}-----"))?;
+    rest.split_once(&format!("-----END {label}-----")).map(|(body, _)| body)
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
 }
 
-/// The CA's files. The root's key is not among them: `serve` never needs it.
+/// The CA's files.
 #[derive(Debug)]
 pub(crate) struct Files {
     /// SQLite database.
@@ -48,6 +48,8 @@ pub(crate) struct Files {
     pub(crate) intermediate: PathBuf,
     /// Its key.
     pub(crate) intermediate_key: PathBuf,
+    /// Where `init` has put the root's key. `serve` never reads it, and it may be elsewhere.
+    pub(crate) root_key: PathBuf,
 }
 
 /// Lifetimes of certificates.
@@ -174,6 +176,7 @@ fn files(written: file::Files, folder: &Path) -> Files {
         root: path(written.root, Files::ROOT),
         intermediate: path(written.intermediate, Files::INTERMEDIATE),
         intermediate_key: path(written.intermediate_key, Files::INTERMEDIATE_KEY),
+        root_key: folder.join(Files::ROOT_KEY),
     }
 }
 

@@ -79,6 +79,15 @@ fn root_and_intermediate_are_what_they_should_be() {
 }
 
 #[test]
+fn a_start_removes_what_a_killed_writer_of_keys_left() {
+    let mut ca = TestCa::init();
+    let left = ca.dir().join(format!(".intermediate.key.{}.0.new", u32::MAX));
+    std::fs::write(&left, "half a key").unwrap();
+    ca.serve();
+    assert!(!left.exists());
+}
+
+#[test]
 fn serve_needs_no_root_key() {
     let mut ca = TestCa::init();
     std::fs::remove_file(ca.dir().join("root.key")).unwrap();
