@@ -9,9 +9,9 @@ use std::time::Duration;
 use crate::authenticate::{Applicant, Kind, TokenClaim};
 use crate::certs::issuance::Reason;
 use crate::certs::san::DnsName;
-use crate::certs::spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain, ca_id, host_id};
-use crate::issue::Ca;
-use crate::registry::Entry;
+use crate::certs::spiffe_id::{SpiffeId, SpiffeIdError, ca_id, host_id};
+use crate::config::Settings;
+use crate::registry::{Entry, Registry};
 use crate::store::StoreError;
 
 /// The CA's decision: this identity, with these names, for this long, to this host.
@@ -40,12 +40,7 @@ pub(crate) struct Names {
 pub(crate) enum Denied {
     /// The name does not fit into an ID.
     #[error("host {host:?} cannot be a member")]
-    HostName {
-        /// The name.
-        host: String,
-        /// The broken rule.
-        source: SpiffeIdError,
-    },
+    HostName { host: String, source: SpiffeIdError },
     /// No entry.
     #[error("no registration entry grants {id} to host {host}")]
     NotGranted {
@@ -63,40 +58,45 @@ pub(crate) enum Denied {
 }
 
 /// Decides.
-pub(crate) async fn grant(applicant: Applicant, wanted: Option<&SpiffeId>, ca: &Ca) -> Result<Grant, Denied> {
-    let trust_domain = ca.authority.trust_domain();
+pub(crate) async fn grant(
+    applicant: Applicant,
+    wanted: Option<&SpiffeId>,
+    registry: &Registry,
+    settings: &Settings,
+) -> Result<Grant, Denied> {
     match applicant.into_kind() {
-        Kind::CertificateAuthority => own(trust_domain, ca),
-        Kind::NewHost { host, claim } => membership(trust_domain, host, Some(claim), ca),
-        Kind::Host { host, id } if wanted == Some(&id) => membership(trust_domain, host, None, ca),
-        Kind::Host { host, .. } => workload(host, wanted.ok_or(Denied::Nothing)?, ca).await,
+        Kind::CertificateAuthority => own(settings),
+        Kind::NewHost { host, claim } => membership(host, Some(claim), settings),
+        Kind::Host { host, id } if wanted == Some(&id) => membership(host, None, settings),
+        Kind::Host { host, .. } => workload(host, wanted.ok_or(Denied::Nothing)?, registry, settings).await,
     }
 }
 
 /// The certificate of our own listener, with the names under which agents reach us.
-fn own(trust_domain: &TrustDomain, ca: &Ca) -> Result<Grant, Denied> {
-    let id = ca_id(trust_domain).map_err(|source| Denied::HostName { host: "ca".to_owned(), source })?;
-    let listen = ca.settings.listen.ip();
+fn own(settings: &Settings) -> Result<Grant, Denied> {
+    let id = ca_id(&settings.trust_domain).map_err(|source| Denied::HostName { host: "ca".to_owned(), source })?;
+    let listen = settings.listen.ip();
     let names = Names {
-        dns: ca.settings.name.iter().cloned().collect(),
+        dns: settings.name.iter().cloned().collect(),
         addresses: (!listen.is_unspecified()).then_some(listen).into_iter().collect(),
     };
-    Ok(Grant { id, names, ttl: ca.settings.issuance.workload_ttl_max, host: None, claim: None, entry: None })
+    Ok(Grant { id, names, ttl: settings.issuance.workload_ttl_max, host: None, claim: None, entry: None })
 }
 
 /// A host's own certificate: new by token, or renewed.
-fn membership(trust_domain: &TrustDomain, host: String, claim: Option<TokenClaim>, ca: &Ca) -> Result<Grant, Denied> {
-    let id = host_id(trust_domain, &host).map_err(|source| Denied::HostName { host: host.clone(), source })?;
-    Ok(Grant { id, names: Names::default(), ttl: ca.settings.issuance.host_ttl, host: Some(host), claim, entry: None })
+fn membership(host: String, claim: Option<TokenClaim>, settings: &Settings) -> Result<Grant, Denied> {
+    let id =
+        host_id(&settings.trust_domain, &host).map_err(|source| Denied::HostName { host: host.clone(), source })?;
+    Ok(Grant { id, names: Names::default(), ttl: settings.issuance.host_ttl, host: Some(host), claim, entry: None })
 }
 
 /// What an operator has granted to the host.
-async fn workload(host: String, wanted: &SpiffeId, ca: &Ca) -> Result<Grant, Denied> {
+async fn workload(host: String, wanted: &SpiffeId, registry: &Registry, settings: &Settings) -> Result<Grant, Denied> {
     // No entry can hold a reserved or foreign ID; asking the store as well would only trust it more than needed.
-    let may_exist = !wanted.is_reserved() && wanted.trust_domain() == ca.authority.trust_domain();
-    let entry = if may_exist { ca.registry.entry(&host, wanted).await? } else { None };
+    let may_exist = !wanted.is_reserved() && *wanted.trust_domain() == settings.trust_domain;
+    let entry = if may_exist { registry.entry(&host, wanted).await? } else { None };
     let Some(entry) = entry else { return Err(Denied::NotGranted { id: wanted.clone(), host }) };
-    let ttl = entry.ttl.unwrap_or(ca.settings.issuance.workload_ttl).min(ca.settings.issuance.workload_ttl_max);
+    let ttl = entry.ttl.unwrap_or(settings.issuance.workload_ttl).min(settings.issuance.workload_ttl_max);
     let names = Names { dns: entry.dns.clone(), addresses: Vec::new() };
     Ok(Grant { id: entry.id.clone(), names, ttl, host: Some(host), claim: None, entry: Some(entry) })
 }

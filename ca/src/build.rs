@@ -3,11 +3,14 @@
 //! Everything in the certificate comes from the grant and from our own rules. Of the signing request only the public key
 //! is taken.
 
+use std::time::Duration;
+
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType, SubjectPublicKeyInfo,
 };
 use time::OffsetDateTime;
 
+use crate::authority::Authority;
 use crate::authorize::{Grant, Names};
 use crate::certs::csr::{self, CheckedCsr, CsrError};
 use crate::certs::issuance::Reason;
@@ -15,7 +18,6 @@ use crate::certs::revocation::SerialNumber;
 use crate::certs::spiffe_id::SpiffeId;
 use crate::certs::time::{Timestamp, Validity};
 use crate::config::TTL_MIN;
-use crate::issue::Ca;
 use crate::lint::{self, LintError};
 
 /// Random bytes in a serial number; the CA/Browser Forum asks for 8, we can afford 16.
@@ -72,24 +74,33 @@ pub(crate) enum Unbuildable {
 }
 
 /// Builds the certificate, and lints it before anybody signs.
-pub(crate) fn certificate(grant: Grant, csr: &str, ca: &Ca) -> Result<ReadyToSign, Unbuildable> {
+pub(crate) fn certificate(
+    grant: Grant,
+    csr: &str,
+    authority: &Authority,
+    backdate: Duration,
+    now: Timestamp,
+) -> Result<ReadyToSign, Unbuildable> {
     let csr = csr::check(csr, grant.id())?;
-    let plan = plan(&grant, &csr, ca)?;
+    let validity = validity(&grant, authority, backdate, now)?;
+    let plan = plan(&grant, &csr, validity)?;
     let params = params(&plan)?;
-    lint::before(&params, &grant, &plan, ca.authority.validity())?;
+    lint::before(&params, &grant, &plan, authority.validity())?;
     let key = SubjectPublicKeyInfo::from_der(&rcgen::PublicKeyData::subject_public_key_info(csr.public_key()))?;
     Ok(ReadyToSign { plan, params, key, grant })
 }
 
-fn plan(grant: &Grant, csr: &CheckedCsr, ca: &Ca) -> Result<Plan, Unbuildable> {
-    let now = ca.clock.now();
-    let limit = ca.authority.validity();
-    // A certificate never outlives its issuer (RFC 5280 §6.1.3 would refuse it then), and never begins before it.
-    let validity = Validity { not_before: now.minus(ca.settings.issuance.backdate), not_after: now.plus(grant.ttl()) };
-    let validity = validity.intersection(&limit);
+/// A certificate never outlives its issuer (RFC 5280 §6.1.3 would refuse it then), and never begins before it.
+fn validity(grant: &Grant, authority: &Authority, backdate: Duration, now: Timestamp) -> Result<Validity, Unbuildable> {
+    let limit = authority.validity();
+    let validity = Validity { not_before: now.minus(backdate), not_after: now.plus(grant.ttl()) }.intersection(&limit);
     if validity.not_after.since(now) < TTL_MIN {
         return Err(Unbuildable::TooShort { end: limit.not_after, now });
     }
+    Ok(validity)
+}
+
+fn plan(grant: &Grant, csr: &CheckedCsr, validity: Validity) -> Result<Plan, Unbuildable> {
     Ok(Plan {
         id: grant.id().clone(),
         names: grant.names().clone(),

@@ -4,8 +4,12 @@
 //! not recorded, and no way to deliver what was not signed for the one who asked. A refusal at any step ends the story; it
 //! is recorded too.
 
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
 use crate::authenticate::{self, Evidence, NotAuthenticated};
-use crate::authority::Authority;
+use crate::authority::Signing;
 use crate::authorize::{self, Denied};
 use crate::build::{self, Unbuildable};
 use crate::certs::issuance::Reason;
@@ -15,7 +19,7 @@ use crate::config::Settings;
 use crate::deliver::{self, Delivery};
 use crate::record::{Journal, Unrecorded, word};
 use crate::registry::{Registry, TokenName};
-use crate::sign::{Signer, Unsigned};
+use crate::sign::Unsigned;
 use crate::watch::Published;
 
 /// What is asked, as it came in.
@@ -28,18 +32,16 @@ pub(crate) struct Request {
     pub(crate) csr: String,
 }
 
-/// What the story needs of the CA.
+/// What the story needs of the CA. The steps are not given all of it: only the one that signs sees the signer.
 pub(crate) struct Ca {
-    /// The certificates of the authority.
-    pub(crate) authority: Authority,
-    /// The key.
-    pub(crate) signer: Signer,
+    /// The authority that signs now, with its key.
+    pub(crate) signing: watch::Receiver<Arc<Signing>>,
     /// What the operator has granted.
     pub(crate) registry: Registry,
     /// What is written before and after each signature.
     pub(crate) journal: Journal,
     /// Whom we believe and what is revoked, now.
-    pub(crate) published: tokio::sync::watch::Receiver<std::sync::Arc<Published>>,
+    pub(crate) published: watch::Receiver<Arc<Published>>,
     /// What the config says.
     pub(crate) settings: Settings,
     /// The time.
@@ -57,13 +59,21 @@ pub(crate) async fn issue(request: Request, ca: &Ca) -> Result<Delivery, Refusal
 }
 
 async fn issue_recorded(request: Request, ca: &Ca) -> Result<Delivery, Refusal> {
-    let applicant = authenticate::applicant(request.evidence, ca).await?; // 1. Who asks?
-    let grant = authorize::grant(applicant, request.wanted.as_ref(), ca).await?; // 2. May they have this identity?
-    let ready = build::certificate(grant, &request.csr, ca)?; // 3. Exactly what is signed?
-    let intended = ca.journal.intend(ready, &ca.settings.limits).await?; // 4. On disk before the key is used.
-    let signed = ca.signer.sign(intended, &ca.authority)?; // 5. The intent is spent here.
+    // One time and one authority from the first step to the last, whatever changes meanwhile.
+    let now = ca.clock.now();
+    let signing = Arc::clone(&ca.signing.borrow());
+    let Signing { authority, signer } = &*signing;
+    let trust = Arc::clone(&ca.published.borrow().trust);
+    let Ca { registry, settings, .. } = ca;
+    let backdate = settings.issuance.backdate;
+
+    let applicant = authenticate::applicant(request.evidence, &trust, registry, now).await?; // 1. Who asks?
+    let grant = authorize::grant(applicant, request.wanted.as_ref(), registry, settings).await?; // 2. May they have it?
+    let ready = build::certificate(grant, &request.csr, authority, backdate, now)?; // 3. Exactly what is signed?
+    let intended = ca.journal.intend(ready, &settings.limits).await?; // 4. On disk before the key is used.
+    let signed = signer.sign(intended, authority)?; // 5. The intent is spent here.
     let issued = ca.journal.issued(signed).await?; // 6. On disk before it leaves.
-    Ok(deliver::chain(issued, &ca.authority))
+    Ok(deliver::chain(issued, authority))
 }
 
 /// Why no certificate was issued, by the step that refused.

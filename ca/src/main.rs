@@ -8,10 +8,11 @@ mod issue;
 mod authenticate;
 mod authorize;
 mod build;
-mod deliver;
 mod lint;
 mod record;
 mod sign;
+
+mod deliver;
 
 mod authority;
 mod registry;

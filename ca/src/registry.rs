@@ -80,12 +80,7 @@ pub(crate) enum RegistryError {
     ForeignId { id: SpiffeId, found: TrustDomain, own: TrustDomain },
     /// Not one path segment.
     #[error("{host:?} cannot be a host's name: it must be one segment of a SPIFFE ID's path")]
-    HostName {
-        /// The refused name.
-        host: String,
-        /// The broken rule.
-        source: SpiffeIdError,
-    },
+    HostName { host: String, source: SpiffeIdError },
     /// Too many names for one certificate.
     #[error("{count} DNS names are too many, the limit is {DNS_NAMES_MAX}")]
     ManyNames {

@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
-use crate::authority::{Authority, AuthorityError, is_encrypted};
+use crate::authority::{Authority, AuthorityError, Signing, is_encrypted};
 use crate::certs::store as files;
 use crate::certs::time::Clock;
 use crate::config::{Files, Passphrase, PassphraseError, PassphraseSource, Settings};
@@ -36,7 +36,6 @@ pub(crate) enum ServeError {
     /// The address is taken or is not ours.
     #[error("{address} cannot be listened on")]
     Bind {
-        /// The address.
         address: SocketAddr,
         /// What the system says.
         source: std::io::Error,
@@ -77,7 +76,8 @@ pub(crate) async fn serve(settings: Settings, clock: &Clock) -> Result<(), Serve
     let (stop, stopping) = watch::channel(false);
 
     let mut background = JoinSet::new();
-    background.spawn(crate::watch::follow(Arc::clone(&store), ca.authority.clone(), clock.clone(), publish));
+    let authority = ca.signing.borrow().authority.clone();
+    background.spawn(crate::watch::follow(Arc::clone(&store), authority, clock.clone(), publish));
     background.spawn(own::keep(Arc::clone(&ca), keep_identity));
     background.spawn(keep_house(Arc::clone(&store), clock.clone()));
     let well = format!("listening on {address}");
@@ -88,7 +88,7 @@ pub(crate) async fn serve(settings: Settings, clock: &Clock) -> Result<(), Serve
     let version = env!("CARGO_PKG_VERSION");
     ca.journal.note(Event::ServeStarted { listen: address.to_string(), version }).await?;
     systemd::ready(&well);
-    tracing::info!(%address, version, trust_domain = %ca.authority.trust_domain(), "listening");
+    tracing::info!(%address, version, trust_domain = %ca.settings.trust_domain, "listening");
 
     let ended = tokio::select! {
         cause = stop_signals.next() => Ok(cause),
@@ -115,9 +115,9 @@ async fn open(
     let passphrase = passphrase(&settings)?;
     let signer = authority.signer(&settings.files, passphrase.as_ref(), clock.now())?;
     let (publish, published) = watch::channel(Arc::new(crate::watch::read(store, &authority, clock.now()).await?));
+    let (_sign, signing) = watch::channel(Arc::new(Signing { authority, signer }));
     let ca = Ca {
-        authority,
-        signer,
+        signing,
         registry: Registry::new(Arc::clone(store)),
         journal: Journal::new(Arc::clone(store), clock.clone()),
         published,

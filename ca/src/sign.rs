@@ -37,7 +37,6 @@ pub(crate) enum Unsigned {
     Lint {
         /// The recorded serial.
         serial: crate::certs::revocation::SerialNumber,
-        /// The rule.
         source: LintError,
     },
 }

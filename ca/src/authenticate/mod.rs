@@ -11,9 +11,8 @@ use crate::certs::san::San;
 use crate::certs::spiffe_id::SpiffeId;
 use crate::certs::time::Timestamp;
 use crate::certs::token::JoinSecret;
-use crate::certs::verify::{PeerRefusal, VerifiedPeer};
-use crate::issue::Ca;
-use crate::registry::TokenName;
+use crate::certs::verify::{PeerRefusal, Trust, VerifiedPeer};
+use crate::registry::{Registry, TokenName};
 use crate::store::StoreError;
 
 pub(crate) use join_token::TokenClaim;
@@ -31,7 +30,6 @@ pub(crate) enum Evidence {
     },
     /// A join token's secret.
     JoinToken {
-        /// The secret.
         secret: JoinSecret,
         /// Where the connection comes from.
         address: SocketAddr,
@@ -106,7 +104,6 @@ pub(crate) enum NotAuthenticated {
     /// The token was withdrawn by an operator.
     #[error("the join token was revoked at {at}")]
     TokenRevoked {
-        /// When.
         at: Timestamp,
         /// Which token, for the journal.
         name: TokenName,
@@ -114,7 +111,6 @@ pub(crate) enum NotAuthenticated {
     /// The token was used before.
     #[error("the join token was spent at {at}")]
     TokenSpent {
-        /// When.
         at: Timestamp,
         /// Which token, for the journal.
         name: TokenName,
@@ -128,15 +124,20 @@ pub(crate) enum NotAuthenticated {
 }
 
 /// Recognises whoever asks.
-pub(crate) async fn applicant(evidence: Evidence, ca: &Ca) -> Result<Applicant, NotAuthenticated> {
+pub(crate) async fn applicant(
+    evidence: Evidence,
+    trust: &Trust,
+    registry: &Registry,
+    now: Timestamp,
+) -> Result<Applicant, NotAuthenticated> {
     match evidence {
         Evidence::CertificateAuthority => Ok(Applicant(Kind::CertificateAuthority)),
         Evidence::HostSvid { peer, .. } => {
-            let (host, id) = host_svid::check(&peer, &ca.published.borrow().trust, ca.clock.now())?;
+            let (host, id) = host_svid::check(&peer, trust, now)?;
             Ok(Applicant(Kind::Host { host, id }))
         }
         Evidence::JoinToken { secret, address } => {
-            let (host, claim) = join_token::check(&secret, address, &ca.registry, ca.clock.now()).await?;
+            let (host, claim) = join_token::check(&secret, address, registry, now).await?;
             Ok(Applicant(Kind::NewHost { host, claim }))
         }
         Evidence::Nothing { .. } => Err(NotAuthenticated::NoCertificate),

@@ -40,6 +40,14 @@ pub(crate) struct Authority {
     validity: Validity,
 }
 
+/// An authority that can sign: its certificates and the key of its intermediate.
+pub(crate) struct Signing {
+    /// What may be known.
+    pub(crate) authority: Authority,
+    /// The key.
+    pub(crate) signer: Signer,
+}
+
 /// Why there is no authority to sign with.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AuthorityError {
@@ -59,10 +67,7 @@ pub(crate) enum AuthorityError {
     Key(#[from] KeyError),
     /// The key in the file is not the intermediate's.
     #[error("{path} does not hold the key of the intermediate certificate")]
-    KeyMismatch {
-        /// The key's file.
-        path: String,
-    },
+    KeyMismatch { path: String },
     /// The config names another trust domain than the root.
     #[error("the root is of trust domain {found}, the config says {expected}; a CA cannot change its trust domain")]
     Domain {
@@ -83,12 +88,7 @@ pub(crate) enum AuthorityError {
     },
     /// A certificate file is not PEM.
     #[error("{path} is not a certificate in PEM")]
-    Pem {
-        /// The file.
-        path: String,
-        /// What is wrong.
-        source: PemError,
-    },
+    Pem { path: String, source: PemError },
     /// The key cannot be decrypted.
     #[error(transparent)]
     Protect(#[from] ProtectError),

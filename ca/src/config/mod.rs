@@ -31,10 +31,7 @@ pub(crate) enum ConfigError {
     Invalid(Box<Diagnostic>),
     /// The file is not UTF-8.
     #[error("{path} is not UTF-8 text")]
-    NotText {
-        /// The file.
-        path: String,
-    },
+    NotText { path: String },
     /// The file cannot be read.
     #[error("the config file cannot be read")]
     Unreadable(#[from] StoreError),

@@ -44,7 +44,7 @@ pub(crate) async fn issue(ca: &Ca) -> Result<Arc<X509Svid>, OwnError> {
     let request = issue::Request { evidence: Evidence::CertificateAuthority, wanted: None, csr };
     let delivery = issue::issue(request, ca).await?;
     let mut chain = delivery.chain;
-    chain.push(ca.authority.root().clone());
+    chain.push(ca.signing.borrow().authority.root().clone());
     Ok(Arc::new(X509Svid::new(chain, &key, &San::Spiffe(delivery.plan.id))?))
 }
 

@@ -47,12 +47,7 @@ pub(crate) enum Outcome {
 pub(crate) enum StoreError {
     /// A stored value is not what was written.
     #[error("the store holds {what} that cannot be read: {value:?}")]
-    Damaged {
-        /// Which value.
-        what: &'static str,
-        /// The value.
-        value: String,
-    },
+    Damaged { what: &'static str, value: String },
     /// The event cannot be written as JSON.
     #[error("the journal line cannot be written as JSON")]
     Json(#[from] serde_json::Error),
@@ -69,10 +64,7 @@ pub(crate) enum StoreError {
     Sql(#[from] sqlx::Error),
     /// No such file.
     #[error("{path} does not exist; was the CA made with `countersign-ca init`?")]
-    NotFound {
-        /// The file.
-        path: PathBuf,
-    },
+    NotFound { path: PathBuf },
     /// The batch of which this write was a part failed.
     #[error("the database could not write: {0}")]
     Unwritten(String),
