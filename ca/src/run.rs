@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
-use crate::authority::{Authority, AuthorityError, Signing, is_encrypted};
+use crate::authority::{self, Authority, AuthorityError, Signing, is_encrypted};
 use crate::certs::store as files;
 use crate::certs::time::Clock;
 use crate::config::{Files, Passphrase, PassphraseError, PassphraseSource, Settings};
@@ -23,6 +23,9 @@ use crate::watch::{Published, WatchError};
 
 /// How often rows are looked for that nobody can need any more.
 const HOUSEKEEPING: Duration = Duration::from_secs(3600);
+
+/// In how many rounds of this the operator is told once what is to be done: once a day.
+const WARNINGS: u64 = 24;
 
 /// How long a row stays after its end: so long can a host with an old join token be told that it expired.
 const REMEMBERED: Duration = Duration::from_secs(30 * 86_400);
@@ -71,15 +74,18 @@ pub(crate) async fn serve(settings: Settings, clock: &Clock) -> Result<(), Serve
     let (socket, address) = bind(settings.listen).await?;
     sweep(&settings.files);
     let store = Arc::new(Store::open(&settings.files.store).await?);
-    let (ca, publish) = open(settings, &store, clock).await?;
+    let (ca, publish, sign) = open(settings, &store, clock).await?;
     let (keep_identity, identity) = watch::channel(own::issue(&ca).await?);
     let (stop, stopping) = watch::channel(false);
 
     let mut background = JoinSet::new();
+    let Settings { files, passphrase, .. } = &ca.settings;
+    let follow_authority = authority::follow(files.clone(), passphrase.clone(), clock.clone(), sign);
     let authority = ca.signing.borrow().authority.clone();
     background.spawn(crate::watch::follow(Arc::clone(&store), authority, clock.clone(), publish));
     background.spawn(own::keep(Arc::clone(&ca), keep_identity));
-    background.spawn(keep_house(Arc::clone(&store), clock.clone()));
+    background.spawn(follow_authority);
+    background.spawn(keep_house(Arc::clone(&store), Arc::clone(&ca)));
     let well = format!("listening on {address}");
     background.spawn(systemd::watchdog(store, clock.clone(), well.clone()));
 
@@ -105,17 +111,17 @@ pub(crate) async fn serve(settings: Settings, clock: &Clock) -> Result<(), Serve
     Ok(ca.journal.note(Event::ServeStopped { cause }).await?)
 }
 
-/// Everything that the story needs, and the sending end of what agents are told.
+/// Everything that the story needs, and the sending ends of what agents are told and of the authority that signs.
 async fn open(
     settings: Settings,
     store: &Arc<Store>,
     clock: &Clock,
-) -> Result<(Arc<Ca>, watch::Sender<Arc<Published>>), ServeError> {
+) -> Result<(Arc<Ca>, watch::Sender<Arc<Published>>, watch::Sender<Arc<Signing>>), ServeError> {
     let authority = Authority::load(&settings.trust_domain, &settings.files)?;
     let passphrase = passphrase(&settings)?;
     let signer = authority.signer(&settings.files, passphrase.as_ref(), clock.now())?;
     let (publish, published) = watch::channel(Arc::new(crate::watch::read(store, &authority, clock.now()).await?));
-    let (_sign, signing) = watch::channel(Arc::new(Signing { authority, signer }));
+    let (sign, signing) = watch::channel(Arc::new(Signing { authority, signer }));
     let ca = Ca {
         signing,
         registry: Registry::new(Arc::clone(store)),
@@ -124,7 +130,7 @@ async fn open(
         settings,
         clock: clock.clone(),
     };
-    Ok((Arc::new(ca), publish))
+    Ok((Arc::new(ca), publish, sign))
 }
 
 /// What an `init` or a renewal of the intermediate left when it was killed. That it stays is worth a line, but no reason not to
@@ -167,9 +173,14 @@ async fn first_breakdown(tasks: &mut JoinSet<()>) -> JoinError {
     }
 }
 
-async fn keep_house(store: Arc<Store>, clock: Clock) {
-    loop {
-        let now = clock.now();
+async fn keep_house(store: Arc<Store>, ca: Arc<Ca>) {
+    for round in 0_u64.. {
+        let now = ca.clock.now();
+        if round.is_multiple_of(WARNINGS) {
+            for warning in ca.signing.borrow().authority.warnings(&ca.settings.files, now) {
+                tracing::warn!(warning, "something is to be done");
+            }
+        }
         if let Err(error) = store.write(Write::forget(now.minus(REMEMBERED), now)).await {
             tracing::warn!(error = chain_of(&error), "expired rows stay");
         }

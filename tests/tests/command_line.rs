@@ -23,6 +23,7 @@ const CA: &[&[&str]] = &[
     &["entry", "list"],
     &["entry", "remove"],
     &["init"],
+    &["intermediate", "renew"],
     &["journal"],
     &["revoke"],
     &["serve"],

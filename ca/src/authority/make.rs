@@ -41,15 +41,20 @@ pub(crate) fn make(
     let root_key = PrivateKey::generate(algorithm)?;
     let intermediate_key = PrivateKey::generate(algorithm)?;
     let root_pair = root_key.key_pair()?;
-    let root_params = root_params(trust_domain, now)?;
-    let root = CertificateDer::from(root_params.self_signed(&root_pair)?);
+    let validity = validity(now, ROOT_LIFETIME);
+    let root = CertificateDer::from(root_params(trust_domain, validity)?.self_signed(&root_pair)?);
     let issuer = Issuer::from_ca_cert_der(&root, root_pair)?;
-    let intermediate = intermediate(trust_domain, &intermediate_key.key_pair()?, &issuer, now)?;
+    let (params, _validity) = intermediate_params(trust_domain, now, validity)?;
+    let intermediate = intermediate(&params, &intermediate_key.key_pair()?, &issuer)?;
     Ok(Made { authority: Authority::new(trust_domain.clone(), root, intermediate)?, root_key, intermediate_key })
 }
 
-fn root_params(trust_domain: &TrustDomain, now: Timestamp) -> Result<CertificateParams, AuthorityError> {
-    let mut params = authority_params(trust_domain, "root", now, ROOT_LIFETIME)?;
+fn validity(now: Timestamp, lifetime: Duration) -> Validity {
+    Validity { not_before: now.minus(BACKDATE), not_after: now.plus(lifetime) }
+}
+
+fn root_params(trust_domain: &TrustDomain, validity: Validity) -> Result<CertificateParams, AuthorityError> {
+    let mut params = authority_params(trust_domain, "root", validity)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     // A signing certificate SHOULD itself be an SVID whose ID has no path (X509-SVID.md §3.2).
     let id = format!("spiffe://{trust_domain}").try_into()?;
@@ -57,17 +62,27 @@ fn root_params(trust_domain: &TrustDomain, now: Timestamp) -> Result<Certificate
     Ok(params)
 }
 
-fn intermediate(
+/// An intermediate in every detail but the signature. It does not outlive its root.
+pub(super) fn intermediate_params(
     trust_domain: &TrustDomain,
-    key: &SigningPair,
-    issuer: &Issuer<'_, SigningPair>,
     now: Timestamp,
-) -> Result<CertificateDer<'static>, AuthorityError> {
-    let mut params = authority_params(trust_domain, "intermediate", now, INTERMEDIATE_LIFETIME)?;
+    root: Validity,
+) -> Result<(CertificateParams, Validity), AuthorityError> {
+    let validity = validity(now, INTERMEDIATE_LIFETIME).intersection(&root);
+    let mut params = authority_params(trust_domain, "intermediate", validity)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.use_authority_key_identifier_extension = true;
     let id = format!("spiffe://{trust_domain}").try_into()?;
     params.subject_alt_names = vec![SanType::URI(id)];
+    Ok((params, validity))
+}
+
+/// Signs it with the root's key.
+pub(super) fn intermediate(
+    params: &CertificateParams,
+    key: &SigningPair,
+    issuer: &Issuer<'_, SigningPair>,
+) -> Result<CertificateDer<'static>, AuthorityError> {
     Ok(params.signed_by(key, issuer)?.into())
 }
 
@@ -76,11 +91,9 @@ fn intermediate(
 fn authority_params(
     trust_domain: &TrustDomain,
     kind: &str,
-    now: Timestamp,
-    lifetime: Duration,
+    validity: Validity,
 ) -> Result<CertificateParams, AuthorityError> {
     let serial = random_serial().map_err(|_no_randomness| rcgen::Error::RingUnspecified)?;
-    let validity = Validity { not_before: now.minus(BACKDATE), not_after: now.plus(lifetime) };
     let (not_before, not_after) = calendar(validity).ok_or(rcgen::Error::Time)?;
     let mut params = CertificateParams::default();
     params.not_before = not_before;

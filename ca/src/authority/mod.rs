@@ -1,11 +1,14 @@
 //! The signing authority: the root that everybody trusts and the intermediate that signs.
 //!
 //! [`Authority`] is what may be known of it; the key is in a [`Signer`], and only this module and
-//! [`crate::sign`] ever see it. Today there is one authority for the life of the store. Rotation (prepare, activate,
-//! taint, revoke) adds authorities beside it; that is why the rest asks for [`Authority::bundle`] and not for "the root".
+//! [`crate::sign`] ever see it. There is one root for the life of the store; its intermediate is renewed each year. Rotation
+//! (prepare, activate, taint, revoke) of the root adds authorities beside it; that is why the rest asks for
+//! [`Authority::bundle`] and not for "the root".
 
+mod follow;
 mod make;
 mod protect;
+mod renew;
 
 use std::time::Duration;
 
@@ -24,11 +27,17 @@ use crate::certs::time::{Timestamp, Validity};
 use crate::config::{Files, Passphrase};
 use crate::sign::Signer;
 
+pub(crate) use follow::follow;
 pub(crate) use make::{Made, make};
 pub(crate) use protect::{ProtectError, is_encrypted, protect, unprotect};
+pub(crate) use renew::{RenewError, needs_passphrase, renew};
 
 /// How often readers of the bundle document should look again.
 const BUNDLE_REFRESH: Duration = Duration::from_secs(300);
+
+/// How long before its end the operator is told that the intermediate must be renewed: time enough to fetch the root's key
+/// from where it lies.
+const WARN_BEFORE_END: Duration = Duration::from_secs(60 * 86_400);
 
 /// What may be known of the authority: its certificates.
 #[derive(Debug, Clone)]
@@ -133,10 +142,37 @@ impl Authority {
             let Validity { not_before, not_after } = self.validity;
             return Err(AuthorityError::NotNow { not_before, not_after, now });
         }
-        let pem = store::read_secret(&files.intermediate_key)?;
-        let key = unprotect(&pem, passphrase)?;
-        self.signer_with(&key)?
-            .ok_or_else(|| AuthorityError::KeyMismatch { path: files.intermediate_key.display().to_string() })
+        // A renewal that was killed after it put the certificate in place has left the key beside the old one.
+        for path in [&files.intermediate_key, &files.next_intermediate_key()] {
+            let pem = match store::read_secret(path) {
+                Err(error) if error.is_not_found() && path != &files.intermediate_key => break,
+                pem => pem?,
+            };
+            if let Some(signer) = self.signer_with(&unprotect(&pem, passphrase)?)? {
+                return Ok(signer);
+            }
+        }
+        Err(AuthorityError::KeyMismatch { path: files.intermediate_key.display().to_string() })
+    }
+
+    /// What an operator should do soon, in sentences.
+    pub(crate) fn warnings(&self, files: &Files, now: Timestamp) -> Vec<String> {
+        let end = self.validity.not_after;
+        let left = end.since(now);
+        let ends = (left < WARN_BEFORE_END).then(|| {
+            let days = left.as_secs() / 86_400;
+            format!(
+                "the intermediate ends at {end}, in {days} days, and nothing is signed after that; fetch the root's key and run: \
+                 countersign-ca intermediate renew"
+            )
+        });
+        let open = files.root_key.exists().then(|| {
+            let path = files.root_key.display();
+            format!(
+                "{path} lies beside the CA, which does not need it; move it to where no program of this host reads it"
+            )
+        });
+        ends.into_iter().chain(open).collect()
     }
 
     /// None if the key is another one's.
@@ -245,6 +281,16 @@ mod tests {
             assert!(authority.signer_with(&made.intermediate_key).unwrap().is_some());
             assert!(authority.signer_with(&made.root_key).unwrap().is_none());
         }
+    }
+
+    #[test]
+    fn sixty_days_before_its_end_the_intermediate_is_to_be_renewed() {
+        let made = make(&domain(), KeyAlgorithm::P256, now()).unwrap().authority;
+        let files = Files::in_folder(std::path::Path::new("/nowhere"));
+        let at = |days: u64| made.validity().not_after.minus(Duration::from_secs(days * 86_400));
+        assert!(made.warnings(&files, at(60)).is_empty());
+        let told = made.warnings(&files, at(59));
+        assert!(told[0].contains("in 59 days") && told[0].contains("intermediate renew"), "{told:?}");
     }
 
     #[test]

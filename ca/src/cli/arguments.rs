@@ -31,6 +31,9 @@ pub(super) enum Command {
     #[command(after_help = "Example: countersign-ca init --trust-domain prod.example --dir /var/lib/countersign-ca \
                             --name ca.prod.example --passphrase-file /etc/countersign-ca/passphrase\n\nPrints the SHA-256 fingerprint of the root certificate.")]
     Init(InitArguments),
+    /// Replace the certificate and the key that sign, under the same root.
+    #[command(subcommand)]
+    Intermediate(IntermediateCommand),
     /// Read the record of everything that this CA did, meant to do, and refused.
     #[command(
         args_conflicts_with_subcommands = true,
@@ -166,6 +169,29 @@ pub(super) struct EntryKey {
     /// The identity.
     #[arg(long, value_name = "SPIFFE_ID")]
     pub(super) id: SpiffeId,
+}
+
+/// What can be done with the intermediate.
+#[derive(Debug, Subcommand)]
+pub(super) enum IntermediateCommand {
+    /// Make a new key and have the root sign its certificate, good for a year. A running CA takes both up by itself.
+    #[command(
+        after_help = "Example: countersign-ca intermediate renew --config ca.toml --root-key /media/safe/root.key\n\nPrints \
+                      the SHA-256 fingerprint of the new certificate. Nothing else changes: agents trust the root."
+    )]
+    Renew {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The root's key; root.key beside the config, if not given.
+        #[arg(long, value_name = "FILE")]
+        root_key: Option<PathBuf>,
+        /// File with the passphrase of both keys. Without it the one that the config names is taken, or the systemd credential
+        /// ca_passphrase, or the terminal asked.
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+        #[command(flatten)]
+        json: Json,
+    },
 }
 
 /// What can be done with the journal.

@@ -141,9 +141,11 @@ fn report(arguments: &InitArguments, made: &Made, encrypted: bool) -> Said {
     let mut talk = if encrypted { String::new() } else { UNPROTECTED.to_owned() };
     talk.push_str(&format!(
         "made the CA of {} in {}; the line on standard output is the SHA-256 fingerprint of its root\n\
+         move {} to a medium that lies in a safe; it is needed only to renew the intermediate\n\
          next: countersign-ca serve --config {}\n",
         arguments.trust_domain,
         arguments.dir.display(),
+        arguments.dir.join(Files::ROOT_KEY).display(),
         config.display(),
     ));
     let data = if arguments.json.wanted {

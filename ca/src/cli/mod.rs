@@ -4,6 +4,7 @@
 mod arguments;
 mod entry;
 mod init;
+mod intermediate;
 mod journal;
 mod revoke;
 mod status;
@@ -19,10 +20,10 @@ use clap::Parser;
 use tracing::level_filters::LevelFilter;
 use zeroize::Zeroizing;
 
-use crate::authority::{Authority, AuthorityError};
+use crate::authority::{Authority, AuthorityError, RenewError};
 use crate::certs::spiffe_id::TrustDomain;
 use crate::certs::time::Clock;
-use crate::config::{self, ConfigError, Settings};
+use crate::config::{self, ConfigError, PassphraseError, Settings};
 use crate::record::{Journal, Unrecorded, chain_of};
 use crate::registry::RegistryError;
 use crate::revoke::RevokeError;
@@ -61,6 +62,7 @@ fn carry_out(command: Command, clock: &Clock) -> Result<Said, CommandError> {
         Command::Serve { .. } => tokio::runtime::Builder::new_multi_thread(),
         Command::Entry(_)
         | Command::Init(_)
+        | Command::Intermediate(_)
         | Command::Journal { .. }
         | Command::Revoke(_)
         | Command::Status { .. }
@@ -71,6 +73,7 @@ fn carry_out(command: Command, clock: &Clock) -> Result<Said, CommandError> {
         match command {
             Command::Entry(command) => entry::run(command, clock).await,
             Command::Init(arguments) => Ok(init::run(arguments, clock).await?),
+            Command::Intermediate(command) => intermediate::run(command, clock).await,
             Command::Journal { command, list } => journal::run(command, list, clock).await,
             Command::Revoke(arguments) => revoke::run(arguments, clock).await,
             Command::Serve { config } => serve(&config.path, clock).await,
@@ -156,6 +159,10 @@ enum CommandError {
     Init(#[from] InitError),
     #[error(transparent)]
     Journal(#[from] Fault),
+    #[error(transparent)]
+    Passphrase(#[from] PassphraseError),
+    #[error(transparent)]
+    Renew(#[from] RenewError),
     #[error("the output cannot be written")]
     Output(#[source] std::io::Error),
     #[error("the system gives no randomness")]

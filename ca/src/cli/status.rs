@@ -36,6 +36,7 @@ pub(super) async fn run(config: &Path, as_json: bool, clock: &Clock) -> Result<S
         ("root_expires", json!(authority.root_validity().not_after.to_string())),
         ("intermediate_sha256", json!(hexadecimal(&sha256(authority.intermediate())))),
         ("intermediate_expires", json!(authority.validity().not_after.to_string())),
+        ("warnings", json!(authority.warnings(&ca.settings.files, now))),
         ("hosts", Value::Object(hosts.into_iter().collect())),
         ("entries", json!(counts.entries)),
         ("live_certificates", json!(counts.live_certificates)),

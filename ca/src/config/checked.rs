@@ -38,7 +38,7 @@ pub(crate) struct Settings {
 }
 
 /// The CA's files.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Files {
     /// SQLite database.
     pub(crate) store: PathBuf,
@@ -191,6 +191,17 @@ impl Files {
     pub(crate) const INTERMEDIATE: &str = "intermediate.pem";
     /// Name of the intermediate's key.
     pub(crate) const INTERMEDIATE_KEY: &str = "intermediate.key";
+
+    /// Where the key of a new intermediate lies until its certificate is in place.
+    pub(crate) fn next_intermediate_key(&self) -> PathBuf {
+        self.intermediate_key.with_added_extension("next")
+    }
+
+    /// All with their usual names.
+    #[cfg(test)]
+    pub(crate) fn in_folder(folder: &Path) -> Self {
+        files(file::Files::default(), folder)
+    }
 }
 
 impl Default for Issuance {

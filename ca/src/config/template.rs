@@ -50,7 +50,7 @@ pub(crate) fn write(template: &Template<'_>) -> String {
         r##"# Configuration of countersign-ca. Lines that begin with "# key = " show the default.
 #
 # root.key signs only intermediates: `serve` does not need it. Take it away from this host (onto a medium that lies in a
-# safe), and bring it back only to make a new intermediate. root.pem must stay.
+# safe), and bring it back once a year for `countersign-ca intermediate renew`. root.pem must stay.
 
 # Every identity that this CA signs begins with spiffe://{trust_domain}/. It cannot be changed afterwards.
 trust_domain = "{trust_domain}"

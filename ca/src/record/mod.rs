@@ -58,6 +58,10 @@ pub(crate) enum Event {
     IdentityLifted { id: String },
     /// The CA was made.
     Initialized { trust_domain: String, root_sha256: String, intermediate_sha256: String },
+    /// The root's key is about to sign a new intermediate.
+    IntermediateIntended { serial: String, not_before: String, not_after: String, key_sha256: String },
+    /// A new intermediate was signed and may now be put in place.
+    IntermediateIssued { serial: String, certificate_sha256: String },
     /// A certificate was signed and may now be delivered.
     Issued { serial: String, certificate_sha256: String },
     /// A certificate is about to be signed.

@@ -138,6 +138,7 @@ fn wrong_usage_exits_with_2_and_help_shows_an_example() {
         "init",
         "serve",
         "status",
+        "intermediate renew",
         "revoke",
         "journal",
         "journal list",

@@ -1,8 +1,14 @@
 //! The CA's keys at rest.
 
 use std::process::Command;
+use std::time::Duration;
 
-use crate::support::{TestCa, command, run};
+use countersign_certs::csr;
+use countersign_certs::issuance::Reason;
+use countersign_certs::key::{KeyAlgorithm, PrivateKey};
+use countersign_certs::pem;
+
+use crate::support::{Answer, Host, TestCa, command, id, run, until};
 
 const PASSPHRASE: &str = "correct horse";
 
@@ -93,6 +99,109 @@ fn serve_needs_no_root_key() {
     std::fs::remove_file(ca.dir().join("root.key")).unwrap();
     ca.serve();
     assert_eq!(ca.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_renewed_intermediate_signs_without_a_restart_and_what_the_old_one_signed_stays_good() {
+    let mut ca = TestCa::start();
+    let host = ca.host("gpu-1").await;
+    ca.grant("gpu-1", &id("/llm"));
+    let key = PrivateKey::generate(KeyAlgorithm::P256).unwrap();
+    let request = csr::create_unnamed(&key).unwrap();
+    let before = host.issue_for(&id("/llm"), &request).await;
+    let (elsewhere, beside) = (tempfile::tempdir().unwrap(), ca.dir().join("root.key"));
+    let away = elsewhere.path().join("root.key");
+    assert!(ca.ask_json("status")["warnings"][0].as_str().unwrap().contains("root.key lies beside the CA"));
+    assert!(ca.log().iter().any(|line| line.contains("root.key lies beside the CA")));
+    std::fs::rename(&beside, &away).unwrap();
+    assert_eq!(ca.ask_json("status")["warnings"].as_array().unwrap().len(), 0);
+
+    let said = ca.ask("intermediate renew", &[]).failed_with(1);
+    assert!(said.contains("root.key is not there; bring the root's key here"), "{said}");
+    let other = ca.dir().join("intermediate.key");
+    let said = ca.ask("intermediate renew", &["--root-key", other.to_str().unwrap()]).failed_with(1);
+    assert!(said.contains("does not hold the key of the root certificate"), "{said}");
+    let lines = ca.journal().len();
+    let printed = ca.ask("intermediate renew", &["--root-key", away.to_str().unwrap()]).succeeded();
+    let journal = ca.journal();
+    assert_eq!(
+        journal[lines..].iter().map(|line| line["kind"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["intermediate_intended", "intermediate_issued"]
+    );
+    assert_eq!(journal[lines + 1]["detail"]["certificate_sha256"], printed.trim());
+    assert_eq!(journal[lines]["detail"]["serial"], journal[lines + 1]["detail"]["serial"]);
+    assert_eq!(ca.ask_json("status")["intermediate_sha256"], printed.trim());
+
+    until("it is taken up", Duration::from_secs(10), || ca.log().iter().any(|line| line.contains("taken up"))).await;
+    let after = host.issue_for(&id("/llm"), &request).await;
+    let intermediate = |answer: &Answer| pem::certificates(answer.chain().as_bytes()).unwrap().remove(1);
+    assert_ne!(intermediate(&before), intermediate(&after));
+    for answer in [&before, &after] {
+        let workload = host.showing(&key, answer.chain(), &id("/llm"));
+        assert_eq!(workload.issue(&id("/llm")).await.refused().0, Reason::NotAHost, "it is believed who it is");
+        openssl_verifies(&ca, answer.chain());
+    }
+    ca.host("gpu-2").await;
+    assert_eq!(ca.stop(), Some(0));
+    ca.serve();
+    host_comes_back(&ca, &host).await;
+    ca.ask("journal verify", &[]).succeeded();
+}
+
+/// With the certificate that the old intermediate signed, at the address that the CA has now.
+async fn host_comes_back(ca: &TestCa, host: &Host) {
+    host.at(ca.address()).issue(&id("/countersign/host/gpu-1")).await.chain();
+}
+
+fn openssl_verifies(ca: &TestCa, chain: &str) {
+    let path = ca.dir().join("chain.pem");
+    std::fs::write(&path, chain).unwrap();
+    let verify = Command::new("openssl")
+        .args(["verify", "-x509_strict", "-CAfile"])
+        .arg(ca.dir().join("root.pem"))
+        .arg("-untrusted")
+        .args([&path, &path])
+        .output()
+        .unwrap();
+    assert!(verify.status.success(), "{verify:?}");
+}
+
+#[test]
+fn a_renewal_that_was_killed_leaves_a_ca_that_serves_and_is_ended_by_the_next() {
+    let mut ca = TestCa::init();
+    let (key, next) = (ca.dir().join("intermediate.key"), ca.dir().join("intermediate.key.next"));
+    let old = ca.dir().join("old.key");
+    std::fs::copy(&key, &old).unwrap();
+    ca.ask("intermediate renew", &[]).succeeded();
+    assert!(!next.exists());
+    // As it is when only the certificate was put in place.
+    std::fs::rename(&key, &next).unwrap();
+    std::fs::rename(&old, &key).unwrap();
+    ca.serve();
+    assert_eq!(ca.stop(), Some(0));
+    ca.ask("intermediate renew", &[]).succeeded();
+    assert!(!next.exists());
+    ca.serve();
+    assert_eq!(ca.stop(), Some(0));
+}
+
+#[test]
+fn a_renewed_key_is_encrypted_as_the_one_before() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let passphrase = folder.path().join("passphrase");
+    std::fs::write(&passphrase, PASSPHRASE).unwrap();
+    std::fs::set_permissions(&passphrase, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let mut ca = TestCa::init_with(&["--passphrase-file", passphrase.to_str().unwrap(), "--key-algorithm", "p384"]);
+    let before = std::fs::read(ca.dir().join("intermediate.key")).unwrap();
+    ca.serve();
+    ca.ask("intermediate renew", &[]).succeeded();
+    let after = std::fs::read(ca.dir().join("intermediate.key")).unwrap();
+    assert!(after.starts_with(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") && after != before);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let taken_up = || ca.log().iter().any(|line| line.contains("taken up"));
+    runtime.block_on(until("it is taken up", Duration::from_secs(20), taken_up));
+    assert!(!ca.log().iter().any(|line| line.contains("not taken up")));
 }
 
 #[test]

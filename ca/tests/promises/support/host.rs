@@ -57,6 +57,11 @@ impl Host {
         Self { address: self.address, client: ClientSide { identity: Arc::new(identity), ..self.client.clone() } }
     }
 
+    /// The same host, when the CA listens elsewhere.
+    pub(crate) fn at(&self, address: SocketAddr) -> Self {
+        Self { address, client: self.client.clone() }
+    }
+
     pub(crate) fn svid(&self) -> &X509Svid {
         &self.client.identity
     }
