@@ -45,6 +45,10 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a connection that is no host's may be open at all.
 const STRANGER_DEADLINE: Duration = Duration::from_secs(60);
 
+/// Longest sleep until the end of a certificate is looked at again: a clock that was set, or a host that was suspended, is
+/// noticed.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
 /// How long a connection whose place was given away may take to send what it has written. Nothing runs on it.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -115,7 +119,7 @@ async fn withdrawn(host: Option<&VerifiedPeer>, listener: &Listener) {
         tokio::select! {
             // A closed channel means that the program ends.
             changed = published.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(until_expiry) => {}
+            () = tokio::time::sleep(until_expiry.min(LOOK_EVERY)) => {}
             _ = stopping.wait_for(|stop| *stop) => return,
         }
     }
