@@ -261,11 +261,13 @@ fn within(
 
 fn limits(written: &file::Limits) -> Result<Limits, Fault> {
     let default = Limits::default();
+    let watchers = counted(written.watchers.as_ref(), default.watchers, 1_000_000)?;
     Ok(Limits {
-        connections: counted(written.connections.as_ref(), default.connections, 1_000_000)?,
+        // More watchers need more connections, also in a config that speaks of watchers only.
+        connections: counted(written.connections.as_ref(), default.connections.max(watchers * 2), 1_000_000)?,
         connections_per_host: counted(written.connections_per_host.as_ref(), default.connections_per_host, 65_536)?,
         handshakes: counted(written.handshakes.as_ref(), default.handshakes, 65_536)?,
-        watchers: counted(written.watchers.as_ref(), default.watchers, 1_000_000)?,
+        watchers,
         requests_per_second: positive(written.requests_per_second.as_ref(), default.requests_per_second)?,
         certificates_per_minute: positive(written.certificates_per_minute.as_ref(), default.certificates_per_minute)?,
         certificates_per_host: counted(

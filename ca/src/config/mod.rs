@@ -69,6 +69,15 @@ mod tests {
     }
 
     #[test]
+    fn watchers_always_have_connections() {
+        let base = "trust_domain = \"prod.example\"\nname = \"ca.prod.example\"\n[limits]\n";
+        let limits = |more: &str| parse(Path::new("ca.toml"), &format!("{base}{more}")).unwrap().limits;
+        assert_eq!(limits("watchers = 5000\n").connections, 10_000);
+        assert_eq!(limits("watchers = 5\n").connections, 2048);
+        assert_eq!(limits("watchers = 5000\nconnections = 6000\n").connections, 6000);
+    }
+
+    #[test]
     fn unknown_keys_are_refused_where_they_stand_with_the_likely_one() {
         let shown = refused("trust_domain = \"prod.example\"\nlisten_ = \"0.0.0.0:1\"\n");
         assert!(shown.starts_with("ca.toml:2:1: unknown key `listen_`"), "{shown}");
