@@ -88,7 +88,7 @@ pub(super) async fn serve(accepted: Accepted, asker: Asker, place: Place, listen
         }
         () = withdrawn(host.as_deref(), &listener) => DRAIN_DEADLINE,
         () = place.lost() => {
-            tracing::info!(%address, "silent connection given up for a newer one");
+            tracing::debug!(%address, "silent connection given up for a newer one");
             // Unless it began to speak in the same moment.
             if place.activity().is_running() { DRAIN_DEADLINE } else { FLUSH_DEADLINE }
         }

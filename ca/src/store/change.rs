@@ -540,7 +540,7 @@ mod tests {
         let tested = Tested::new().await;
         tested.apply(intent("01", None), at(END - 50)).await;
         tested.apply(Change::RevokeSerial { serial: "01".parse().unwrap() }, at(END - 10)).await;
-        let last = at(END).plus(REVOCATION_KEPT);
+        let last = at(END + 86_400);
         tested.apply(Change::RevokeId { id: id("/other") }, last).await;
         assert_eq!(tested.revoked(last).await, 1, "another revocation forgets none that is still told");
         assert_eq!(tested.revoked(last.plus(Duration::from_secs(1))).await, 0);
@@ -551,7 +551,7 @@ mod tests {
         let tested = Tested::new().await;
         tested.apply(intent("01", None), at(END - 50)).await;
         tested.apply(intent("02", None), at(END - 50)).await;
-        let late = at(END).plus(CLOCKS_LATE);
+        let late = at(END + 3600);
         assert_eq!(tested.apply(Change::RevokeSerial { serial: "01".parse().unwrap() }, late).await, Outcome::Done);
         tested.apply(Change::RevokeId { id: id("/countersign/host/gpu-1") }, late).await;
         assert_eq!(tested.revoked(late).await, 2);
