@@ -34,3 +34,5 @@ pub mod store;
 pub mod issuance;
 
 pub mod token;
+
+pub mod settings;

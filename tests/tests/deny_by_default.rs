@@ -55,14 +55,14 @@ const WRONG: &[Wrong] = &[
         name: "unknown key",
         good: "listen   = \"127.0.0.1:INBOUND\"",
         bad: "listen   = \"127.0.0.1:INBOUND\"\n«lisen»  = \"127.0.0.1:1\"",
-        message: "unknown field `lisen`",
+        message: "unknown key \"lisen\"",
         hint: "did you mean \"listen\"?",
     },
     Wrong {
         name: "unknown table",
         good: "[[role]]\n",
         bad: "[[«rol»]]\n",
-        message: "unknown field `rol`",
+        message: "unknown key \"rol\"",
         hint: "did you mean \"role\"?",
     },
     Wrong {

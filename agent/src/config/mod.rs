@@ -9,22 +9,25 @@ pub(crate) mod address;
 
 pub(crate) mod secret;
 
-pub(crate) mod duration;
-
 mod check;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) mod diagnostic;
-
 use std::path::Path;
 
+use countersign_certs::settings::diagnostic::{Diagnostic, SecretLines};
 use countersign_certs::spiffe_id::TrustDomain;
 use countersign_certs::store::{self, StoreError};
 
-use diagnostic::Diagnostic;
 use toml::de::DeTable;
+
+/// What an `[inbound.inject]` adds is a secret, wherever it was written by mistake.
+const SECRETS: SecretLines = SecretLines {
+    key: "value",
+    reminders: &["phrase", "secret", "token"],
+    hint: "name a secret where it is, as in value = \"Bearer ${credential:NAME}\", ${file:/PATH} or ${env:NAME}",
+};
 
 /// Whether the secrets that a config names are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +70,7 @@ pub(crate) fn parse(
     secrets: Secrets,
 ) -> Result<checked::Agent, ConfigError> {
     check::agent(written(name, text)?, enrolled, secrets)
-        .map_err(|finding| ConfigError::Refused(Diagnostic::new(name, text, finding)))
+        .map_err(|finding| ConfigError::Refused(Diagnostic::new(name, text, finding, &SECRETS)))
 }
 
 /// The state folder that a config names, read on its own: what the host has enrolled in must be known before the rest can
@@ -97,5 +100,5 @@ fn read(path: &Path) -> Result<(String, String), ConfigError> {
 }
 
 fn written(name: &str, text: &str) -> Result<file::Agent, ConfigError> {
-    toml::from_str(text).map_err(|error| ConfigError::Refused(Diagnostic::of_toml(name, text, &error)))
+    toml::from_str(text).map_err(|error| ConfigError::Refused(Diagnostic::of_toml(name, text, &error, &SECRETS)))
 }

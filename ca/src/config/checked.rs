@@ -8,10 +8,11 @@ use std::time::Duration;
 use toml::Spanned;
 use tracing::level_filters::LevelFilter;
 
-use super::diagnostic::Fault;
-use super::{PassphraseSource, duration, file};
+use super::{PassphraseSource, file};
 use crate::certs::issuance::REQUEST_BYTES_MAX;
 use crate::certs::san::DnsName;
+use crate::certs::settings::diagnostic::Finding;
+use crate::certs::settings::duration;
 use crate::certs::spiffe_id::TrustDomain;
 
 /// Everything that a CA is told by its config file.
@@ -97,7 +98,7 @@ const TTL_MAX: Duration = Duration::from_secs(90 * 86_400);
 
 const BACKDATE_MAX: Duration = Duration::from_secs(600);
 
-pub(super) fn check(written: file::Ca, folder: &Path) -> Result<Settings, Fault> {
+pub(super) fn check(written: file::Ca, folder: &Path) -> Result<Settings, Finding> {
     let trust_domain = parsed(&written.trust_domain, TrustDomain::parse, "for example \"prod.example\"")?;
     let name = optional(written.name.as_ref(), DnsName::parse, "for example \"ca.prod.example\"")?;
     let listen =
@@ -125,18 +126,18 @@ fn advertise(
     name: Option<&DnsName>,
     listen: SocketAddr,
     fallback: Range<usize>,
-) -> Result<String, Fault> {
+) -> Result<String, Finding> {
     if let Some(address) = written {
         let (host, port) = address.as_ref().rsplit_once(':').unwrap_or_default();
         if host.is_empty() || port.parse::<u16>().is_err() {
             let message = format!("{:?} is not an address with a port", address.as_ref());
-            return Err(Fault::new(address.span(), message, "for example \"ca.prod.example:8443\""));
+            return Err(Finding::with_hint(address.span(), message, "for example \"ca.prod.example:8443\""));
         }
         return Ok(address.as_ref().clone());
     }
     match name {
         Some(name) => Ok(format!("{}:{}", name.as_str(), listen.port())),
-        None if listen.ip().is_unspecified() => Err(Fault::new(
+        None if listen.ip().is_unspecified() => Err(Finding::with_hint(
             fallback,
             format!("join tokens would carry the address {listen}, which no host can reach"),
             "add: advertise = \"ca.prod.example:8443\", or name = \"ca.prod.example\"",
@@ -145,10 +146,10 @@ fn advertise(
     }
 }
 
-fn passphrase(written: Option<&Spanned<String>>, folder: &Path) -> Result<Option<PassphraseSource>, Fault> {
+fn passphrase(written: Option<&Spanned<String>>, folder: &Path) -> Result<Option<PassphraseSource>, Finding> {
     let Some(text) = written else { return Ok(None) };
     PassphraseSource::parse(text.as_ref(), folder).map(Some).ok_or_else(|| {
-        Fault::new(
+        Finding::with_hint(
             text.span(),
             "passphrase must say where the passphrase is, never what it is",
             "\"credential:ca_passphrase\" (systemd) or \"file:/etc/countersign/passphrase\"",
@@ -156,7 +157,7 @@ fn passphrase(written: Option<&Spanned<String>>, folder: &Path) -> Result<Option
     })
 }
 
-fn log_level(written: Option<&Spanned<String>>) -> Result<LevelFilter, Fault> {
+fn log_level(written: Option<&Spanned<String>>) -> Result<LevelFilter, Finding> {
     let known = |text: &str| match text {
         "error" => Ok(LevelFilter::ERROR),
         "warn" => Ok(LevelFilter::WARN),
@@ -231,7 +232,7 @@ impl Default for Limits {
     }
 }
 
-fn issuance(written: &file::Issuance) -> Result<Issuance, Fault> {
+fn issuance(written: &file::Issuance) -> Result<Issuance, Finding> {
     let default = Issuance::default();
     let workload_ttl_max = within(written.workload_ttl_max.as_ref(), default.workload_ttl_max, TTL_MIN, TTL_MAX)?;
     let default_ttl = default.workload_ttl.min(workload_ttl_max);
@@ -248,7 +249,7 @@ fn within(
     default: Duration,
     least: Duration,
     most: Duration,
-) -> Result<Duration, Fault> {
+) -> Result<Duration, Finding> {
     let Some(text) = written else { return Ok(default) };
     let value = parsed(text, duration::parse, "a whole number and s, m, h or d, for example \"90m\"")?;
     if (least..=most).contains(&value) {
@@ -256,10 +257,10 @@ fn within(
     }
     let (least, most) = (duration::print(least), duration::print(most));
     let message = format!("{} is out of range", duration::print(value));
-    Err(Fault::new(text.span(), message, format!("from {least} to {most}")))
+    Err(Finding::with_hint(text.span(), message, format!("from {least} to {most}")))
 }
 
-fn limits(written: &file::Limits) -> Result<Limits, Fault> {
+fn limits(written: &file::Limits) -> Result<Limits, Finding> {
     let default = Limits::default();
     let watchers = counted(written.watchers.as_ref(), default.watchers, 1_000_000)?;
     Ok(Limits {
@@ -279,20 +280,20 @@ fn limits(written: &file::Limits) -> Result<Limits, Fault> {
     })
 }
 
-fn counted(written: Option<&Spanned<u32>>, default: usize, most: usize) -> Result<usize, Fault> {
+fn counted(written: Option<&Spanned<u32>>, default: usize, most: usize) -> Result<usize, Finding> {
     let Some(number) = written else { return Ok(default) };
     let value = usize::try_from(*number.as_ref()).unwrap_or(usize::MAX);
     if (1..=most).contains(&value) {
         return Ok(value);
     }
-    Err(Fault::new(number.span(), format!("{value} is out of range"), format!("from 1 to {most}")))
+    Err(Finding::with_hint(number.span(), format!("{value} is out of range"), format!("from 1 to {most}")))
 }
 
-fn positive(written: Option<&Spanned<u32>>, default: u32) -> Result<u32, Fault> {
+fn positive(written: Option<&Spanned<u32>>, default: u32) -> Result<u32, Finding> {
     match written {
         None => Ok(default),
         Some(number) if *number.as_ref() == 0 => {
-            Err(Fault::new(number.span(), "0 would refuse every request", "1 or more"))
+            Err(Finding::with_hint(number.span(), "0 would refuse every request", "1 or more"))
         }
         Some(number) => Ok(*number.as_ref()),
     }
@@ -302,14 +303,14 @@ fn parsed<T, E: std::fmt::Display>(
     text: &Spanned<String>,
     parse: impl FnOnce(&str) -> Result<T, E>,
     hint: &str,
-) -> Result<T, Fault> {
-    parse(text.as_ref()).map_err(|error| Fault::new(text.span(), error.to_string(), hint))
+) -> Result<T, Finding> {
+    parse(text.as_ref()).map_err(|error| Finding::with_hint(text.span(), error.to_string(), hint))
 }
 
 fn optional<T, E: std::fmt::Display>(
     text: Option<&Spanned<String>>,
     parse: impl FnOnce(&str) -> Result<T, E>,
     hint: &str,
-) -> Result<Option<T>, Fault> {
+) -> Result<Option<T>, Finding> {
     text.map(|text| parsed(text, parse, hint)).transpose()
 }

@@ -4,21 +4,27 @@
 //! of the program uses; nobody else sees the first.
 
 mod checked;
-mod diagnostic;
-mod duration;
 mod file;
 mod passphrase;
 mod template;
 
 use std::path::Path;
 
+use crate::certs::settings::diagnostic::{Diagnostic, SecretLines};
 use crate::certs::store::{self, StoreError};
 
+pub(crate) use crate::certs::settings::duration::{parse as parse_duration, print as print_duration};
 pub(crate) use checked::{DEFAULT_LISTEN, Files, Limits, Settings, TTL_MIN};
-pub(crate) use diagnostic::Diagnostic;
-pub(crate) use duration::{parse as parse_duration, print as print_duration};
 pub(crate) use passphrase::{Passphrase, PassphraseError, PassphraseSource};
 pub(crate) use template::{Template, write as write_template};
+
+/// A passphrase may stand where its source belongs.
+const SECRETS: SecretLines = SecretLines {
+    key: "passphrase",
+    reminders: &[],
+    hint: "passphrase says where the passphrase is, never what it is: \"credential:ca_passphrase\" (systemd) or \
+           \"file:/etc/countersign/passphrase\"",
+};
 
 /// Name of the config file in the CA's folder.
 pub(crate) const CONFIG_FILE: &str = "ca.toml";
@@ -46,9 +52,10 @@ pub(crate) fn load(path: &Path) -> Result<Settings, ConfigError> {
 }
 
 fn parse(path: &Path, text: &str) -> Result<Settings, Diagnostic> {
-    let written = toml::from_str(text).map_err(|error| Diagnostic::of_toml(path, text, &error))?;
+    let name = path.display().to_string();
+    let written = toml::from_str(text).map_err(|error| Diagnostic::of_toml(&name, text, &error, &SECRETS))?;
     let folder = path.parent().unwrap_or_else(|| Path::new(""));
-    checked::check(written, folder).map_err(|fault| fault.at(path, text))
+    checked::check(written, folder).map_err(|finding| Diagnostic::new(&name, text, finding, &SECRETS))
 }
 
 #[cfg(test)]
@@ -80,11 +87,11 @@ mod tests {
     #[test]
     fn unknown_keys_are_refused_where_they_stand_with_the_likely_one() {
         let shown = refused("trust_domain = \"prod.example\"\nlisten_ = \"0.0.0.0:1\"\n");
-        assert!(shown.starts_with("ca.toml:2:1: unknown key `listen_`"), "{shown}");
+        assert!(shown.starts_with("ca.toml:2:1: unknown key \"listen_\""), "{shown}");
         assert!(shown.contains("listen_ = \"0.0.0.0:1\"\n") && shown.contains("^^^^^^^"), "{shown}");
-        assert!(shown.contains("hint: did you mean `listen`?"), "{shown}");
+        assert!(shown.contains("hint: did you mean \"listen\"?"), "{shown}");
         let nested = refused("trust_domain = \"prod.example\"\n[limits]\nconections = 5\n");
-        assert!(nested.starts_with("ca.toml:3:1: unknown key `conections`"), "{nested}");
+        assert!(nested.starts_with("ca.toml:3:1: unknown key \"conections\""), "{nested}");
     }
 
     #[test]
@@ -110,7 +117,7 @@ mod tests {
             assert!(shown.contains("hint: "), "{line}: {shown}");
         }
         assert!(refused("trust_domain = \"a/b\"").starts_with("ca.toml:1:16: "));
-        assert!(refused("name = \"x\"\n").starts_with("ca.toml:1:1: missing key `trust_domain`"));
+        assert!(refused("name = \"x\"\n").starts_with("ca.toml:1:1: missing key \"trust_domain\""));
         assert!(refused("trust_domain = \n").starts_with("ca.toml:1:16: "));
     }
 

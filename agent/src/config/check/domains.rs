@@ -11,10 +11,10 @@ use countersign_certs::store;
 use toml::Spanned;
 
 use super::super::checked::CertificateFiles;
-use super::super::diagnostic::Finding;
 use super::super::file;
 use super::scalars::{absolute, parsed};
 use crate::refusal::in_one_line;
+use countersign_certs::settings::diagnostic::Finding;
 
 /// The trust domains whose IDs can ever be verified here.
 pub(super) struct KnownDomains(Option<Vec<TrustDomain>>);

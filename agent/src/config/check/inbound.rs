@@ -10,7 +10,6 @@ use toml::Spanned;
 
 use super::super::address::{BackendAddress, Protocol};
 use super::super::checked::{Inbound, Injection};
-use super::super::diagnostic::{Finding, did_you_mean};
 use super::super::{Secrets, file, secret};
 use super::domains::Identities;
 use super::routes::Places;
@@ -20,6 +19,7 @@ use crate::policy::role::Roles;
 use crate::policy::rule::{Policy, Rule};
 use crate::refusal::in_one_line;
 use crate::request::is_identity_header;
+use countersign_certs::settings::diagnostic::{Finding, did_you_mean};
 
 pub(super) fn inbound(
     written: file::Inbound,

@@ -20,8 +20,8 @@ use countersign_certs::tls::KeyExchange;
 use toml::Spanned;
 
 use super::checked::{Agent, AuditOutput, Control, Limits};
-use super::diagnostic::Finding;
 use super::{Secrets, file};
+use countersign_certs::settings::diagnostic::Finding;
 use domains::{Identities, KnownDomains};
 use scalars::{absolute, number, span_of_time};
 
@@ -97,8 +97,9 @@ fn log_level(written: file::Log) -> Result<tracing::Level, Finding> {
         "warn" => Ok(tracing::Level::WARN),
         "info" => Ok(tracing::Level::INFO),
         "debug" => Ok(tracing::Level::DEBUG),
+        "trace" => Ok(tracing::Level::TRACE),
         other => {
-            Err(Finding::new(level.span(), format!("unknown level {other:?}; it is error, warn, info or debug")))
+            Err(Finding::new(level.span(), format!("unknown level {other:?}; it is error, warn, info, debug or trace")))
         }
     }
 }

@@ -8,12 +8,12 @@ use toml::Spanned;
 
 use super::super::address::{Endpoint, ListenAddress};
 use super::super::checked::{LocalUsers, Outbound};
-use super::super::diagnostic::Finding;
 use super::super::file;
 use super::domains::{Identities, KnownDomains};
 use super::routes::Places;
 use super::scalars::{absolute, name, parsed};
 use crate::refusal::in_one_line;
+use countersign_certs::settings::diagnostic::Finding;
 
 pub(super) fn outbound(
     written: file::Outbound,

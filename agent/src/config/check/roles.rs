@@ -2,11 +2,11 @@
 
 use toml::Spanned;
 
-use super::super::diagnostic::{Finding, did_you_mean};
 use super::super::file;
 use super::domains::KnownDomains;
 use super::scalars::{name, parsed};
 use crate::policy::role::{MemberPattern, RoleDefinition, Roles, RolesError};
+use countersign_certs::settings::diagnostic::{Finding, did_you_mean};
 
 pub(super) fn roles(definitions: &[file::Role], known: &KnownDomains) -> Result<Roles, Finding> {
     let mut compiled = Vec::new();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::super::address::{BackendSocket, ListenAddress};
 use super::super::checked::{Inbound, Outbound};
-use super::super::diagnostic::Finding;
+use countersign_certs::settings::diagnostic::Finding;
 
 /// Most inbounds and outbounds together.
 const ROUTES_MAX: usize = 1024;

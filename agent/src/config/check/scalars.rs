@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::super::diagnostic::Finding;
-use super::super::duration;
 use crate::refusal::in_one_line;
+use countersign_certs::settings::diagnostic::Finding;
+use countersign_certs::settings::duration;
 
 /// Longest name of a route or role in bytes.
 const NAME_BYTES_MAX: usize = 64;
