@@ -11,7 +11,8 @@ use x509_parser::prelude::FromDer;
 
 use crate::authorize::Grant;
 use crate::build::Plan;
-use crate::certs::certificate::{CertificateError, ExtendedUsage, PeerCertificate, sha256};
+use crate::certs::certificate::{CertificateError, ExtendedUsage, PeerCertificate};
+use crate::certs::digest::sha256;
 use crate::certs::san::San;
 use crate::certs::time::Validity;
 

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::certs::digest::hexadecimal;
 use crate::certs::san::{DnsName, SanError};
 use crate::certs::spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain, host_id};
 use crate::certs::time::Timestamp;
@@ -204,11 +205,6 @@ pub(crate) fn token_row(
         spent_by: None,
         revoked: None,
     }
-}
-
-/// Lower-case hexadecimal, as everything binary is stored and shown.
-pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl From<TokenRow> for Token {

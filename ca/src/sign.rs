@@ -6,7 +6,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use crate::authority::Authority;
 use crate::build::{Plan, ReadyToSign};
-use crate::certs::certificate::sha256;
+use crate::certs::digest::sha256;
 use crate::certs::key::SigningPair;
 use crate::lint::{self, LintError};
 use crate::record::Intended;

@@ -6,7 +6,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use aws_lc_rs::digest;
 use rustls::pki_types::CertificateDer;
 use x509_parser::certificate::{BasicExtension, X509Certificate, X509CertificateParser};
 use x509_parser::error::X509Error;
@@ -19,6 +18,7 @@ use x509_parser::oid_registry::{
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 
+use crate::digest::sha256;
 use crate::revocation::SerialNumber;
 use crate::san::{DnsName, EmailAddress, San, SanError};
 use crate::spiffe_id::{SpiffeId, SpiffeIdError};
@@ -174,13 +174,6 @@ impl ExtendedUsage {
     pub fn allows_server(self) -> bool {
         matches!(self, Self::Any | Self::Only { server: true, .. })
     }
-}
-
-/// SHA-256 of some bytes.
-pub fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut fingerprint = [0; 32];
-    fingerprint.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
-    fingerprint
 }
 
 /// Reads DER strictly: bounded, nothing after the end, no extension twice (RFC 5280 §4.2).

@@ -117,7 +117,7 @@ impl CheckedCsr {
 
     /// SHA-256 of the SubjectPublicKeyInfo, which the CA writes into its journal before it signs.
     pub fn key_fingerprint(&self) -> [u8; 32] {
-        crate::certificate::sha256(&self.key.subject_public_key_info())
+        crate::digest::sha256(&self.key.subject_public_key_info())
     }
 }
 

@@ -15,6 +15,13 @@ pub struct Fingerprint(pub [u8; 32]);
 #[error("{0:?} is no fingerprint; it has 64 hexadecimal digits")]
 pub struct FingerprintError(String);
 
+/// SHA-256 of some bytes.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut fingerprint = [0; 32];
+    fingerprint.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
+    fingerprint
+}
+
 /// Two lower-case digits a byte.
 pub fn hexadecimal(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);

@@ -19,7 +19,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme, SupportedProtocolVersion};
 
 use crate::bundle::TrustBundle;
-use crate::certificate::sha256;
+use crate::digest::sha256;
 use crate::revocation::Revocations;
 use crate::san::San;
 use crate::spiffe_id::SpiffeId;

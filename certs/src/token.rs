@@ -73,7 +73,7 @@ impl JoinSecret {
 
     /// SHA-256 of the secret: all that the CA keeps. The secret is random, so no slow hash is needed.
     pub fn hash(&self) -> [u8; 32] {
-        crate::certificate::sha256(&self.0)
+        crate::digest::sha256(&self.0)
     }
 }
 

@@ -218,11 +218,6 @@ impl Trust {
         self.verify(&peer.chain, side, now).map(drop)
     }
 
-    /// Whether this trust domain's IDs can be verified at all.
-    pub fn knows(&self, trust_domain: &TrustDomain) -> bool {
-        self.domains.contains_key(trust_domain)
-    }
-
     /// Whether peers without a SPIFFE ID can be verified at all.
     pub fn admits_foreign(&self) -> bool {
         !self.foreign.roots.is_empty()

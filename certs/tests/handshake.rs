@@ -15,7 +15,7 @@ use common::{
     Authority, CLIENT_AUTH, DIGITAL_SIGNATURE, HOUR, Issued, NOW, Recipe, SERVER_AUTH, at, clock, dns, id, now, san,
     trust, trusted_but, uri,
 };
-use countersign_certs::certificate::sha256;
+use countersign_certs::digest::sha256;
 use countersign_certs::key::{KeyAlgorithm, PrivateKey};
 use countersign_certs::revocation::Revocations;
 use countersign_certs::tls::{

@@ -17,6 +17,7 @@ use hyper::rt::{Read, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
@@ -54,27 +55,14 @@ pub(crate) fn open(path: &Path) -> io::Result<std::os::unix::net::UnixListener> 
 
 /// Answers operators for ever.
 pub(crate) async fn serve_socket(listener: UnixListener, agent: Rc<Agent>) {
-    let callers = Arc::new(Semaphore::new(CALLERS_MAX));
-    loop {
-        let Ok(turn) = Arc::clone(&callers).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "the control socket cannot accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        if !is_trusted(&stream) {
-            tracing::warn!("somebody else's program called the control socket");
-            continue;
+    let accept = async || loop {
+        let (stream, _) = listener.accept().await?;
+        if is_trusted(&stream) {
+            return Ok(stream);
         }
-        let agent = Rc::clone(&agent);
-        tokio::task::spawn_local(async move {
-            serve(TokioIo::new(stream), |request| control(request, Rc::clone(&agent))).await;
-            drop(turn);
-        });
-    }
+        tracing::warn!("somebody else's program called the control socket");
+    };
+    serve_callers("control socket", accept, move |request| control(request, Rc::clone(&agent))).await;
 }
 
 /// Root, or the user that the agent runs as. The file's mode says so already; this holds where somebody changed it.
@@ -85,22 +73,33 @@ fn is_trusted(stream: &UnixStream) -> bool {
 
 /// Answers scrapers and health checks for ever.
 pub(crate) async fn serve_metrics(listener: TcpListener, agent: Rc<Agent>) {
+    let accept = async || listener.accept().await.map(|(stream, _)| stream);
+    serve_callers("metrics port", accept, move |request| health(request, Rc::clone(&agent))).await;
+}
+
+/// Serves every caller, a bounded number at once.
+async fn serve_callers<S, F, R>(what: &'static str, accept: impl AsyncFn() -> io::Result<S>, answer: F)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    F: Fn(Request<Incoming>) -> R + Clone + 'static,
+    R: Future<Output = Response<Full<Bytes>>> + 'static,
+{
     let callers = Arc::new(Semaphore::new(CALLERS_MAX));
     loop {
         let Ok(turn) = Arc::clone(&callers).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "the metrics port cannot accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
+        match accept().await {
+            Ok(stream) => {
+                let answer = answer.clone();
+                tokio::task::spawn_local(async move {
+                    serve(TokioIo::new(stream), answer).await;
+                    drop(turn);
+                });
             }
-        };
-        let agent = Rc::clone(&agent);
-        tokio::task::spawn_local(async move {
-            serve(TokioIo::new(stream), |request| health(request, Rc::clone(&agent))).await;
-            drop(turn);
-        });
+            Err(error) => {
+                tracing::warn!(%error, "the {what} cannot accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
     }
 }
 

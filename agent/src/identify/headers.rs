@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use countersign_certs::certificate::PeerCertificate;
+use countersign_certs::digest::hexadecimal;
 use countersign_certs::san::San;
 use countersign_certs::verify::VerifiedPeer;
 use http::HeaderMap;
@@ -47,7 +48,7 @@ impl IdentityHeaders {
 /// URI and DNS. No name that was verified has a character that would need quoting.
 fn forwarded_client_certificate(own: &PeerCertificate, peer: &PeerCertificate, names: &[San]) -> String {
     let by = own.principal().map(uri_or_name).unwrap_or_default();
-    let hash: String = peer.fingerprint().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hexadecimal(peer.fingerprint());
     let mut element = format!("By={by};Hash={hash}");
     for san in names {
         match san {

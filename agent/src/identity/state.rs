@@ -5,8 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use countersign_certs::certificate::sha256;
-use countersign_certs::digest::{Fingerprint, hexadecimal};
+use countersign_certs::digest::{Fingerprint, hexadecimal, sha256};
 use countersign_certs::issuance::TrustUpdate;
 use countersign_certs::key::PrivateKey;
 use countersign_certs::san::San;

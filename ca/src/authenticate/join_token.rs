@@ -42,7 +42,7 @@ pub(super) async fn check(
     registry: &Registry,
     now: Timestamp,
 ) -> Result<(String, TokenClaim), NotAuthenticated> {
-    let secret_hash = crate::registry::hexadecimal(&secret.hash());
+    let secret_hash = crate::certs::digest::hexadecimal(&secret.hash());
     let token = registry.token(&secret_hash).await?.ok_or(NotAuthenticated::TokenUnknown)?;
     let name = token.name();
     match token.state(now) {

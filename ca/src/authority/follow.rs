@@ -8,12 +8,12 @@ use tokio::sync::watch;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use super::{Authority, AuthorityError, Signing, is_encrypted, read_certificate};
-use crate::certs::certificate::sha256;
+use crate::certs::digest::hexadecimal;
+use crate::certs::digest::sha256;
 use crate::certs::store;
 use crate::certs::time::{Clock, Timestamp};
 use crate::config::{Files, Passphrase, PassphraseError, PassphraseSource};
 use crate::record::chain_of;
-use crate::registry::hexadecimal;
 
 /// How often the certificate's file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);

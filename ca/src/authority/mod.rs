@@ -18,7 +18,8 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 use crate::certs::bundle::{BundleError, TrustBundle};
-use crate::certs::certificate::{CertificateError, check_authority, sha256};
+use crate::certs::certificate::{CertificateError, check_authority};
+use crate::certs::digest::sha256;
 use crate::certs::key::{KeyError, PrivateKey};
 use crate::certs::pem::{self, PemError};
 use crate::certs::spiffe_id::TrustDomain;

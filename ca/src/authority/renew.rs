@@ -13,14 +13,14 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use super::make::{intermediate, intermediate_params};
 use super::{Authority, AuthorityError, ProtectError, is_encrypted, protect, spki_of, unprotect};
-use crate::certs::certificate::sha256;
+use crate::certs::digest::hexadecimal;
+use crate::certs::digest::sha256;
 use crate::certs::key::{KeyAlgorithm, KeyError, PrivateKey, SigningPair};
 use crate::certs::pem::encode_certificates;
 use crate::certs::store::{self, StoreError};
 use crate::certs::time::{Timestamp, Validity};
 use crate::config::{Files, Passphrase};
 use crate::record::{Event, Journal, Unrecorded};
-use crate::registry::hexadecimal;
 
 /// Why there is no new intermediate. The old one is as it was.
 #[derive(Debug, thiserror::Error)]

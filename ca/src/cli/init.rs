@@ -13,14 +13,14 @@ use zeroize::Zeroizing;
 use super::Said;
 use super::arguments::InitArguments;
 use crate::authority::{AuthorityError, Made, ProtectError, make, protect};
-use crate::certs::certificate::sha256;
+use crate::certs::digest::hexadecimal;
+use crate::certs::digest::sha256;
 use crate::certs::pem::encode_certificates;
 use crate::certs::san::DnsName;
 use crate::certs::store::{self as files, StoreError as FileError};
 use crate::certs::time::Clock;
 use crate::config::{CONFIG_FILE, Files, Passphrase, PassphraseError, PassphraseSource, Template, write_template};
 use crate::record::Event;
-use crate::registry::hexadecimal;
 use crate::store::{Change, Store, StoreError, Write};
 
 /// Where the CA is made before it is moved into place.

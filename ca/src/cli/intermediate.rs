@@ -5,10 +5,10 @@ use serde_json::json;
 use super::arguments::IntermediateCommand;
 use super::{CommandError, Opened, Said};
 use crate::authority::{needs_passphrase, renew};
-use crate::certs::certificate::sha256;
+use crate::certs::digest::hexadecimal;
+use crate::certs::digest::sha256;
 use crate::certs::time::Clock;
 use crate::config::{Passphrase, PassphraseSource};
-use crate::registry::hexadecimal;
 
 pub(super) async fn run(command: IntermediateCommand, clock: &Clock) -> Result<Said, CommandError> {
     let IntermediateCommand::Renew { config, root_key, passphrase_file, json } = command;

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use super::{CommandError, Opened, Said};
-use crate::certs::certificate::sha256;
+use crate::certs::digest::hexadecimal;
+use crate::certs::digest::sha256;
 use crate::certs::time::Clock;
-use crate::registry::hexadecimal;
 
 /// How long to wait for the listener to answer.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(1);

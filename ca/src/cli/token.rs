@@ -8,10 +8,11 @@ use zeroize::Zeroizing;
 
 use super::arguments::TokenCommand;
 use super::{CommandError, Opened, Said, table};
+use crate::certs::digest::hexadecimal;
 use crate::certs::time::{Clock, Timestamp};
 use crate::certs::token::{JoinSecret, JoinToken};
 use crate::record::Event;
-use crate::registry::{Token, TokenState, check_host, check_ttl, hexadecimal, token_row};
+use crate::registry::{Token, TokenState, check_host, check_ttl, token_row};
 use crate::store::Change;
 
 /// How long a token may wait. It is a secret on its way; a week is for hosts that are delivered by hand.

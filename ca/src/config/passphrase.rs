@@ -110,6 +110,7 @@ fn ask(prompt: &str) -> Result<Passphrase, PassphraseError> {
     Passphrase::new(Zeroizing::new(answer.into_bytes()))
 }
 
+#[allow(clippy::disallowed_methods, reason = "the config is the one place that reads the environment")]
 fn credential_path(name: &str) -> Option<PathBuf> {
     std::env::var_os("CREDENTIALS_DIRECTORY").map(|folder| Path::new(&folder).join(name))
 }

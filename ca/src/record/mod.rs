@@ -13,11 +13,12 @@ use serde::Serialize;
 
 use crate::authenticate::Claim;
 use crate::build::{Plan, ReadyToSign};
+use crate::certs::digest::hexadecimal;
 use crate::certs::issuance::Reason;
 use crate::certs::time::Clock;
 use crate::config::Limits;
 use crate::issue::Refusal;
-use crate::registry::{Entry, TokenName, hexadecimal};
+use crate::registry::{Entry, TokenName};
 use crate::sign::Signed;
 use crate::store::{CertificateRow, Change, Conflict, Outcome, SpentToken, Store, StoreError, Write};
 use allowance::{Allowances, Asker};

@@ -3,7 +3,7 @@
 use aws_lc_rs::digest::{Context, SHA256};
 use serde::Serialize;
 
-use crate::registry::hexadecimal;
+use crate::certs::digest::hexadecimal;
 
 /// The hash before the first line.
 pub(super) const GENESIS: &str = "";
