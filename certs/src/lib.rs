@@ -36,3 +36,5 @@ pub mod issuance;
 pub mod token;
 
 pub mod settings;
+
+pub mod allowance;

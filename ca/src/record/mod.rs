@@ -5,14 +5,14 @@
 //! Whatever changes the store goes through here: a change and its line in the journal are one transaction. If the line
 //! cannot be written, the change does not happen and nothing is signed.
 
-mod allowance;
-
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::authenticate::Claim;
 use crate::build::{Plan, ReadyToSign};
+use crate::certs::allowance::Allowances;
 use crate::certs::digest::hexadecimal;
 use crate::certs::issuance::Reason;
 use crate::certs::time::Clock;
@@ -21,10 +21,27 @@ use crate::issue::Refusal;
 use crate::registry::{Entry, TokenName};
 use crate::sign::Signed;
 use crate::store::{CertificateRow, Change, Conflict, Outcome, SpentToken, Store, StoreError, Write};
-use allowance::{Allowances, Asker};
 
 /// Most characters of a refusal's story; a part of it is what the peer sent.
 const DETAIL_CHARACTERS_MAX: usize = 1000;
+
+/// Refusals of one kind and one asker that are written at once. Whoever can ask could otherwise fill the disk, and with a full
+/// disk nothing is signed.
+const REFUSALS_AT_ONCE: u64 = 100;
+
+/// How long until one more is written after that.
+const REFUSAL_EVERY: Duration = Duration::from_secs(60);
+
+/// Whose refusals are counted together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Asker {
+    /// Everybody for whom there was no more room.
+    Others,
+    /// A verified peer, by its name.
+    Peer(String),
+    /// All who have no certificate: they can have as many addresses as they like.
+    Stranger,
+}
 
 /// Most characters of the identity that was asked for: the peer chooses it.
 const WANTED_CHARACTERS_MAX: usize = 256;
@@ -34,7 +51,7 @@ const WANTED_CHARACTERS_MAX: usize = 256;
 pub(crate) struct Journal {
     store: Arc<Store>,
     clock: Clock,
-    refusals: Arc<Mutex<Allowances>>,
+    refusals: Arc<Mutex<Allowances<(String, Asker)>>>,
 }
 
 /// A certificate whose intent is on disk. Made only here, consumed by the signer.
@@ -123,7 +140,8 @@ pub(crate) enum Unrecorded {
 impl Journal {
     /// The journal of this store.
     pub(crate) fn new(store: Arc<Store>, clock: Clock) -> Self {
-        Self { store, clock, refusals: Arc::default() }
+        let refusals = Arc::new(Mutex::new(Allowances::new(REFUSALS_AT_ONCE, REFUSAL_EVERY)));
+        Self { store, clock, refusals }
     }
 
     /// Records that a certificate is about to be signed; spends the token that pays for it. After this it counts as
@@ -189,7 +207,7 @@ impl Journal {
     /// How many were left out before this one, or nothing if it is left out too. The log has every one.
     fn allow(&self, kind: String, asker: Asker) -> Option<u64> {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        refusals.take(kind, asker, self.clock.now())
+        refusals.take((kind.clone(), asker), (kind, Asker::Others), self.clock.now())
     }
 
     /// Records something that changes nothing else.

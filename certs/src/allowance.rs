@@ -1,0 +1,127 @@
+//! How many lines are written about what anybody can cause. Whoever can ask could otherwise fill the disk. What is left out is
+//! counted in the next line of its kind.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::time::Duration;
+
+use crate::time::Timestamp;
+
+/// Most keys that are told apart; all others share.
+const KEYS_MAX: usize = 4096;
+
+/// What may still be written for each key: one that floods does not hide another.
+#[derive(Debug)]
+pub struct Allowances<K> {
+    lines_max: u64,
+    line_every: Duration,
+    left: HashMap<K, Allowance>,
+}
+
+#[derive(Debug)]
+struct Allowance {
+    lines: u64,
+    since: Timestamp,
+    omitted: u64,
+}
+
+impl<K: Hash + Eq> Allowances<K> {
+    /// `lines_max` lines for each key at once, and after that one each `line_every`.
+    pub fn new(lines_max: u64, line_every: Duration) -> Self {
+        Self { lines_max, line_every: line_every.max(Duration::from_secs(1)), left: HashMap::new() }
+    }
+
+    /// How many were left out before this one, or nothing if it is left out too. `shared` is the key of those for whom there is
+    /// no more room.
+    pub fn take(&mut self, key: K, shared: K, now: Timestamp) -> Option<u64> {
+        let (lines_max, line_every) = (self.lines_max, self.line_every);
+        let mut key = key;
+        if self.left.len() >= KEYS_MAX && !self.left.contains_key(&key) {
+            self.left.retain(|_, allowance| !allowance.is_untouched(now, lines_max, line_every));
+            if self.left.len() >= KEYS_MAX {
+                key = shared;
+            }
+        }
+        let fresh = Allowance { lines: lines_max, since: now, omitted: 0 };
+        self.left.entry(key).or_insert(fresh).take(now, lines_max, line_every)
+    }
+}
+
+impl Allowance {
+    fn take(&mut self, now: Timestamp, lines_max: u64, line_every: Duration) -> Option<u64> {
+        self.refill(now, lines_max, line_every);
+        let Some(left) = self.lines.checked_sub(1) else {
+            self.omitted = self.omitted.saturating_add(1);
+            return None;
+        };
+        self.lines = left;
+        Some(std::mem::take(&mut self.omitted))
+    }
+
+    fn refill(&mut self, now: Timestamp, lines_max: u64, line_every: Duration) {
+        let gained = now.since(self.since).as_secs() / line_every.as_secs().max(1);
+        self.lines = self.lines.saturating_add(gained).min(lines_max);
+        // What is left of a step counts, unless nothing can be gained any more or the clock was set back.
+        let counted = self.since.plus(line_every.saturating_mul(u32::try_from(gained).unwrap_or(u32::MAX)));
+        self.since = if self.lines == lines_max || now < self.since { now } else { counted };
+    }
+
+    /// Whether a new one would be the same.
+    fn is_untouched(&mut self, now: Timestamp, lines_max: u64, line_every: Duration) -> bool {
+        self.refill(now, lines_max, line_every);
+        self.lines == lines_max && self.omitted == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINES_MAX: u64 = 100;
+
+    fn allowances() -> Allowances<&'static str> {
+        Allowances::new(LINES_MAX, Duration::from_secs(60))
+    }
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_unix_seconds(1_800_000_000 + seconds)
+    }
+
+    #[test]
+    fn after_the_burst_there_is_one_line_a_minute_that_counts_the_others() {
+        let mut allowances = allowances();
+        let mut take = |seconds| allowances.take("a", "others", at(seconds));
+        for _ in 0..LINES_MAX {
+            assert_eq!(take(0), Some(0));
+        }
+        for second in 1..60 {
+            assert_eq!(take(second), None);
+        }
+        assert_eq!(take(60), Some(59));
+        assert_eq!(take(60), None);
+        assert_eq!(take(119), None);
+        assert_eq!(take(125), Some(2));
+        assert_eq!(take(180), Some(0), "the minute began at its minute, not with the line");
+    }
+
+    #[test]
+    fn one_that_floods_does_not_hide_another() {
+        let mut allowances = allowances();
+        for _ in 0..2 * LINES_MAX {
+            allowances.take("a", "others", at(0));
+        }
+        assert_eq!(allowances.take("b", "others", at(0)), Some(0));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_what_is_full_again_is_forgotten() {
+        let mut allowances = Allowances::new(LINES_MAX, Duration::from_secs(60));
+        for number in 0..2 * KEYS_MAX {
+            allowances.take(number, usize::MAX, at(0));
+        }
+        assert_eq!(allowances.left.len(), KEYS_MAX + 1, "all others share one");
+        assert_eq!(allowances.take(3 * KEYS_MAX, usize::MAX, at(0)), None);
+        assert_eq!(allowances.take(3 * KEYS_MAX, usize::MAX, at(60)), Some(0));
+        assert!(allowances.left.len() <= 2);
+    }
+}
