@@ -64,6 +64,8 @@ pub(crate) struct Assembler {
 pub(crate) struct Assembled {
     pub(crate) snapshot: Snapshot,
     pub(crate) waiting: Vec<Waiting>,
+    /// Modes of the sockets that were open before. To be set when the snapshot is taken up, and never for one that is not.
+    pub(crate) modes: Vec<(Arc<Listener>, SocketMode)>,
 }
 
 /// A route that cannot serve yet.
@@ -131,6 +133,7 @@ impl Assembler {
             }
         }
         let mut listeners = HashMap::new();
+        let mut modes = Vec::new();
         let mut routes = BTreeMap::new();
         for Ready { name, entrance, route, mode, outbound } in ready {
             let mut listener = Weak::new();
@@ -139,6 +142,7 @@ impl Assembler {
                 match opened.and_then(|opened| check_reach(outbound, &opened).map(|()| opened)) {
                     Ok(opened) => {
                         listener = Arc::downgrade(&opened);
+                        modes.push((Arc::clone(&opened), mode));
                         listeners.insert(entrance.clone(), opened);
                     }
                     Err(error) if opening == Opening::AllOrNothing => return Err(error),
@@ -162,7 +166,7 @@ impl Assembler {
             routes,
             phase,
         };
-        Ok(Assembled { snapshot, waiting })
+        Ok(Assembled { snapshot, waiting, modes })
     }
 
     /// The counters of every route that there ever was, by direction and name.
@@ -235,9 +239,6 @@ impl Assembler {
         let address = entrance.address();
         let refused = |source| AssembleError::Listen { name: Arc::clone(name), address: address.clone(), source };
         if let Some(listener) = self.listeners.get(entrance) {
-            if let ListenAddress::Unix(_) = address {
-                listener.set_mode(mode).map_err(refused)?;
-            }
             return Ok(Arc::clone(listener));
         }
         let listener = Listener::open(address, mode).map_err(refused)?;

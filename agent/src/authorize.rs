@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use http::Method;
 
+use crate::config::address::Protocol;
 use crate::connection::{Connection, Current};
 use crate::listener::LocalUser;
 use crate::live::{Live, Member, Signal};
@@ -36,6 +37,8 @@ pub(crate) struct Ongoing {
     method: Method,
     target: CheckedTarget,
     signal: Signal,
+    /// The body is still on its way to the backend.
+    asking: Cell<bool>,
     /// The worker's tick when the last byte passed.
     last_byte: Cell<u64>,
     /// The worker's tick at which it was first seen to have been told to end.
@@ -58,6 +61,18 @@ impl Ongoing {
     /// Tells when it must end.
     pub(crate) fn signal(&self) -> &Signal {
         &self.signal
+    }
+
+    /// Notes whether the body is still on its way to the backend.
+    pub(crate) fn asks(&self, asking: bool) {
+        self.asking.set(asking);
+    }
+
+    /// The answer is whole. What the caller still has to say would be carried unrecorded, and by no permit: it is cut off.
+    pub(crate) fn answered(&self) {
+        if self.asking.get() {
+            self.signal.cut(Withdrawn::Answered);
+        }
     }
 
     /// Notes that a byte has passed.
@@ -88,11 +103,8 @@ impl Ongoing {
 /// Decides on one HTTP request of a connection.
 pub(crate) fn request(connection: &Rc<Connection>, request: &NormalRequest) -> Result<Permit, Refusal> {
     let worker = connection.worker();
-    if worker.audit().is_stuck() {
-        return Err(Refusal::AuditUnavailable);
-    }
     still_open(connection)?;
-    let rule = match connection.current()? {
+    let rule = match still_as_begun(connection)? {
         Current::Inbound(route) => Some(inbound_rule(&route, connection, &request.method, request.target.path())?),
         // A local program was judged by its socket when it connected; whom it may call is the other agent's to say.
         Current::Outbound(_) => None,
@@ -102,6 +114,7 @@ pub(crate) fn request(connection: &Rc<Connection>, request: &NormalRequest) -> R
         method: request.method.clone(),
         target: request.target.clone(),
         signal: Signal::default(),
+        asking: Cell::new(false),
         last_byte: Cell::new(worker.tick()),
         seen_cut: Cell::new(None),
     };
@@ -149,7 +162,7 @@ pub(crate) fn connection(connection: &Connection) -> Result<ConnectionPermit, Re
     if connection.worker().audit().is_stuck() {
         return Err(Refusal::AuditUnavailable);
     }
-    let rule = match connection.current()? {
+    let rule = match still_as_begun(connection)? {
         Current::Inbound(route) => Some(whole_connection(&route, connection)?),
         Current::Outbound(_) => None,
     };
@@ -179,9 +192,23 @@ pub(crate) fn again(worker: &Worker) {
     }
 }
 
+/// The route of a connection as it is now, if it still is what the connection began with: the same kind of bytes, which rules for
+/// another kind cannot judge, and the identity that the caller has asked for and was shown.
+fn still_as_begun(connection: &Connection) -> Result<Current, Withdrawn> {
+    let current = connection.current()?;
+    let same = match &current {
+        Current::Inbound(route) => {
+            (route.backend.protocol == Protocol::Tcp) == connection.is_whole()
+                && connection.own_identity() == route.tls.identity.leaf().principal()
+        }
+        Current::Outbound(route) => route.is_tcp == connection.is_whole(),
+    };
+    if same { Ok(current) } else { Err(Withdrawn::Route) }
+}
+
 fn still_connected(connection: &Connection) -> Result<(), Withdrawn> {
     still_believed(connection)?;
-    match connection.current()? {
+    match still_as_begun(connection)? {
         Current::Inbound(route) => {
             if connection.is_whole() {
                 whole_connection(&route, connection)
@@ -197,7 +224,7 @@ fn still_connected(connection: &Connection) -> Result<(), Withdrawn> {
 }
 
 fn still_believed(connection: &Connection) -> Result<(), Withdrawn> {
-    match connection.current()? {
+    match still_as_begun(connection)? {
         Current::Inbound(route) => connection.verify_again(&route.tls.trust),
         Current::Outbound(_) => Ok(()),
     }
@@ -205,7 +232,7 @@ fn still_believed(connection: &Connection) -> Result<(), Withdrawn> {
 
 fn still_allowed(ongoing: &Ongoing) -> Result<(), Withdrawn> {
     still_connected(&ongoing.connection)?;
-    let Current::Inbound(route) = ongoing.connection.current()? else { return Ok(()) };
+    let Current::Inbound(route) = still_as_begun(&ongoing.connection)? else { return Ok(()) };
     inbound_rule(&route, &ongoing.connection, &ongoing.method, ongoing.target.path())
         .map(drop)
         .map_err(|refusal| Withdrawn::Policy(refusal.detail()))

@@ -20,7 +20,7 @@ use crate::identity::enroll::{self, EnrollError};
 use crate::policy::explain::{Explanation, explain};
 use crate::policy::path::{CheckedPath, PathError};
 use crate::record::Direction;
-use crate::refusal::in_one_line;
+use crate::refusal::{AMBIGUOUS, in_one_line};
 use crate::run::{self, RunError};
 
 /// Why a command could not do its work.
@@ -116,11 +116,16 @@ struct Recorded {
     method: Option<String>,
     #[serde(default)]
     path: Option<String>,
+    #[serde(default)]
+    reason: Option<String>,
 }
 
 impl Recorded {
     /// What was asked, if it was something that a policy decides on.
     fn question(self) -> Option<Question> {
+        if self.reason.as_deref() == Some(AMBIGUOUS) {
+            return None;
+        }
         let peer = if self.names.is_empty() { self.peer.into_iter().collect() } else { self.names };
         let decided = self.direction == Direction::Inbound.as_str() && !peer.is_empty();
         let (method, path) = self.method.zip(self.path)?;
@@ -140,6 +145,7 @@ pub(crate) struct Question {
 pub(crate) async fn explain_decision(config: &Path, decision: &str, json: bool) -> Result<String, CommandError> {
     let line = client::ask(&socket(config)?, Method::GET, &format!("{DECISION_PATH}{decision}")).await?;
     let recorded: Recorded = serde_json::from_str(&line)?;
+    let unasked = recorded.reason.as_deref() == Some(AMBIGUOUS);
     // What was recorded is told even where nothing can be said about now, as of a path that is refused before any rule.
     let now = recorded.question().map(|question| decide(config, &question).map_err(|error| in_one_line(&error)));
     if json {
@@ -151,6 +157,7 @@ pub(crate) async fn explain_decision(config: &Path, decision: &str, json: bool) 
         return Ok(format!("{said}\n"));
     }
     let now = match now.transpose() {
+        Ok(None) if unasked => "it was refused before any rule was asked, and would be again\n".to_owned(),
         Ok(now) => now.map(|now| format!("with the config as it is now:\n{now}")).unwrap_or_default(),
         Err(error) => format!("with the config as it is now: {error}\n"),
     };

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use countersign_certs::san::San;
 use countersign_certs::time::Timestamp;
 use countersign_certs::verify::{Side, Trust, VerifiedPeer};
 
@@ -34,6 +35,8 @@ pub(crate) struct Connection {
     ends: Option<Timestamp>,
     /// Its bytes are not looked at: it is allowed or denied as a whole.
     whole: bool,
+    /// The identity that was shown to the peer; none on a connection from this host.
+    own: Option<San>,
     signal: Signal,
     /// Requests under way, and request bodies that are still on their way to the backend.
     requests: Cell<u32>,
@@ -75,6 +78,7 @@ impl Connection {
             // No connection outlives the credential of either side.
             ends: Some(verified.usable().not_after.min(route.tls.identity.usable().not_after)),
             whole: route.backend.protocol == Protocol::Tcp,
+            own: route.tls.identity.leaf().principal().cloned(),
             ..Self::new(worker, Direction::Inbound, (&route.name, &route.counters), address, peer)
         }
         .enter()
@@ -110,6 +114,7 @@ impl Connection {
             // A local program shows no certificate; the connection to the other agent ends with its own.
             ends: None,
             whole: false,
+            own: None,
             signal: Signal::default(),
             requests: Cell::new(0),
             silent_since: Cell::new(None),
@@ -164,6 +169,11 @@ impl Connection {
     /// Whether it is allowed or denied as a whole.
     pub(crate) fn is_whole(&self) -> bool {
         self.whole
+    }
+
+    /// The identity that was shown to the peer.
+    pub(crate) fn own_identity(&self) -> Option<&San> {
+        self.own.as_ref()
     }
 
     /// When it must have ended.

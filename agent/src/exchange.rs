@@ -38,10 +38,14 @@ async fn answer_recorded(
     connection: &Rc<Connection>,
     record: &mut RequestRecord,
 ) -> Result<Answer, Refusal> {
+    if connection.worker().audit().is_stuck() {
+        return Err(Refusal::AuditUnavailable);
+    }
     let upgrading = hyper::upgrade::on(&mut request);
     let (parts, body) = request.into_parts();
     let version = parts.version;
     let normal = normalise(parts)?;
+    record.decided_on(&normal.method);
     let permit = authorize::request(connection, &normal)?;
     record.rule(permit.rule());
     let body = RequestBody::new(body, &permit, record);

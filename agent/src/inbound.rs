@@ -88,12 +88,15 @@ fn carried(encrypted: &Encrypted, route: &InboundRoute) -> Carried {
 /// Both sides prove who they are. Bounded in time, and in how many do it at once.
 async fn handshake(stream: Stream, route: &InboundRoute, worker: &Worker) -> Result<Encrypted, Refusal> {
     identify::own_certificate(&route.tls.identity, worker.clock().now())?;
-    let _turn = worker.begin_handshake()?;
-    let limit = worker.snapshot().limits.handshake_timeout;
+    let turn = worker.begin_handshake();
+    let (limit, handshakes) = (worker.snapshot().limits.handshake_timeout, worker.snapshot().limits.handshakes);
     let (config, handshake) = route.tls.begin().map_err(Refusal::Tls)?;
     let accepting = Box::pin(tokio::time::timeout(limit, TlsAcceptor::from(config).accept(stream)));
     let accepted = tokio::select! {
         accepted = accepting => accepted,
+        () = turn.must_give_way() => {
+            return Err(Refusal::TooMany { what: "handshakes at once, of which this was the oldest", limit: handshakes });
+        }
         () = worker.drain_begun() => return Err(Refusal::Withdrawn(Withdrawn::Stopped)),
     };
     let stream =

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::pin::Pin;
@@ -72,14 +72,14 @@ impl Listener {
         }
     }
 
-    /// Sets the mode of a Unix socket's file, which may have changed with the config.
-    pub(crate) fn set_mode(&self, mode: SocketMode) -> io::Result<()> {
-        match self {
-            Self::Tcp(_) => Ok(()),
-            Self::Unix(listener) => match listener.local_addr()?.as_pathname() {
-                Some(path) => set_mode(path, mode),
-                None => Ok(()),
-            },
+    /// Sets the mode of a Unix socket's file, which may have changed with the config. A socket without a file, and one whose
+    /// file is gone, can be reached by nobody new.
+    pub(crate) fn set_mode(&self, mode: SocketMode) {
+        let Self::Unix(listener) = self else { return };
+        let Ok(address) = listener.local_addr() else { return };
+        let Some(path) = address.as_pathname() else { return };
+        if let Err(error) = set_mode(path, mode) {
+            tracing::error!(path = %path.display(), %error, "the mode of a socket cannot be set");
         }
     }
 
@@ -183,6 +183,14 @@ impl WorkerListener {
 }
 
 impl PeerAddress {
+    /// The address of another host.
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(address) => Some(address.ip()),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// The local user, where the kernel knows one.
     pub(crate) fn user(&self) -> Option<LocalUser> {
         match self {

@@ -10,6 +10,9 @@ use crate::listener::LocalUser;
 use crate::policy::decide::Missing;
 use crate::request::RequestError;
 
+/// The word for requests that are refused before any rule is asked.
+pub(crate) const AMBIGUOUS: &str = "request_ambiguous";
+
 /// Why something is refused or was cut.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
@@ -85,6 +88,9 @@ pub(crate) enum Refusal {
 /// Why something that was allowed had to end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Withdrawn {
+    /// The answer was whole before the question was.
+    #[error("the answer was whole before the request was")]
+    Answered,
     /// The certificate of one side ended.
     #[error("a certificate of this connection ended at {0}")]
     Expired(countersign_certs::time::Timestamp),
@@ -115,7 +121,7 @@ impl Refusal {
             Self::Handshake(_) => "handshake_failed",
             Self::HandshakeTimeout(_) => "handshake_timeout",
             Self::Protocol(_) => "protocol_error",
-            Self::Request(_) => "request_ambiguous",
+            Self::Request(_) => AMBIGUOUS,
             Self::TooMany { .. } => "limit",
             Self::Denied { missing, .. } => missing.reason(),
             Self::LocalUser(_) => "local_user_not_allowed",
@@ -136,6 +142,7 @@ impl Refusal {
     /// The HTTP status that the peer gets.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
+            Self::Withdrawn(Withdrawn::Stopped) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Certificate(_) | Self::Denied { .. } | Self::LocalUser(_) | Self::Withdrawn(_) => {
                 StatusCode::FORBIDDEN
             }
@@ -190,6 +197,7 @@ impl Withdrawn {
     /// A short fixed word for metrics and audit lines.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
+            Self::Answered => "withdrawn_answered",
             Self::Expired(_) => "withdrawn_expired",
             Self::Idle(_) => "idle_timeout",
             Self::Peer(refusal) if matches!(**refusal, PeerRefusal::Revoked { .. }) => "withdrawn_revoked",

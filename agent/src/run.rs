@@ -25,6 +25,7 @@ use crate::identity::Credentials;
 use crate::identity::files;
 use crate::identity::keeper::Keeper;
 use crate::identity::state::{StateDir, StateError};
+use crate::listener::SocketMode;
 use crate::record::Direction;
 use crate::record::sink::{self, AuditLost, Sink};
 use crate::refusal::in_one_line;
@@ -177,7 +178,13 @@ impl Agent {
         let assembled = assembled.inspect_err(|_refused| self.want(&self.taken()))?;
         self.waiting.replace(assembled.waiting);
         self.taken.replace(Rc::clone(taken));
+        // What gets narrower does so before the new config counts, and what gets wider after it: nobody comes in under a config
+        // that takes the file's mode for granted.
+        let (wide, narrow): (Vec<_>, Vec<_>) =
+            assembled.modes.into_iter().partition(|(_, mode)| *mode == SocketMode::Everybody);
+        narrow.iter().for_each(|(listener, mode)| listener.set_mode(*mode));
         self.snapshots.send_replace(Arc::new(assembled.snapshot));
+        wide.iter().for_each(|(listener, mode)| listener.set_mode(*mode));
         Ok(())
     }
 

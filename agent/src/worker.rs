@@ -68,7 +68,7 @@ pub(crate) async fn run(setup: WorkerSetup) {
     // The pools know their worker; letting go of them here ends the circle.
     worker.hop_pools.take();
     worker.backends.take();
-    worker.audit().finish().await;
+    worker.audit().finish(worker.clock().precise()).await;
 }
 
 /// Starts accepting where something new is listened on, and stops where nothing is any more.
@@ -111,7 +111,8 @@ async fn accept(worker: Rc<Worker>, entrance: Entrance, listener: WorkerListener
                 continue;
             }
         };
-        let snapshot = worker.snapshot();
+        // The newest there is, also if this worker has not taken it up yet: with it the socket may have been opened wider.
+        let snapshot = worker.newest_snapshot();
         let Some(open) = snapshot.routes.get(&entrance) else { continue };
         match open.route.clone() {
             Route::Inbound(route) => {

@@ -37,12 +37,14 @@ impl RequestBody {
     /// The body of a permitted request.
     pub(crate) fn new(inner: Incoming, permit: &Permit, record: &RequestRecord) -> Self {
         permit.ongoing().connection().request_began();
+        permit.ongoing().asks(true);
         Self { inner, ongoing: Rc::clone(permit.ongoing()), transfer: record.transfer() }
     }
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
+        self.ongoing.asks(false);
         // Until here the connection must not rest: an answer may be whole before the question is.
         self.ongoing.connection().request_ended();
     }
@@ -129,8 +131,11 @@ impl ForwardedBody {
             }
             Some(Err(error)) => {
                 let text = BodyError::Broken(error);
-                self.record
-                    .close(Some(&Refusal::AnswerBroken { target: self.target.to_string(), detail: text.detail() }));
+                let refusal = match self.lease.as_ref().and_then(Lease::withdrawn) {
+                    Some(withdrawn) => withdrawn.into(),
+                    None => Refusal::AnswerBroken { target: self.target.to_string(), detail: text.detail() },
+                };
+                self.record.close(Some(&refusal));
                 Poll::Ready(Some(Err(text)))
             }
             None => {
@@ -143,6 +148,7 @@ impl ForwardedBody {
     /// The answer is whole: the connection can be used again.
     fn finish(&mut self) {
         self.record.close(None);
+        self.permit.ongoing().answered();
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }

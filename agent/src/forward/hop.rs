@@ -230,8 +230,9 @@ struct UntilCut<S> {
 }
 
 impl<S> UntilCut<S> {
-    fn check(&self, context: &Context<'_>) -> io::Result<()> {
-        match self.member.signal.poll_cut(Polled::Question, context) {
+    /// Reading and writing are done by two tasks, and each must hear of the end.
+    fn check(&self, side: Polled, context: &Context<'_>) -> io::Result<()> {
+        match self.member.signal.poll_cut(side, context) {
             Poll::Ready(withdrawn) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, withdrawn)),
             Poll::Pending => Ok(()),
         }
@@ -241,7 +242,7 @@ impl<S> UntilCut<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for UntilCut<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.check(context)?;
+        this.check(Polled::Question, context)?;
         Pin::new(&mut this.stream).poll_read(context, buffer)
     }
 }
@@ -249,7 +250,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for UntilCut<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for UntilCut<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.check(context)?;
+        this.check(Polled::Answer, context)?;
         Pin::new(&mut this.stream).poll_write(context, bytes)
     }
 
@@ -271,7 +272,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for UntilCut<S> {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.check(context)?;
+        this.check(Polled::Answer, context)?;
         Pin::new(&mut this.stream).poll_write_vectored(context, bytes)
     }
 }

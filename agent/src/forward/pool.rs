@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::body::RequestBody;
 use super::hop::HopMember;
 use super::outgoing::Outgoing;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Withdrawn};
 
 /// Requests on one HTTP/2 connection before another is opened. Peers usually allow 100 or more.
 const REQUESTS_PER_CONNECTION: u32 = 100;
@@ -119,7 +119,7 @@ impl Pool {
         let outgoing = match lease.send(outgoing).await {
             Ok(response) => return Ok((response, lease)),
             Err(NotSent::Whole(outgoing)) => outgoing,
-            Err(NotSent::Perhaps(source)) => return Err(broken(target, source)),
+            Err(NotSent::Perhaps(source)) => return Err(lease.broken(target, source)),
         };
         let mut lease = self.enter(open().await?);
         match lease.send(outgoing).await {
@@ -128,7 +128,7 @@ impl Pool {
                 let source = io::Error::new(io::ErrorKind::ConnectionAborted, "a new connection was closed at once");
                 Err(Refusal::Unreachable { target: target.to_owned(), source })
             }
-            Err(NotSent::Perhaps(source)) => Err(broken(target, source)),
+            Err(NotSent::Perhaps(source)) => Err(lease.broken(target, source)),
         }
     }
 
@@ -219,13 +219,8 @@ impl Pool {
     }
 }
 
-/// A request whose own body broke off is not the other side's fault.
-fn broken(target: &str, source: hyper::Error) -> Refusal {
-    if source.is_user() { Refusal::CallerGone } else { Refusal::Broken { target: target.to_owned(), source } }
-}
-
 fn is_draining(hop: Option<&Rc<HopMember>>) -> bool {
-    hop.is_some_and(|hop| hop.signal().is_draining())
+    hop.is_some_and(|hop| hop.signal().is_draining() || hop.signal().cut_reason().is_some())
 }
 
 impl Lease {
@@ -238,6 +233,24 @@ impl Lease {
             Some(outgoing) => NotSent::Whole(outgoing),
             None => NotSent::Perhaps(error.into_error()),
         })
+    }
+
+    /// Why the connection had to end, if that is why it broke.
+    pub(crate) fn withdrawn(&self) -> Option<Withdrawn> {
+        let hop = match self {
+            Self::Exclusive { connection, .. } => connection.hop.as_ref(),
+            Self::Shared(turn) => turn.0.hop.as_ref(),
+        };
+        hop?.signal().cut_reason()
+    }
+
+    /// A request whose own body broke off is not the other side's fault, and neither is one whose connection we had to end.
+    fn broken(&self, target: &str, source: hyper::Error) -> Refusal {
+        match self.withdrawn() {
+            Some(withdrawn) => withdrawn.into(),
+            None if source.is_user() => Refusal::CallerGone,
+            None => Refusal::Broken { target: target.to_owned(), source },
+        }
     }
 
     /// The answer is whole: the connection can carry another request.

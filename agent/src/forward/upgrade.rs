@@ -73,6 +73,7 @@ pub(crate) async fn forward(
     if version == Version::HTTP_2 {
         // RFC 8441 §5: 200 agrees to an extended CONNECT.
         parts.status = StatusCode::OK;
+        record.status(parts.status);
     } else {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         if let Some(protocol) = protocol {

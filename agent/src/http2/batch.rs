@@ -92,8 +92,10 @@ impl<S: AsyncWrite + Unpin> Batch<S> {
             return Poll::Ready(());
         }
         self.sender = Some(context.waker().clone());
-        // Whether sending fails or has to wait, the library finds out when it writes again or reads.
-        let _ = self.poll_send(context);
+        if let Poll::Ready(Err(_failed)) = self.poll_send(context) {
+            // The library finds out itself when it writes again.
+            self.wake_blocked();
+        }
         Poll::Pending
     }
 

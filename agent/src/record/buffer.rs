@@ -1,9 +1,12 @@
 //! A worker's audit lines on their way to the sink: gathered for a moment, so that one system call carries many.
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use countersign_certs::allowance::Allowances;
+use countersign_certs::time::Timestamp;
 use tokio::sync::Notify;
 
 use super::line::{Line, TimeText, write_unrecorded};
@@ -18,6 +21,16 @@ const BUFFER_BYTES: usize = 32 * 1024;
 /// When lines of this size could not be handed on, new work is refused.
 const BACKLOG_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// When lines of this size could not be handed on, even what was under way is only counted.
+const LINES_BYTES_MAX: usize = 4 * BACKLOG_BYTES_MAX;
+
+/// Failed connections of one address, for one reason, that are written at once. Whoever reaches the port can cause them, and
+/// could otherwise fill the disk; then everybody would be refused.
+const STRANGERS_AT_ONCE: u64 = 100;
+
+/// How long until one more is written after that.
+const STRANGER_EVERY: Duration = Duration::from_secs(1);
+
 /// How often a worker that ends tries to hand its last lines on. Five seconds are enough for any disk that works.
 const LAST_TRIES: u32 = 250;
 
@@ -28,6 +41,14 @@ pub(crate) struct AuditBuffer {
     waiting: Notify,
     time: RefCell<TimeText>,
     unrecorded: Cell<u64>,
+    strangers: RefCell<Allowances<Stranger>>,
+}
+
+/// Connections that nobody has proved to be: by address and by why they failed.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Stranger {
+    address: Option<IpAddr>,
+    reason: &'static str,
 }
 
 impl AuditBuffer {
@@ -39,6 +60,7 @@ impl AuditBuffer {
             waiting: Notify::new(),
             time: RefCell::default(),
             unrecorded: Cell::new(0),
+            strangers: RefCell::new(Allowances::new(STRANGERS_AT_ONCE, STRANGER_EVERY)),
         }
     }
 
@@ -52,18 +74,37 @@ impl AuditBuffer {
         self.unrecorded.set(self.unrecorded.get().saturating_add(1));
     }
 
+    /// How many connections of strangers like this one were left out before it; nothing if it is left out too, and counted in
+    /// the next line.
+    pub(crate) fn stranger(&self, address: Option<IpAddr>, reason: &'static str, now: Timestamp) -> Option<u64> {
+        let (key, shared) = (Stranger { address, reason }, Stranger { address: None, reason });
+        self.strangers.borrow_mut().take(key, shared, now)
+    }
+
     /// Appends one line.
     pub(crate) fn write(&self, line: &Line<'_>, now: SystemTime) {
         let stuck = self.is_stuck();
+        if self.lines.borrow().len() > LINES_BYTES_MAX {
+            // What was under way when writing began to fail ends all the same.
+            return self.count_unrecorded();
+        }
         let length = {
-            let (mut lines, mut time) = (self.lines.borrow_mut(), self.time.borrow_mut());
-            if self.unrecorded.get() > 0 && !stuck {
-                write_unrecorded(time.of(now), self.unrecorded.take(), &mut lines);
+            if !stuck {
+                self.append_unrecorded(now);
             }
+            let (mut lines, mut time) = (self.lines.borrow_mut(), self.time.borrow_mut());
             line.write_to(time.of(now), &mut lines);
             lines.len()
         };
         if length >= BUFFER_BYTES { self.flush() } else { self.waiting.notify_one() }
+    }
+
+    /// What was only counted is told in one line.
+    fn append_unrecorded(&self, now: SystemTime) {
+        if self.unrecorded.get() > 0 {
+            let (mut lines, mut time) = (self.lines.borrow_mut(), self.time.borrow_mut());
+            write_unrecorded(time.of(now), self.unrecorded.take(), &mut lines);
+        }
     }
 
     /// Hands lines on for ever, a little after they were written.
@@ -76,7 +117,8 @@ impl AuditBuffer {
     }
 
     /// Hands the last lines on.
-    pub(crate) async fn finish(&self) {
+    pub(crate) async fn finish(&self, now: SystemTime) {
+        self.append_unrecorded(now);
         for _ in 0..LAST_TRIES {
             self.flush();
             if self.lines.borrow().is_empty() {

@@ -87,7 +87,7 @@ impl Histogram {
 }
 
 /// The reasons that metrics tell apart, the last for any other. Fixed, so that no peer can make a label.
-pub(crate) const REASONS: [&str; 40] = [
+pub(crate) const REASONS: [&str; 41] = [
     "audit_unavailable",
     "backend_broke",
     "backend_full",
@@ -119,6 +119,7 @@ pub(crate) const REASONS: [&str; 40] = [
     "unvouched",
     "upgrade_lost",
     "uri_count",
+    "withdrawn_answered",
     "withdrawn_expired",
     "withdrawn_policy",
     "withdrawn_revoked",

@@ -84,6 +84,8 @@ pub(crate) struct Line<'record> {
     pub(crate) received: u64,
     pub(crate) sent: u64,
     pub(crate) duration: Duration,
+    /// Lines like this one that were left out before it.
+    pub(crate) omitted: u64,
 }
 
 impl Line<'_> {
@@ -114,6 +116,9 @@ impl Line<'_> {
         object.number(",\"received_bytes\":", self.received);
         object.number(",\"sent_bytes\":", self.sent);
         object.number(",\"duration_us\":", u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX));
+        if self.omitted > 0 {
+            object.number(",\"omitted\":", self.omitted);
+        }
         object.plain("}\n", "");
     }
 }
@@ -238,6 +243,7 @@ mod tests {
             received: 1,
             sent: 2,
             duration: Duration::from_micros(3),
+            omitted: 0,
         };
         let mut buffer = Vec::new();
         line.write_to("2026-11-23T03:00:00.000000Z", &mut buffer);

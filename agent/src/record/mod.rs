@@ -143,8 +143,10 @@ impl ConnectionRecord {
         if matches!(refusal, Some(Refusal::AuditUnavailable)) {
             return self.worker.audit().count_unrecorded();
         }
+        let Some(omitted) = self.omitted(refusal) else { return };
         let detail = refusal.map(Refusal::detail);
         let line = Line {
+            omitted,
             event: Event::Connection,
             decision: self.decision,
             direction: self.direction,
@@ -164,6 +166,19 @@ impl ConnectionRecord {
             duration: self.opened.elapsed(),
         };
         self.worker.audit().write(&line, self.worker.clock().precise());
+    }
+}
+
+impl ConnectionRecord {
+    /// How many lines like this one were left out before it; nothing if it is left out too. Only what strangers can cause is.
+    fn omitted(&self, refusal: Option<&Refusal>) -> Option<u64> {
+        match (self.direction, &self.peer, refusal) {
+            (Direction::Inbound, None, Some(refusal)) => {
+                let now = self.worker.clock().now();
+                self.worker.audit().stranger(self.address.ip(), refusal.reason(), now)
+            }
+            (Direction::Inbound | Direction::Outbound, _, _) => Some(0),
+        }
     }
 }
 
@@ -218,6 +233,13 @@ impl RequestRecord {
         self.decision
     }
 
+    /// Notes the method that was decided on: an extended CONNECT is decided on as the GET that it stands for.
+    pub(crate) fn decided_on(&mut self, method: &Method) {
+        if self.method != *method {
+            self.method.clone_from(method);
+        }
+    }
+
     /// Notes the rule that allowed the request.
     pub(crate) fn rule(&mut self, rule: Option<Arc<str>>) {
         self.rule = rule;
@@ -255,6 +277,7 @@ impl RequestRecord {
         }
         let detail = refusal.map(Refusal::detail);
         let line = Line {
+            omitted: 0,
             event: Event::Request,
             decision: self.decision,
             direction: self.connection.direction(),

@@ -10,13 +10,14 @@ mod sniff;
 mod authority;
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::server::conn::http1::Builder as Http1;
 use hyper::server::conn::http2::Builder as Http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::config::checked::Limits;
 use crate::connection::Connection;
@@ -30,6 +31,10 @@ use rewind::Rewind;
 
 /// Header fields of one message.
 const HEADERS_MAX: usize = 128;
+
+/// How long, and how much, is read of a peer that was refused for breaking the protocol.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 256 * 1024;
 
 /// Bytes of answers that one stream may have waiting to be sent.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
@@ -118,7 +123,13 @@ where
         tokio::select! {
             // HTTP is asked first: what it has not looked at yet must not be taken for silence.
             biased;
-            ended = &mut serving => return ended.or_else(harmless).map(|()| None),
+            ended = &mut serving => {
+                let outcome = ended.or_else(harmless);
+                if let (Err(_), Some(parts)) = (&outcome, serving.into_parts()) {
+                    linger(parts.io.into_inner()).await;
+                }
+                return outcome.map(|()| None);
+            }
             told = connection.signal().told(draining) => match told {
                 Told::Drain => {
                     draining = true;
@@ -168,6 +179,23 @@ where
             },
         }
     }
+}
+
+/// Reads on for a moment after a refusal. A connection that is closed while bytes arrive is reset, and the peer may then never read
+/// why it was refused.
+async fn linger(mut stream: impl AsyncRead + Unpin) {
+    let mut scratch = [0; 4096];
+    let mut left = LINGER_BYTES;
+    let reading = async {
+        while let Ok(count @ 1..) = stream.read(&mut scratch).await {
+            left = left.saturating_sub(count);
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // Whoever goes on sending has had its time.
+    tokio::time::timeout(LINGER, reading).await.ok();
 }
 
 /// A peer that goes away between two requests, or a request whose answer was cut, is no protocol error.

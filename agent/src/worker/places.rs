@@ -1,11 +1,13 @@
 //! Places: how many connections there may be of a route, of a peer, and how many handshakes at once.
 
-use std::cell::Cell;
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
 
 use crate::refusal::Refusal;
 
@@ -100,6 +102,47 @@ fn leave<K: Hash + Eq>(counts: &Mutex<HashMap<K, u32>>, key: &K) {
     *count = count.saturating_sub(1);
     if *count == 0 {
         counts.remove(key);
+    }
+}
+
+/// Handshakes under way on one worker. When there is no more room, the oldest gives way: whoever is silent does not keep those
+/// out who have something to say.
+#[derive(Default)]
+pub(crate) struct Handshakes(RefCell<VecDeque<Rc<Notify>>>);
+
+/// One handshake under way.
+#[must_use]
+pub(crate) struct HandshakeTurn {
+    handshakes: Rc<Handshakes>,
+    gives_way: Rc<Notify>,
+}
+
+impl Handshakes {
+    /// Begins one.
+    pub(crate) fn begin(handshakes: &Rc<Self>, limit: u32) -> HandshakeTurn {
+        let gives_way = Rc::new(Notify::new());
+        let mut under_way = handshakes.0.borrow_mut();
+        under_way.push_back(Rc::clone(&gives_way));
+        if under_way.len() > usize::try_from(limit).unwrap_or(usize::MAX)
+            && let Some(oldest) = under_way.pop_front()
+        {
+            oldest.notify_one();
+        }
+        drop(under_way);
+        HandshakeTurn { handshakes: Rc::clone(handshakes), gives_way }
+    }
+}
+
+impl HandshakeTurn {
+    /// Waits until it must give way to a newer one.
+    pub(crate) async fn must_give_way(&self) {
+        self.gives_way.notified().await;
+    }
+}
+
+impl Drop for HandshakeTurn {
+    fn drop(&mut self) {
+        self.handshakes.0.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.gives_way));
     }
 }
 

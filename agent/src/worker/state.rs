@@ -8,7 +8,7 @@ use std::sync::Arc;
 use countersign_certs::time::Clock;
 use tokio::sync::{Notify, watch};
 
-use super::places::{Place, Places, Turn};
+use super::places::{HandshakeTurn, Handshakes, Place, Places};
 use crate::authorize::Ongoing;
 use crate::config::address::BackendAddress;
 use crate::connection::Connection;
@@ -52,7 +52,7 @@ pub(crate) struct Worker {
     pub(super) peers: Peers,
     pub(super) backends: RefCell<HashMap<BackendAddress, Rc<BackendPool>>>,
     pub(super) hop_pools: RefCell<HashMap<Arc<str>, Rc<HopPool>>>,
-    handshakes: Rc<Cell<u32>>,
+    handshakes: Rc<Handshakes>,
     /// Connections whose audit line is not written yet, from the moment they are accepted.
     unwritten: Cell<usize>,
     places: Arc<Places>,
@@ -113,6 +113,11 @@ impl Worker {
     /// What it goes by now.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot.borrow())
+    }
+
+    /// The newest that was made.
+    pub(crate) fn newest_snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshots.borrow())
     }
 
     /// Waits until nothing new is taken any more.
@@ -205,10 +210,9 @@ impl Worker {
         Places::take_of_peer(&self.places, route, principal, self.snapshot.borrow().limits.connections_per_peer)
     }
 
-    /// Takes a place for one more handshake.
-    pub(crate) fn begin_handshake(&self) -> Result<Turn, Refusal> {
-        let limit = self.snapshot.borrow().limits.handshakes;
-        Turn::take(&self.handshakes, limit).ok_or(Refusal::TooMany { what: "handshakes at once", limit })
+    /// Begins one more handshake.
+    pub(crate) fn begin_handshake(&self) -> HandshakeTurn {
+        Handshakes::begin(&self.handshakes, self.snapshot.borrow().limits.handshakes)
     }
 
     /// Where this worker's audit lines go.
