@@ -22,6 +22,7 @@ use crate::record::Direction;
 use crate::record::counters::RouteCounters;
 use crate::refusal::in_one_line;
 use crate::routes::{Entrance, InboundRoute, Open, OutboundRoute, Phase, Route, Snapshot};
+use crate::systemd::HandedOver;
 
 /// Why no snapshot can be made. The one before stays.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +57,7 @@ pub(crate) struct Assembler {
     clock: Clock,
     workers: usize,
     generation: u64,
+    handed_over: HandedOver,
     listeners: HashMap<Entrance, Arc<Listener>>,
     counters: BTreeMap<(&'static str, Arc<str>), Vec<Arc<RouteCounters>>>,
 }
@@ -104,8 +106,8 @@ struct AtHand<'taken> {
 
 impl Assembler {
     /// Nothing open yet.
-    pub(crate) fn new(clock: Clock, workers: usize) -> Self {
-        Self { clock, workers, generation: 0, listeners: HashMap::new(), counters: BTreeMap::new() }
+    pub(crate) fn new(clock: Clock, workers: usize, handed_over: HandedOver) -> Self {
+        Self { clock, workers, generation: 0, handed_over, listeners: HashMap::new(), counters: BTreeMap::new() }
     }
 
     /// A snapshot of this config and these credentials. Sockets that both the old and the new one listen on stay open.
@@ -142,7 +144,10 @@ impl Assembler {
                 match opened.and_then(|opened| check_reach(outbound, &opened).map(|()| opened)) {
                     Ok(opened) => {
                         listener = Arc::downgrade(&opened);
-                        modes.push((Arc::clone(&opened), mode));
+                        // The mode of a socket that systemd has opened is systemd's to say.
+                        if matches!(entrance.address(), ListenAddress::Unix(_)) {
+                            modes.push((Arc::clone(&opened), mode));
+                        }
                         listeners.insert(entrance.clone(), opened);
                     }
                     Err(error) if opening == Opening::AllOrNothing => return Err(error),
@@ -241,7 +246,7 @@ impl Assembler {
         if let Some(listener) = self.listeners.get(entrance) {
             return Ok(Arc::clone(listener));
         }
-        let listener = Listener::open(address, mode).map_err(refused)?;
+        let listener = Listener::open(address, mode, &self.handed_over).map_err(refused)?;
         tracing::info!(route = &**name, address = listener.local_address(), "listening");
         Ok(Arc::new(listener))
     }

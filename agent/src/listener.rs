@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::config::address::ListenAddress;
+use crate::systemd::HandedOver;
 
 /// Connections that the kernel may hold before they are accepted.
 const BACKLOG: i32 = 4096;
@@ -63,12 +64,28 @@ pub(crate) struct LocalUser {
 }
 
 impl Listener {
-    /// Opens a socket with a mode that matters to Unix sockets only, or takes the one that systemd has opened.
-    pub(crate) fn open(address: &ListenAddress, mode: SocketMode) -> io::Result<Self> {
+    /// Opens a socket with a mode that matters to Unix sockets only, or duplicates the one that systemd has opened.
+    pub(crate) fn open(address: &ListenAddress, mode: SocketMode, handed_over: &HandedOver) -> io::Result<Self> {
         match address {
-            ListenAddress::Systemd(name) => crate::systemd::listener(name),
+            ListenAddress::Systemd(name) => handed_over.listener(name),
             ListenAddress::Tcp(address) => open_tcp(*address).map(Self::Tcp),
             ListenAddress::Unix(path) => open_unix(path, mode).map(Self::Unix),
+        }
+    }
+
+    /// The same socket once more.
+    pub(crate) fn duplicate(&self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(listener) => listener.try_clone().map(Self::Tcp),
+            Self::Unix(listener) => listener.try_clone().map(Self::Unix),
+        }
+    }
+
+    /// Makes it fit for a runtime, which polls.
+    pub(crate) fn set_nonblocking(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(listener) => listener.set_nonblocking(true),
+            Self::Unix(listener) => listener.set_nonblocking(true),
         }
     }
 

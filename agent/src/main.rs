@@ -65,6 +65,8 @@ use countersign_certs::time::Clock;
 use cli::{Arguments, Command};
 use commands::{CommandError, Question};
 use config::Secrets;
+use run::RunError;
+use systemd::HandedOver;
 
 /// Requests are many small allocations; this allocator takes them with fewer instructions than the C library's.
 #[global_allocator]
@@ -77,10 +79,18 @@ const BAD_CONFIG: u8 = 78;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let clock = system_clock();
+    // While this is the only thread: taking them changes the environment.
+    let runs = matches!(arguments.command, Command::Run { .. });
+    let handed_over = match if runs { HandedOver::take() } else { Ok(HandedOver::default()) } {
+        Ok(handed_over) => handed_over,
+        Err(source) => {
+            return fail(&RunError::System { what: "taking the sockets that systemd opened", source }, None, FAILED);
+        }
+    };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build_local(tokio::runtime::LocalOptions::default());
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(carry_out(arguments.command, clock)),
+        Ok(runtime) => runtime.block_on(carry_out(arguments.command, clock, handed_over)),
         Err(error) => return fail(&error, None, FAILED),
     };
     match outcome {
@@ -92,7 +102,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn carry_out(command: Command, clock: Clock) -> Result<String, CommandError> {
+async fn carry_out(command: Command, clock: Clock, handed_over: HandedOver) -> Result<String, CommandError> {
     match command {
         Command::Check { config } => commands::check(&config.path),
         Command::Enroll { token, token_file, dir } => commands::enroll(token, token_file, &dir, &clock).await,
@@ -104,18 +114,18 @@ async fn carry_out(command: Command, clock: Clock) -> Result<String, CommandErro
             commands::explain_question(&config.path, &question, json)
         }
         Command::Renew { config, id } => commands::renew(&config.path, id.as_deref()).await,
-        Command::Run { config } => run_agent(&config.path, clock).await,
+        Command::Run { config } => run_agent(&config.path, clock, handed_over).await,
         Command::Status { config, json } => commands::status(&config.path, json).await,
     }
 }
 
-async fn run_agent(path: &Path, clock: Clock) -> Result<String, CommandError> {
+async fn run_agent(path: &Path, clock: Clock, handed_over: HandedOver) -> Result<String, CommandError> {
     let config = run::load(path, Secrets::Read)?;
     start_log(config.log_level);
     // With huge pages the kernel clears 2 MiB for the first byte of each: memory that is not used, and a late first answer
     // when many streams start at once. If it cannot be said, it costs only that.
     rustix::thread::disable_transparent_huge_pages(true).ok();
-    run::run(path, config, clock).await?;
+    run::run(path, config, clock, handed_over).await?;
     Ok(String::new())
 }
 

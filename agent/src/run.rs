@@ -30,7 +30,7 @@ use crate::record::Direction;
 use crate::record::sink::{self, AuditLost, Sink};
 use crate::refusal::in_one_line;
 use crate::routes::{Entrance, Phase, Snapshot};
-use crate::systemd;
+use crate::systemd::{self, HandedOver};
 use crate::watcher::FileWatcher;
 use crate::worker::{self, Places, WorkerSetup};
 
@@ -80,7 +80,12 @@ pub(crate) fn load(path: &Path, secrets: Secrets) -> Result<checked::Agent, RunE
 }
 
 /// Runs until it is told to stop. `config` is what [`load`] gave for `path`.
-pub(crate) async fn run(path: &Path, config: checked::Agent, clock: Clock) -> Result<(), RunError> {
+pub(crate) async fn run(
+    path: &Path,
+    config: checked::Agent,
+    clock: Clock,
+    handed_over: HandedOver,
+) -> Result<(), RunError> {
     let workers = config.workers;
     let audit = config.audit.clone();
     let (sink, writer) = sink::start(&audit).map_err(|source| RunError::Audit { output: audit, source })?;
@@ -88,7 +93,7 @@ pub(crate) async fn run(path: &Path, config: checked::Agent, clock: Clock) -> Re
     let taken = Taken { files: files::load(&config).map_err(AssembleError::from)?, config };
     let empty = Snapshot::empty(0, taken.config.limits.clone(), Phase::Serving);
     let agent = Rc::new(Agent {
-        assembler: RefCell::new(Assembler::new(clock.clone(), workers)),
+        assembler: RefCell::new(Assembler::new(clock.clone(), workers, handed_over)),
         clock,
         sink,
         keeper,

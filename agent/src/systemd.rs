@@ -1,6 +1,7 @@
 //! What systemd is told, and the sockets that it hands over (sd_notify(3), sd_listen_fds(3)). Without systemd all of it does
 //! nothing.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
@@ -40,16 +41,40 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
-/// The socket with this `FileDescriptorName=`.
-pub(crate) fn listener(name: &str) -> io::Result<Listener> {
-    let absent = || io::Error::new(io::ErrorKind::NotFound, format!("systemd handed over no socket named {name:?}"));
-    let index = sd_notify::listen_fds_with_names()?.position(|(_, known)| known == name).ok_or_else(absent)?;
-    let mut handed_over = listenfd::ListenFd::from_env();
-    if let Ok(Some(listener)) = handed_over.take_tcp_listener(index) {
-        listener.set_nonblocking(true)?;
-        return Ok(Listener::Tcp(listener));
+/// The sockets that systemd has opened for this agent, by their `FileDescriptorName=`. systemd hands them over once: they stay
+/// open for as long as the agent runs, whatever becomes of the routes that use them, and routes get duplicates.
+#[derive(Debug, Default)]
+pub(crate) struct HandedOver(BTreeMap<String, Listener>);
+
+impl HandedOver {
+    /// Takes all of them. Call it once, and before there is a second thread: it changes the environment.
+    pub(crate) fn take() -> io::Result<Self> {
+        let names: Vec<String> = sd_notify::listen_fds_with_names()?.map(|(_, name)| name).collect();
+        if names.is_empty() {
+            return Ok(Self::default());
+        }
+        let mut sockets = listenfd::ListenFd::from_env();
+        let mut listeners = BTreeMap::new();
+        for (index, name) in names.into_iter().enumerate() {
+            // What is neither (a datagram socket, a pipe) cannot be listened on; a route that names it is told so.
+            let Some(listener) = take_one(&mut sockets, index) else { continue };
+            listener.set_nonblocking()?;
+            listeners.entry(name).or_insert(listener);
+        }
+        Ok(Self(listeners))
     }
-    let listener = handed_over.take_unix_listener(index)?.ok_or_else(absent)?;
-    listener.set_nonblocking(true)?;
-    Ok(Listener::Unix(listener))
+
+    /// A duplicate of the socket with this name.
+    pub(crate) fn listener(&self, name: &str) -> io::Result<Listener> {
+        let absent =
+            || io::Error::new(io::ErrorKind::NotFound, format!("systemd handed over no stream socket named {name:?}"));
+        self.0.get(name).ok_or_else(absent)?.duplicate()
+    }
+}
+
+fn take_one(sockets: &mut listenfd::ListenFd, index: usize) -> Option<Listener> {
+    if let Ok(Some(listener)) = sockets.take_tcp_listener(index) {
+        return Some(Listener::Tcp(listener));
+    }
+    sockets.take_unix_listener(index).ok().flatten().map(Listener::Unix)
 }

@@ -32,7 +32,25 @@ pub struct TestAgent {
     enrolled: bool,
     host: Option<Arc<TestHost>>,
     environment: Vec<(String, String)>,
+    handed_over: Vec<(String, SocketAddr)>,
 }
+
+/// Opens sockets and becomes the agent, which is told of them as by systemd (sd_listen_fds(3)).
+const HAND_OVER: &str = r#"
+import fcntl, os, socket, sys
+names, copies = [], []
+for place in sys.argv[1].split(","):
+    name, host, port = place.rsplit(":", 2)
+    listener = socket.create_server((host, int(port)))
+    names.append(name)
+    # Away from the numbers that they are handed over with.
+    copies.append(fcntl.fcntl(listener.detach(), fcntl.F_DUPFD, 100))
+for number, copy in enumerate(copies, 3):
+    os.dup2(copy, number)
+    os.close(copy)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(names)), LISTEN_FDNAMES=":".join(names))
+os.execv(sys.argv[2], sys.argv[2:])
+"#;
 
 impl TestAgent {
     /// A folder and free ports; nothing runs yet.
@@ -54,6 +72,7 @@ impl TestAgent {
             enrolled: false,
             host: None,
             environment: Vec::new(),
+            handed_over: Vec::new(),
         }
     }
 
@@ -74,6 +93,11 @@ impl TestAgent {
     pub fn with_environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// From the next start on it is handed these sockets, each with a name.
+    pub fn hand_over(&mut self, sockets: &[(&str, SocketAddr)]) {
+        self.handed_over = sockets.iter().map(|(name, address)| ((*name).to_owned(), *address)).collect();
     }
 
     /// With its audit lines in another file.
@@ -219,7 +243,14 @@ impl TestAgent {
     /// Starts it.
     pub fn launch(&mut self) {
         let config = self.config_path();
-        let command = self.command(&["run", "--config", config.to_str().unwrap()]);
+        let mut command = self.command(&["run", "--config", config.to_str().unwrap()]);
+        if !self.handed_over.is_empty() {
+            let sockets: Vec<_> = self.handed_over.iter().map(|(name, address)| format!("{name}:{address}")).collect();
+            let mut starter = Command::new(tools::python());
+            starter.args(["-c", HAND_OVER, &sockets.join(",")]).arg(command.get_program()).args(command.get_args());
+            starter.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            command = starter;
+        }
         self.process = Some(Process::start(&self.name, &command));
     }
 

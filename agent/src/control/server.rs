@@ -26,6 +26,7 @@ use super::status::RouteStatus;
 use crate::config::address::ListenAddress;
 use crate::listener::{Listener, SocketMode};
 use crate::run::Agent;
+use crate::systemd::HandedOver;
 
 /// How long a caller may take to ask.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,7 +48,7 @@ pub(crate) const RENEW_PATH: &str = "/v1/renew";
 
 /// Opens the control socket. Its file can be used by its owner only; that root can use it too lies in the nature of root.
 pub(crate) fn open(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
-    match Listener::open(&ListenAddress::Unix(path.to_owned()), SocketMode::Owner)? {
+    match Listener::open(&ListenAddress::Unix(path.to_owned()), SocketMode::Owner, &HandedOver::default())? {
         Listener::Unix(listener) => Ok(listener),
         Listener::Tcp(_) => Err(io::ErrorKind::InvalidInput.into()),
     }

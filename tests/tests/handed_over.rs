@@ -1,0 +1,55 @@
+//! Sockets that systemd opens are served for as long as the agent runs, whatever becomes of its config.
+#![allow(clippy::unwrap_used, reason = "a test that finds less than it expects has failed")]
+
+use countersign_tests::backend::EchoBackend;
+use countersign_tests::http;
+use countersign_tests::mesh::{Mesh, Plan};
+use rustix::process::Signal;
+
+/// A mesh whose caller was handed the sockets of both its outbounds, and the tables of its config.
+fn handed_over(backend: &EchoBackend) -> (Mesh, String) {
+    let mut mesh = Mesh::of_files(&Plan::to(backend.url()));
+    mesh.host_a.stop();
+    let tables = mesh.host_a.tables();
+    let tables = tables
+        .replace(&mesh.frontend.to_string(), "systemd:frontend")
+        .replace(&mesh.other.to_string(), "systemd:other");
+    mesh.host_a.hand_over(&[("frontend", mesh.frontend), ("other", mesh.other)]);
+    mesh.host_a.configure(&tables);
+    mesh.host_a.start();
+    (mesh, tables)
+}
+
+fn both_are_served(mesh: &Mesh) {
+    assert_eq!(http::get(mesh.frontend, "/a").unwrap().status(), 200);
+    assert_eq!(http::get(mesh.other, "/a").unwrap().status(), 403);
+}
+
+#[test]
+fn every_socket_that_was_handed_over_is_served() {
+    let backend = EchoBackend::start();
+    let (mesh, _) = handed_over(&backend);
+    both_are_served(&mesh);
+}
+
+#[test]
+fn a_socket_that_was_handed_over_outlives_refused_configs_and_removed_routes() {
+    let backend = EchoBackend::start();
+    let (mut mesh, tables) = handed_over(&backend);
+    let (without_other, _) = tables.split_once("[[outbound]]\nname      = \"llm-as-other\"").unwrap();
+    mesh.host_a.reload(without_other);
+    assert_eq!(http::get(mesh.frontend, "/a").unwrap().status(), 200);
+    // The port of the last route is taken, and only after the socket of the one before was.
+    let taken = format!(
+        "{tables}\n[[outbound]]\nname = \"taken\"\nidentity = \"spiffe://mesh.test/other\"\nlisten = \"{}\"\nservice = \"spiffe://mesh.test/llm\"\nendpoints = [\"host-b:1\"]\n",
+        mesh.inbound
+    );
+    for _ in 0..2 {
+        let refused = mesh.host_a.reload_refused(&taken);
+        assert!(refused.contains("\"taken\" cannot listen"), "{refused}");
+    }
+    mesh.host_a.configure(&tables);
+    mesh.host_a.process().signal(Signal::HUP);
+    mesh.host_a.wait_for_status("the config is taken up", |status| status["config_error"].is_null());
+    both_are_served(&mesh);
+}
