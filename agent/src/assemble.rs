@@ -203,7 +203,7 @@ impl Assembler {
             },
             backend: inbound.backend.clone(),
             policy: Arc::clone(&inbound.policy),
-            inject: inbound.inject.clone(),
+            inject: Arc::clone(&inbound.inject),
             counters: self.counters_of(Direction::Inbound, &inbound.name),
         }))
     }

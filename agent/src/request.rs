@@ -9,6 +9,7 @@ use http::uri::Authority;
 use http::{Method, Version};
 use hyper::ext::Protocol;
 
+use crate::config::checked::Injection;
 use crate::policy::path::{CheckedTarget, PathError};
 
 /// The header in which the caller's certificate is told to the backend, in Envoy's form.
@@ -243,12 +244,31 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Removes every header by which a caller could claim to be somebody, in a message's head or in its trailers.
 pub(crate) fn remove_identity(headers: &mut HeaderMap) {
-    if headers.keys().any(is_identity_header) {
-        let forged: Vec<HeaderName> = headers.keys().filter(|name| is_identity_header(name)).cloned().collect();
-        for name in forged {
+    remove_each(headers, is_identity_header);
+}
+
+/// Removes every spelling of the names that are injected, in a message's head or in its trailers: a service that reads all
+/// spellings as the same (see [`is_identity_header`]) would find the caller's own credential beside the injected one.
+pub(crate) fn remove_injected(headers: &mut HeaderMap, injections: &[Injection]) {
+    remove_each(headers, |name| injections.iter().any(|injection| is_spelling_of(name, &injection.header)));
+}
+
+fn remove_each(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    // Most messages have none, and then nothing is gathered.
+    if headers.keys().any(&unwanted) {
+        let names: Vec<HeaderName> = headers.keys().filter(|name| unwanted(name)).cloned().collect();
+        for name in names {
             headers.remove(name);
         }
     }
+}
+
+/// Whether two names differ in nothing but the marks between their letters.
+fn is_spelling_of(found: &HeaderName, name: &HeaderName) -> bool {
+    let (found, name) = (found.as_str().as_bytes(), name.as_str().as_bytes());
+    let same =
+        |(one, other): (&u8, &u8)| one == other || !(one.is_ascii_alphanumeric() || other.is_ascii_alphanumeric());
+    found.len() == name.len() && found.iter().zip(name).all(same)
 }
 
 /// Whether a name is one of ours, also if it is spelt with underscores or other marks: CGI-like servers (RFC 3875 §4.1.18)

@@ -67,7 +67,7 @@ pub(crate) struct InboundRoute {
     pub(crate) tls: ServerSide,
     pub(crate) backend: BackendAddress,
     pub(crate) policy: Arc<Policy>,
-    pub(crate) inject: Vec<Injection>,
+    pub(crate) inject: Arc<[Injection]>,
     /// One for each worker.
     pub(crate) counters: Vec<Arc<RouteCounters>>,
 }

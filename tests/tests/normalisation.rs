@@ -22,8 +22,12 @@ struct Site {
 }
 
 fn site() -> Site {
-    let backend = EchoBackend::start();
-    let mesh = Mesh::of_files(&Plan::to(backend.url()));
+    site_of(EchoBackend::start(), "")
+}
+
+/// With lines that follow the inbound.
+fn site_of(backend: EchoBackend, host_b: &str) -> Site {
+    let mesh = Mesh::of_files(&Plan { host_b: host_b.to_owned(), ..Plan::to(backend.url()) });
     let peer = HostilePeer::showing(Some(&mesh.pki().issue(&Leaf::of(FRONTEND))));
     Site { backend, mesh, peer }
 }
@@ -298,6 +302,45 @@ fn what_was_refused_as_ambiguous_is_recorded_with_its_reason() {
     assert_eq!(line["reason"], "request_ambiguous");
     assert_eq!(line["outcome"], "denied");
     assert_eq!(line["path"], "/v1/../admin");
+}
+
+const INJECTED: &str = "[inbound.inject]\nheader = \"x-api-key\"\nvalue = \"of-the-agent\"\n";
+
+#[test]
+fn a_credential_of_the_callers_does_not_reach_the_service_beside_the_injected_one_however_it_is_spelt() {
+    let site = site_of(EchoBackend::start(), INJECTED);
+    let spelt: String = ["X-Api-Key", "X_Api_Key", "x_api-key", "X.Api.Key", "x-api~key"]
+        .iter()
+        .map(|name| format!("{name}: own\r\n{name}: own again\r\n"))
+        .collect();
+    let others = "X-Api-Keys: kept\r\nX-Api: kept\r\nXaApiaKey: kept\r\n";
+    let request = format!("GET /v1/models HTTP/1.1\r\nHost: service.test\r\n{spelt}{others}\r\n");
+    assert_eq!(site.send(&request), Knock::Answered(200));
+    let seen = site.backend.only();
+    assert!(!seen.head.contains("own"), "{}", seen.head);
+    assert_eq!(seen.value("x-api-key"), Some("of-the-agent"), "{}", seen.head);
+    assert_eq!(seen.head.matches("kept").count(), 3, "other names are let through: {}", seen.head);
+}
+
+#[test]
+fn a_credential_of_the_callers_in_trailers_does_not_reach_the_service_where_one_is_injected() {
+    let site = site_of(EchoBackend::start(), INJECTED);
+    let mut connection = site.http2();
+    let head = [
+        (":method", "POST"),
+        (":scheme", "https"),
+        (":authority", "service.test"),
+        (":path", "/v1/models"),
+        ("trailer", "x-api-key, x_api_key, x-checksum"),
+    ];
+    connection.headers(1, &head, false).unwrap();
+    connection.data(1, b"abc", false).unwrap();
+    let trailers = [("x-api-key", "own"), ("x_api_key", "own"), ("x-checksum", "900150983cd24fb0")];
+    connection.headers(1, &trailers, true).unwrap();
+    assert_eq!(connection.end_of(1), End::Answered(200));
+    let seen = site.backend.only();
+    assert_eq!(seen.value("x-api-key"), Some("of-the-agent"), "{}", seen.head);
+    assert_eq!(seen.trailers, ["x-checksum: 900150983cd24fb0"]);
 }
 
 /// Exactly one of each, with what the agent has verified.

@@ -117,7 +117,7 @@ pub(crate) struct Inbound {
     pub(crate) listen: ListenAddress,
     pub(crate) backend: BackendAddress,
     pub(crate) policy: Arc<Policy>,
-    pub(crate) inject: Vec<Injection>,
+    pub(crate) inject: Arc<[Injection]>,
     /// Authorities for peers without a SPIFFE ID.
     pub(crate) foreign_bundle: Option<PathBuf>,
 }

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -11,10 +12,11 @@ use hyper::body::Incoming;
 
 use super::pool::Lease;
 use crate::authorize::{Ongoing, Permit};
+use crate::config::checked::Injection;
 use crate::live::Side;
 use crate::record::{RequestRecord, Transfer};
 use crate::refusal::{Refusal, Withdrawn};
-use crate::request::remove_identity;
+use crate::request::{remove_identity, remove_injected};
 
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +33,8 @@ pub(crate) struct RequestBody {
     inner: Incoming,
     ongoing: Rc<Ongoing>,
     transfer: Rc<Transfer>,
+    /// What the agent alone says to this backend.
+    injected: Option<Arc<[Injection]>>,
 }
 
 impl RequestBody {
@@ -38,7 +42,12 @@ impl RequestBody {
     pub(crate) fn new(inner: Incoming, permit: &Permit, record: &RequestRecord) -> Self {
         permit.ongoing().connection().request_began();
         permit.ongoing().asks(true);
-        Self { inner, ongoing: Rc::clone(permit.ongoing()), transfer: record.transfer() }
+        Self { inner, ongoing: Rc::clone(permit.ongoing()), transfer: record.transfer(), injected: None }
+    }
+
+    /// Has no trailer go on that spells a name of these.
+    pub(crate) fn without_injected(&mut self, injected: &Arc<[Injection]>) {
+        self.injected = Some(Arc::clone(injected));
     }
 }
 
@@ -63,7 +72,7 @@ impl Body for RequestBody {
         let frame = frame?;
         this.ongoing.touch();
         this.transfer.add_received(frame.data_ref().map_or(0, Bytes::len));
-        Poll::Ready(Some(Ok(without_forged_trailers(frame))))
+        Poll::Ready(Some(Ok(without_forged_trailers(frame, this.injected.as_deref().unwrap_or_default()))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -75,11 +84,12 @@ impl Body for RequestBody {
     }
 }
 
-/// An identity header in a trailer is as forged as one in the head.
-fn without_forged_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+/// An identity header or a credential in a trailer is as forged as one in the head.
+fn without_forged_trailers(frame: Frame<Bytes>, injected: &[Injection]) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(mut trailers) => {
             remove_identity(&mut trailers);
+            remove_injected(&mut trailers, injected);
             Frame::trailers(trailers)
         }
         Err(data) => data,

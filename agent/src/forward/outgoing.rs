@@ -11,7 +11,7 @@ use crate::connection::{Connection, Current};
 use crate::identify::headers::IDENTITY_HEADERS;
 use crate::record::line::DecisionId;
 use crate::refusal::{Refusal, Withdrawn};
-use crate::request::NormalRequest;
+use crate::request::{NormalRequest, remove_injected};
 
 /// A request on its way out. What was authorized is in it, and nothing else.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl Outgoing {
     /// The request as it leaves: what came, less what was removed, and with what only we may say.
     pub(crate) fn prepare(
         normal: NormalRequest,
-        body: RequestBody,
+        mut body: RequestBody,
         connection: &Connection,
         decision: DecisionId,
     ) -> Result<Self, Refusal> {
@@ -38,7 +38,9 @@ impl Outgoing {
             // Room for all of them at once; without it the map would be rebuilt while they are added.
             headers.try_reserve(IDENTITY_HEADERS + route.inject.len()).ok();
             identity.add_to(&mut headers, decision);
-            for injection in &route.inject {
+            remove_injected(&mut headers, &route.inject);
+            body.without_injected(&route.inject);
+            for injection in &*route.inject {
                 headers.insert(injection.header.clone(), injection.value.clone());
             }
         }

@@ -59,7 +59,7 @@ pub(super) fn inbound(
         foreign_bundle: written.foreign_bundle.as_ref().map(absolute).transpose()?,
         name,
         backend,
-        inject,
+        inject: inject.into(),
     };
     files.extend(inbound.foreign_bundle.clone());
     Ok((inbound, places))
