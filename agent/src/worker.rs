@@ -185,13 +185,14 @@ impl Worker {
                     connection.signal().drain();
                 }
             }
+            // A byte just before this tick is one tick old already: only more ticks than seconds mean so many seconds.
             let limit = if connection.is_whole() { limits.idle_stream } else { limits.idle_connection };
-            if connection.idle_ticks(tick).is_some_and(|ticks| ticks >= limit.as_secs()) {
+            if connection.idle_ticks(tick).is_some_and(|ticks| ticks > limit.as_secs()) {
                 connection.signal().cut(Withdrawn::Idle(limit));
             }
         }
         for ongoing in self.requests.all() {
-            if ongoing.idle_ticks(tick) >= limits.idle_stream.as_secs() {
+            if ongoing.idle_ticks(tick) > limits.idle_stream.as_secs() {
                 ongoing.signal().cut(Withdrawn::Idle(limits.idle_stream));
             }
             if let (Some(ticks), Some(reason)) = (ongoing.ticks_since_cut(tick), ongoing.signal().cut_reason())

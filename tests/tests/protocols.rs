@@ -527,6 +527,20 @@ fn the_length_of_a_body_is_told_to_the_service_as_it_was_told_to_us() {
 }
 
 #[test]
+fn a_stream_that_is_busy_is_not_idle_however_short_the_idle_time_is() {
+    let limits = "[limits]\nidle_stream = \"1s\"\nidle_connection = \"1s\"\n";
+    let plan = Plan { host_a: limits.to_owned(), host_b: limits.to_owned(), ..Plan::to(EchoBackend::steady().url()) };
+    let mesh = Mesh::of_files(&plan);
+    let mut client = Client::connect(mesh.frontend).unwrap();
+    client.send_request("GET", "/events", &[], b"").unwrap();
+    assert_eq!(client.head().unwrap().status, 200);
+    let end = wait::now() + Duration::from_secs(3);
+    while wait::now() < end {
+        assert!(!client.some_bytes().unwrap().is_empty(), "the stream has ended");
+    }
+}
+
+#[test]
 fn a_service_that_is_down_is_a_bad_gateway_and_back_when_it_is_back() {
     let address = tools::free_address();
     let mesh = Mesh::of_files(&Plan::to(format!("http://{address}")));

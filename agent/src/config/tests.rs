@@ -142,3 +142,19 @@ fn limits_have_a_range() {
         assert!(error.starts_with("agent.toml:2:") && error.contains(expected), "{error}");
     }
 }
+
+#[test]
+fn idle_times_are_whole_seconds_because_idleness_is_counted_in_them() {
+    for key in ["idle_stream", "idle_connection"] {
+        for value in ["1ms", "500ms", "999ms", "1500ms"] {
+            let error = checked(&format!("[limits]\n{key} = \"{value}\"\n{RIGHT}")).unwrap_err();
+            let place = format!("agent.toml:2:{}: ", key.len() + 4);
+            assert!(error.starts_with(&place) && error.contains("whole seconds"), "{error}");
+            assert!(error.contains("hint: ") && error.contains("\"1s\""), "{error}");
+        }
+        for value in ["1s", "1000ms", "15m"] {
+            assert!(checked(&format!("[limits]\n{key} = \"{value}\"\n{RIGHT}")).is_ok(), "{key} = {value}");
+        }
+    }
+    assert!(checked(&format!("[limits]\nbackend_idle = \"500ms\"\n{RIGHT}")).is_ok());
+}

@@ -23,7 +23,7 @@ use super::checked::{Agent, AuditOutput, Control, Limits};
 use super::{Secrets, file};
 use countersign_certs::settings::diagnostic::Finding;
 use domains::{Identities, KnownDomains};
-use scalars::{absolute, number, span_of_time};
+use scalars::{absolute, number, span_of_time, whole_seconds};
 
 /// Checks a whole config.
 pub(super) fn agent(file: file::Agent, enrolled: Option<&TrustDomain>, secrets: Secrets) -> Result<Agent, Finding> {
@@ -122,8 +122,8 @@ fn limits(written: file::Limits) -> Result<Limits, Finding> {
         // hyper's smallest buffer for a header is 8 KiB.
         header_bytes: number(written.header_bytes, standard.header_bytes, 8192..=1_048_576)?,
         streams_per_connection: number(written.streams_per_connection, standard.streams_per_connection, 1..=10_000)?,
-        idle_connection: span_of_time(written.idle_connection, standard.idle_connection)?,
-        idle_stream: span_of_time(written.idle_stream, standard.idle_stream)?,
+        idle_connection: whole_seconds(written.idle_connection, standard.idle_connection)?,
+        idle_stream: whole_seconds(written.idle_stream, standard.idle_stream)?,
         connect_timeout: span_of_time(written.connect_timeout, standard.connect_timeout)?,
         backend_connections: number(written.backend_connections, standard.backend_connections, 1..=1_000_000)?,
         backend_idle: span_of_time(written.backend_idle, standard.backend_idle)?,

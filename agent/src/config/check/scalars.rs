@@ -40,6 +40,19 @@ pub(super) fn span_of_time(written: Option<Spanned<String>>, standard: Duration)
     }
 }
 
+/// A time that is counted in ticks of one second.
+pub(super) fn whole_seconds(written: Option<Spanned<String>>, standard: Duration) -> Result<Duration, Finding> {
+    let span = written.as_ref().map(Spanned::span);
+    let value = span_of_time(written, standard)?;
+    match span {
+        Some(span) if value.subsec_nanos() != 0 => {
+            let hint = "idleness is looked at once a second; write \"1s\" or more";
+            Err(Finding::with_hint(span, format!("{} is not in whole seconds", duration::print(value)), hint))
+        }
+        Some(_) | None => Ok(value),
+    }
+}
+
 pub(super) fn name(text: &Spanned<String>) -> Result<Arc<str>, Finding> {
     let value = text.get_ref();
     let fits = (1..=NAME_BYTES_MAX).contains(&value.len())
