@@ -158,3 +158,63 @@ fn idle_times_are_whole_seconds_because_idleness_is_counted_in_them() {
     }
     assert!(checked(&format!("[limits]\nbackend_idle = \"500ms\"\n{RIGHT}")).is_ok());
 }
+
+#[test]
+fn a_backend_that_nothing_can_serve_is_refused() {
+    for backend in ["http://127.0.0.1:0", "http://localhost:0", "h2c://[::1]:0"] {
+        refused("http://127.0.0.1:11434", backend, &format!("\"{backend}"), "port 0");
+    }
+}
+
+#[test]
+fn the_metrics_port_is_nobody_elses() {
+    let with = |metrics: &str| format!("[control]\nmetrics = \"{metrics}\"\n{RIGHT}");
+    for metrics in ["127.0.0.1:9443", "0.0.0.0:9443", "[::]:9443", "127.0.0.1:11435", "0.0.0.0:11435", "[::]:11435"] {
+        let error = checked(&with(metrics)).expect_err(metrics);
+        assert!(error.starts_with("agent.toml:2:11: ") && error.contains("listens already"), "{error}");
+    }
+    for metrics in ["127.0.0.1:9464", "[::1]:9443", "127.0.0.2:11435", "127.0.0.1:0"] {
+        assert!(checked(&with(metrics)).is_ok(), "{metrics}");
+    }
+}
+
+#[test]
+fn a_request_to_the_agent_itself_is_refused() {
+    let control = |backend: &str| {
+        let text = RIGHT.replace("http://127.0.0.1:11434", backend);
+        checked(&format!("[control]\nsocket = \"/run/own.sock\"\n{text}"))
+    };
+    for backend in ["http+unix:/run/own.sock", "h2c+unix:/run//own.sock"] {
+        let error = control(backend).expect_err(backend);
+        assert!(error.contains("control socket") && error.contains('^'), "{error}");
+    }
+    assert!(control("http+unix:/run/other.sock").is_ok());
+    let standard = "http+unix:/run/countersign/agent.sock";
+    refused("http://127.0.0.1:11434", standard, "\"http+unix", "control socket");
+    let unix = |backend: &str, own: &str| {
+        let text = RIGHT.replace("http://127.0.0.1:11434", backend).replace("127.0.0.1:11435", own);
+        checked(&text)
+    };
+    let error = unix("http+unix:/run/hop.sock", "unix:/run/hop.sock").unwrap_err();
+    assert!(error.contains("round for ever") && error.contains('^'), "{error}");
+    assert!(unix("http+unix:/run/hop.sock", "unix:/run/other.sock").is_ok());
+    let error = unix("http+unix:/run/hop.sock", "unix:/run/countersign/agent.sock").unwrap_err();
+    assert!(error.contains("control socket") && error.contains('^'), "{error}");
+}
+
+#[test]
+fn every_address_of_one_family_is_not_every_address_of_the_other() {
+    let with = |listen: &str, backend: &str| {
+        let open = "unsafe_listen_beyond_loopback = true";
+        let text = RIGHT.replace("127.0.0.1:11435\"", &format!("{listen}\"\n{open}"));
+        checked(&text.replace("http://127.0.0.1:11434", backend))
+    };
+    let backend = "http://127.0.0.1:11434";
+    assert!(with("[::]:9443", backend).is_ok());
+    assert!(with("[::1]:9443", backend).is_ok());
+    assert!(with("127.0.0.1:9443", backend).unwrap_err().contains("listens already"));
+    // The twin of a socket on every address of the other family is free for a service.
+    assert!(with("[::]:11434", backend).is_ok());
+    assert!(with("0.0.0.0:11434", backend).unwrap_err().contains("round for ever"));
+    assert!(with("[::]:11434", "http://localhost:11434").unwrap_err().contains("round for ever"));
+}

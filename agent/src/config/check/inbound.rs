@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, Method};
 use toml::Spanned;
 
-use super::super::address::{BackendAddress, Protocol};
+use super::super::address::{BackendAddress, BackendSocket, Protocol};
 use super::super::checked::{Inbound, Injection};
 use super::super::{Secrets, file, secret};
 use super::domains::Identities;
@@ -31,6 +31,10 @@ pub(super) fn inbound(
     let places = Places { name: written.name.span(), backend: written.backend.span(), listen: written.listen.span() };
     let name = name(&written.name)?;
     let backend: BackendAddress = parsed(&written.backend)?;
+    if matches!(&backend.socket, BackendSocket::Tcp(addresses) if addresses.iter().any(|address| address.port() == 0)) {
+        let hint = "write the port on which the service listens";
+        return Err(Finding::with_hint(written.backend.span(), "no service can be reached on port 0", hint));
+    }
     if !backend.socket.is_local() && !written.unsafe_backend_beyond_loopback {
         let hint = "put an agent on that host, or set unsafe_backend_beyond_loopback = true";
         return Err(Finding::with_hint(

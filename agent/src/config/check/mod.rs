@@ -42,6 +42,8 @@ pub(super) fn agent(file: file::Agent, enrolled: Option<&TrustDomain>, secrets: 
         outbounds.push(outbound::outbound(outbound, &identities, &known, &mut files)?);
     }
     routes::check_routes(&inbounds, &outbounds)?;
+    let control = control(&file.control)?;
+    routes::check_control(&control, file.control.metrics.as_ref().map(Spanned::span), &inbounds, &outbounds)?;
     Ok(Agent {
         state_dir: file.state_dir,
         workers: workers(file.workers)?,
@@ -49,7 +51,7 @@ pub(super) fn agent(file: file::Agent, enrolled: Option<&TrustDomain>, secrets: 
             Some(true) => KeyExchange::PostQuantumRequired,
             Some(false) | None => KeyExchange::PostQuantumPreferred,
         },
-        control: control(file.control)?,
+        control,
         audit: audit(file.audit)?,
         log_level: log_level(file.log)?,
         limits: limits(file.limits)?,
@@ -62,7 +64,7 @@ pub(super) fn agent(file: file::Agent, enrolled: Option<&TrustDomain>, secrets: 
     })
 }
 
-fn control(written: file::Control) -> Result<Control, Finding> {
+fn control(written: &file::Control) -> Result<Control, Finding> {
     let metrics = match &written.metrics {
         None => None,
         Some(text) => Some(text.get_ref().parse().map_err(|_not_an_address| {
