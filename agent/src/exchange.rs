@@ -70,6 +70,10 @@ async fn forward(
         sent = onward.send(outgoing) => sent?,
         withdrawn = permit.ongoing().signal().cut_asked() => return Err(withdrawn.into()),
     };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        // Nobody has asked for another protocol (RFC 9110 §7.8), so nobody decided on what would be carried.
+        return Err(Refusal::UpgradeLost);
+    }
     record.status(response.status());
     permit.ongoing().touch();
     let (mut parts, body) = response.into_parts();

@@ -343,6 +343,17 @@ fn a_credential_of_the_callers_in_trailers_does_not_reach_the_service_where_one_
     assert_eq!(seen.trailers, ["x-checksum: 900150983cd24fb0"]);
 }
 
+#[test]
+fn an_upgrade_that_nobody_asked_for_is_a_bad_gateway() {
+    let switching = EchoBackend::answering(|_, out| {
+        out.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+    });
+    let site = site_of(switching, "");
+    assert_eq!(site.send("GET /v1/models HTTP/1.1\r\nHost: service.test\r\n\r\n"), Knock::Answered(502));
+    let line = site.mesh.host_b.wait_for_audit("the failure", |line| line["event"] == "request");
+    assert_eq!((line["outcome"].as_str(), line["reason"].as_str()), (Some("failed"), Some("upgrade_lost")), "{line}");
+}
+
 /// Exactly one of each, with what the agent has verified.
 fn check_identity(seen: &Seen) {
     let mut names = seen.names();
