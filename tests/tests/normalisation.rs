@@ -344,6 +344,15 @@ fn a_credential_of_the_callers_in_trailers_does_not_reach_the_service_where_one_
 }
 
 #[test]
+fn cookies_in_several_fields_of_http2_are_one_line_of_http1() {
+    let site = site();
+    let mut connection = site.http2();
+    connection.get(1, "/v1/models", &[("cookie", "a=1"), ("accept", "b"), ("cookie", "c=2; d=3")]).unwrap();
+    assert_eq!(connection.end_of(1), End::Answered(200));
+    assert_eq!(site.backend.only().values("cookie"), ["a=1; c=2; d=3"]);
+}
+
+#[test]
 fn an_upgrade_that_nobody_asked_for_is_a_bad_gateway() {
     let switching = EchoBackend::answering(|_, out| {
         out.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")

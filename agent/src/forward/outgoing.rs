@@ -55,6 +55,7 @@ impl Outgoing {
         *request.uri_mut() = Uri::from(self.target);
         *request.version_mut() = Version::HTTP_11;
         *request.headers_mut() = self.headers;
+        join_cookies(request.headers_mut());
         if unannounced {
             // Without it hyper would send a GET without the body that came with it.
             request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -94,5 +95,19 @@ impl Outgoing {
             None => Authority::try_from(host?.as_bytes()).ok()?,
         };
         Some(Self { method: parts.method, authority, target: uri.path_and_query?, headers, body })
+    }
+}
+
+/// HTTP/2 may split cookies over several fields, and HTTP/1.1 may not (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(header::COOKIE).iter();
+    if cookies.next().is_none() || cookies.next().is_none() {
+        return;
+    }
+    let cookies = headers.get_all(header::COOKIE);
+    let joined = cookies.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(b"; ".as_slice());
+    // Values with a mark between them have no byte that one value may not have.
+    if let Ok(joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)) {
+        headers.insert(header::COOKIE, joined);
     }
 }
