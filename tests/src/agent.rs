@@ -327,11 +327,14 @@ impl TestAgent {
     /// It is refused.
     #[track_caller]
     pub fn reload(&mut self, tables: &str) {
-        let before = self.status()["generation"].as_u64();
+        let before = self.status();
         self.configure(tables);
         self.process().signal(Signal::HUP);
+        // What was said of the config before this one says nothing of it.
+        let refused =
+            |status: &Value| status["config_error"].is_string() && status["config_error"] != before["config_error"];
         let status = self.wait_for_status("the new config is taken up or refused", |status| {
-            status["generation"].as_u64() > before || status["config_error"].is_string()
+            status["generation"].as_u64() > before["generation"].as_u64() || refused(status)
         });
         assert_eq!(status["config_error"], Value::Null, "{}: the new config is refused", self.name);
     }

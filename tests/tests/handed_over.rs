@@ -4,7 +4,6 @@
 use countersign_tests::backend::EchoBackend;
 use countersign_tests::http;
 use countersign_tests::mesh::{Mesh, Plan};
-use rustix::process::Signal;
 
 /// A mesh whose caller was handed the sockets of both its outbounds, and the tables of its config.
 fn handed_over(backend: &EchoBackend) -> (Mesh, String) {
@@ -48,8 +47,6 @@ fn a_socket_that_was_handed_over_outlives_refused_configs_and_removed_routes() {
         let refused = mesh.host_a.reload_refused(&taken);
         assert!(refused.contains("\"taken\" cannot listen"), "{refused}");
     }
-    mesh.host_a.configure(&tables);
-    mesh.host_a.process().signal(Signal::HUP);
-    mesh.host_a.wait_for_status("the config is taken up", |status| status["config_error"].is_null());
+    mesh.host_a.reload(&tables);
     both_are_served(&mesh);
 }
