@@ -126,7 +126,8 @@ where
             ended = &mut serving => {
                 let outcome = ended.or_else(harmless);
                 if let (Err(_), Some(parts)) = (&outcome, serving.into_parts()) {
-                    linger(parts.io.into_inner()).await;
+                    // Boxed, because it is rare and its buffer would make every connection larger.
+                    Box::pin(linger(parts.io.into_inner())).await;
                 }
                 return outcome.map(|()| None);
             }
