@@ -33,6 +33,14 @@ pub(crate) struct Accepted {
 struct Encrypted {
     stream: TlsStream<Stream>,
     peer: Arc<VerifiedPeer>,
+    carries: Carried,
+}
+
+/// What the bytes of a connection are.
+enum Carried {
+    Bytes,
+    Http1,
+    Http2,
 }
 
 /// Serves one inbound connection, from the first byte to the audit line.
@@ -51,35 +59,29 @@ async fn serve_recorded(
     record: &mut ConnectionRecord,
 ) -> Result<(), Refusal> {
     let _place = worker.take_place(&route.name)?;
-    let encrypted = handshake(stream, route, worker).await?;
-    let peer = record.peer(worker.peers().identify(&encrypted.peer, route, &worker.snapshot().roles));
+    // Boxed and taken apart, so that a connection that is idle later keeps neither the handshake's state nor a second stream.
+    let Encrypted { stream, peer: verified, carries } = Box::pin(handshake(stream, route, worker)).await?;
+    let peer = record.peer(worker.peers().identify(&verified, route, &worker.snapshot().roles));
     let _peer_place = worker.take_peer_place(&route.name, peer.principal())?;
-    let connection = Connection::inbound(worker, route, record.address(), peer, &encrypted.peer);
+    let connection = Connection::inbound(worker, route, record.address(), peer, &verified);
     authorize::still_trusted(&connection)?;
     // Boxed, because the state of a carried connection is large, and that of one that waits for its handshake need not be.
-    match carried(&encrypted, route) {
+    match carries {
         Carried::Bytes => {
             let permit = record.permit(authorize::connection(&connection)?);
-            Box::pin(tcp::serve(encrypted.stream, permit, &connection, record.transfer())).await
+            Box::pin(tcp::serve(stream, permit, &connection, record.transfer())).await
         }
         // Each request is authorized by itself, in `exchange.rs`, and again when anything changes.
-        Carried::Http1 => Box::pin(serve::http1(encrypted.stream, Rc::clone(&connection))).await,
-        Carried::Http2 => Box::pin(serve::http2(encrypted.stream, Rc::clone(&connection))).await,
+        Carried::Http1 => Box::pin(serve::http1(stream, Rc::clone(&connection))).await,
+        Carried::Http2 => Box::pin(serve::http2(stream, Rc::clone(&connection))).await,
     }
 }
 
-/// What the bytes of a connection are.
-enum Carried {
-    Bytes,
-    Http1,
-    Http2,
-}
-
-fn carried(encrypted: &Encrypted, route: &InboundRoute) -> Carried {
+fn carried(stream: &TlsStream<Stream>, route: &InboundRoute) -> Carried {
     if route.backend.protocol == Protocol::Tcp {
         return Carried::Bytes;
     }
-    match encrypted.stream.get_ref().1.alpn_protocol() {
+    match stream.get_ref().1.alpn_protocol() {
         Some(alpn::HTTP_2) => Carried::Http2,
         Some(_) | None => Carried::Http1,
     }
@@ -91,9 +93,8 @@ async fn handshake(stream: Stream, route: &InboundRoute, worker: &Worker) -> Res
     let turn = worker.begin_handshake();
     let (limit, handshakes) = (worker.snapshot().limits.handshake_timeout, worker.snapshot().limits.handshakes);
     let (config, handshake) = route.tls.begin().map_err(Refusal::Tls)?;
-    let accepting = Box::pin(tokio::time::timeout(limit, TlsAcceptor::from(config).accept(stream)));
     let accepted = tokio::select! {
-        accepted = accepting => accepted,
+        accepted = tokio::time::timeout(limit, TlsAcceptor::from(config).accept(stream)) => accepted,
         () = turn.must_give_way() => {
             return Err(Refusal::TooMany { what: "handshakes at once, of which this was the oldest", limit: handshakes });
         }
@@ -103,7 +104,7 @@ async fn handshake(stream: Stream, route: &InboundRoute, worker: &Worker) -> Res
         accepted.map_err(|_elapsed| Refusal::HandshakeTimeout(limit))?.map_err(|error| refused(&handshake, error))?;
     worker.counters(&route.counters).handshakes.add(1);
     let peer = handshake.peer().ok_or_else(|| Refusal::Handshake(std::io::ErrorKind::InvalidData.into()))?;
-    Ok(Encrypted { stream, peer })
+    Ok(Encrypted { carries: carried(&stream, route), stream, peer })
 }
 
 fn refused(handshake: &Handshake, error: std::io::Error) -> Refusal {

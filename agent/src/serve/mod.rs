@@ -49,36 +49,32 @@ pub(crate) async fn http(stream: Stream, connection: Rc<Connection>) -> Result<(
     };
     let (is_http2, stream) = sniffed.map_err(|_elapsed| Withdrawn::Idle(limit))?.map_err(Refusal::Transfer)?;
     match connection.address() {
-        _ if !is_http2 => follow_http1(stream, connection).await,
+        _ if !is_http2 => follow_http1(stream.into_http1(), connection).await,
         PeerAddress::Unix(_) => http2(HostlessStream::new(stream), connection).await,
         PeerAddress::Tcp(_) => http2(stream, connection).await,
     }
 }
 
 /// Serves HTTP/1.1 on a connection until it ends or must end.
-pub(crate) async fn http1<S>(stream: S, connection: Rc<Connection>) -> Result<(), Refusal>
+pub(crate) fn http1<S>(stream: S, connection: Rc<Connection>) -> impl Future<Output = Result<(), Refusal>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    follow_http1(Rewind::new(Bytes::new(), stream), connection).await
+    follow_http1(Rewind::new(Bytes::new(), stream).into_http1(), connection)
 }
 
 /// Between two requests that are far apart, HTTP and its buffers are put away: a silent connection holds its TLS state and
 /// little else.
-async fn follow_http1<S>(stream: Rewind<S>, connection: Rc<Connection>) -> Result<(), Refusal>
+async fn follow_http1<S>(mut stream: Rewind<S>, connection: Rc<Connection>) -> Result<(), Refusal>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut stream = stream.into_http1();
     while bytes_came(&mut stream, &connection).await? {
-        match Box::pin(serve_until_rest(stream, &connection)).await? {
-            Some(resting) => stream = resting,
-            None => {
-                connection.silence().await;
-                return Ok(());
-            }
-        }
+        let rested = Box::pin(serve_until_rest(stream, &connection)).await?;
+        let Some(resting) = rested else { break };
+        stream = resting;
     }
+    connection.silence().await;
     Ok(())
 }
 
