@@ -13,10 +13,9 @@ use crate::config::address::Protocol;
 use crate::connection::{Connection, Current};
 use crate::listener::LocalUser;
 use crate::live::{Live, Member, Signal};
-use crate::policy::decide::{self, Decision, Missing, Question};
-use crate::policy::explain::missing_in_words;
+use crate::policy::decide::{self, Decision, Holders, Question};
+use crate::policy::explain::obstacle_in_words;
 use crate::policy::path::{CheckedPath, CheckedTarget};
-use crate::policy::rule::Policy;
 use crate::refusal::{Refusal, Withdrawn};
 use crate::request::NormalRequest;
 use crate::routes::{InboundRoute, OutboundRoute, Phase};
@@ -245,20 +244,22 @@ fn inbound_rule(
     path: CheckedPath<'_>,
 ) -> Result<Arc<str>, Refusal> {
     let roles = connection.peer().roles();
-    rule_of(&route.policy, decide::request(&route.policy, Question { roles: &roles, method, path }))
+    let holders = Holders { roles: &roles, via: None };
+    let question = Question { holders, address: connection.address().ip(), method, path };
+    rule_of(decide::request(&route.policy, question))
 }
 
 fn whole_connection(route: &InboundRoute, connection: &Connection) -> Result<Arc<str>, Refusal> {
-    rule_of(&route.policy, decide::connection(&route.policy, &connection.peer().roles()))
+    let roles = connection.peer().roles();
+    let holders = Holders { roles: &roles, via: None };
+    rule_of(decide::connection(&route.policy, holders, connection.address().ip()))
 }
 
-fn rule_of(policy: &Policy, decision: Decision) -> Result<Arc<str>, Refusal> {
-    let denied = |missing: Missing| Refusal::Denied { missing, words: missing_in_words(policy, missing) };
+fn rule_of(decision: Decision<'_>) -> Result<Arc<str>, Refusal> {
     match decision {
-        Decision::Allow { rule } => {
-            // A decision names a rule of the policy that it was made by.
-            policy.rules.get(rule).map(|rule| Arc::clone(&rule.name)).ok_or_else(|| denied(Missing::Role))
+        Decision::Allow(rule) => Ok(Arc::clone(&rule.name)),
+        Decision::Deny(obstacle) => {
+            Err(Refusal::Denied { reason: obstacle.reason(), words: obstacle_in_words(obstacle) })
         }
-        Decision::Deny(missing) => Err(denied(missing)),
     }
 }

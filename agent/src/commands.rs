@@ -17,7 +17,7 @@ use crate::control::server::{DECISION_PATH, RENEW_PATH, STATUS_PATH};
 use crate::control::status::Status;
 use crate::identity::ca::CaError;
 use crate::identity::enroll::{self, EnrollError};
-use crate::policy::explain::{Explanation, explain};
+use crate::policy::explain::{Asked, Explanation, explain};
 use crate::policy::path::{CheckedPath, PathError};
 use crate::record::Direction;
 use crate::refusal::{AMBIGUOUS, in_one_line};
@@ -182,7 +182,8 @@ fn decide(config: &Path, question: &Question) -> Result<Explanation, CommandErro
     let peer: Vec<San> = peer.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
     let method: Method = method.parse().map_err(|_not_a_method| CommandError::Method(method.clone()))?;
     let checked = CheckedPath::parse(path).map_err(|source| CommandError::Path { path: path.clone(), source })?;
-    Ok(explain(&inbound.policy, &peer, &method, checked))
+    let asked = Asked { workload: &peer, subject: None, address: None, method: &method, path: checked };
+    Ok(explain(&inbound.policy, &asked))
 }
 
 fn socket(config: &Path) -> Result<PathBuf, CommandError> {

@@ -7,7 +7,6 @@ use countersign_certs::verify::PeerRefusal;
 use http::StatusCode;
 
 use crate::listener::LocalUser;
-use crate::policy::decide::Missing;
 use crate::request::RequestError;
 
 /// The word for requests that are refused before any rule is asked.
@@ -39,7 +38,7 @@ pub(crate) enum Refusal {
     // The policy.
     /// No rule allows it.
     #[error("denied: {words}")]
-    Denied { missing: Missing, words: String },
+    Denied { reason: &'static str, words: String },
     /// A local user may not use this socket.
     #[error("{} may not use this socket", in_words(.0.as_ref()))]
     LocalUser(Option<LocalUser>),
@@ -123,7 +122,7 @@ impl Refusal {
             Self::Protocol(_) => "protocol_error",
             Self::Request(_) => AMBIGUOUS,
             Self::TooMany { .. } => "limit",
-            Self::Denied { missing, .. } => missing.reason(),
+            Self::Denied { reason, .. } => reason,
             Self::LocalUser(_) => "local_user_not_allowed",
             Self::Withdrawn(withdrawn) => withdrawn.reason(),
             Self::BackendFull { .. } => "backend_full",

@@ -116,16 +116,22 @@ pub(crate) struct Inbound {
     pub(crate) unsafe_backend_beyond_loopback: bool,
     pub(crate) foreign_bundle: Option<Spanned<PathBuf>>,
     #[serde(default)]
-    pub(crate) allow: Vec<Spanned<Allow>>,
+    pub(crate) allow: Vec<Spanned<Rule>>,
+    #[serde(default)]
+    pub(crate) deny: Vec<Spanned<Rule>>,
     #[serde(default)]
     pub(crate) inject: OneOrMany<Inject>,
 }
 
-/// `[[inbound.allow]]`
+/// `[[inbound.allow]]` or `[[inbound.deny]]`
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Allow {
-    pub(crate) roles: Vec<Spanned<String>>,
+pub(crate) struct Rule {
+    pub(crate) name: Option<Spanned<String>>,
+    pub(crate) mode: Option<Spanned<String>>,
+    pub(crate) roles: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(crate) via: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(crate) networks: Option<Spanned<Vec<Spanned<String>>>>,
     pub(crate) methods: Option<Spanned<Vec<Spanned<String>>>>,
     pub(crate) paths: Option<Spanned<Vec<Spanned<String>>>>,
 }

@@ -84,7 +84,12 @@ fn names_that_nothing_has_are_refused_with_the_nearest_one() {
 
 #[test]
 fn rules_that_can_never_match_are_refused() {
-    refused("roles = [\"inference_client\"]", "roles = []", "[[inbound.allow]]", "names no role");
+    refused("roles = [\"inference_client\"]", "roles = []", "[]", "names no role");
+    refused("roles = [\"inference_client\"]", "via = [\"inference_client\"]", "[[inbound.allow]]", "names no role");
+    refused("methods = [\"POST\"]", "networks = []", "[]", "names no network");
+    refused("methods = [\"POST\"]", "networks = [\"10.0.0.1/8\"]", "\"10.0.0.1/8\"", "10.0.0.0/8");
+    refused("methods = [\"POST\"]", "mode = \"dry\"", "\"dry\"", "enforce or observe");
+    refused("methods = [\"POST\"]", "name = \"a b\"", "\"a b\"", "no name");
     refused("methods = [\"POST\"]", "methods = []", "[]", "names no method");
     refused("paths = [\"/v1/chat/completions\", \"/v1/models/*\"]", "paths = []", "[]", "names no path");
     refused("\"/v1/models/*\"", "\"/v1/../models\"", "\"/v1/../models\"", "'..'");

@@ -1,92 +1,214 @@
-//! The decision itself.
+//! The decision itself: an explicit denial first, then what is allowed, then no.
+
+use std::net::IpAddr;
 
 use http::Method;
 
 use super::path::CheckedPath;
 use super::role::RoleSet;
-use super::rule::{Policy, Rule};
+use super::rule::{Policy, Rule, Rules, Table};
 
 /// What a policy looks at in a request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Question<'request> {
-    /// The roles of the peer.
-    pub(crate) roles: &'request RoleSet,
+    /// Who asks.
+    pub(crate) holders: Holders<'request>,
+    /// From where; none for a caller on a Unix socket.
+    pub(crate) address: Option<IpAddr>,
     /// The method.
     pub(crate) method: &'request Method,
     /// The path.
     pub(crate) path: CheckedPath<'request>,
 }
 
-/// Yes with the rule that said so, or no with what was missing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
-pub(crate) enum Decision {
-    /// The first rule that allows it, by position.
-    Allow { rule: usize },
-    /// No rule allows it.
-    Deny(Missing),
+/// The roles of everybody who stands behind a request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Holders<'request> {
+    /// Of whom it is made for: these can allow it.
+    pub(crate) roles: &'request RoleSet,
+    /// Of the workload that makes it for somebody else.
+    pub(crate) via: Option<&'request RoleSet>,
 }
 
-/// What the closest rule still asked for. Of several rules the one that came furthest counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Missing {
-    /// The peer holds no role at all.
+/// Yes with the rule that said so, or no with why.
+#[derive(Debug, Clone, Copy)]
+#[must_use]
+pub(crate) enum Decision<'policy> {
+    /// The first rule that allows it.
+    Allow(&'policy Rule),
+    /// Nothing allows it, or a rule denies it.
+    Deny(Obstacle<'policy>),
+}
+
+/// What stands between a request and its permission. Of several rules the one that came furthest counts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Obstacle<'policy> {
+    /// Whom it is made for holds no role at all.
     AnyRole,
     /// It holds roles, but none that a rule here names.
     Role,
-    /// A rule names its role, but not this method.
-    Method { rule: usize },
-    /// A rule names its role and this method, but not this path.
-    Path { rule: usize },
+    /// A rule names its role, but the workload that acts for it has none of those that the rule asks for.
+    Via(&'policy Rule),
+    /// A rule fits so far, but not from this network.
+    Network(&'policy Rule),
+    /// A rule fits so far, but not this method.
+    Method(&'policy Rule),
+    /// A rule fits so far, but not this path.
+    Path(&'policy Rule),
+    /// A rule denies it, whatever others allow.
+    Denied(&'policy Rule),
 }
 
 /// Decides on one HTTP request.
-pub(crate) fn request(policy: &Policy, question: Question<'_>) -> Decision {
-    let mut missing = nothing_yet(question.roles);
-    for (index, rule) in policy.rules.iter().enumerate() {
-        match first_obstacle(rule, index, question) {
-            None => return Decision::Allow { rule: index },
-            Some(obstacle) => missing = missing.max(obstacle),
-        }
-    }
-    Decision::Deny(missing)
+pub(crate) fn request<'policy>(policy: &'policy Policy, question: Question<'_>) -> Decision<'policy> {
+    decide(&policy.enforced, question)
 }
 
-/// Decides on a connection whose content is not looked at (plain TCP): the role alone.
-pub(crate) fn connection(policy: &Policy, roles: &RoleSet) -> Decision {
-    match policy.rules.iter().position(|rule| rule.roles.intersects(roles)) {
-        Some(rule) => Decision::Allow { rule },
-        None => Decision::Deny(nothing_yet(roles)),
+/// What would be decided if the rules that are only observed were enforced; none where there are no such rules.
+pub(crate) fn observed<'policy>(policy: &'policy Policy, question: Question<'_>) -> Option<Decision<'policy>> {
+    policy.observed.as_ref().map(|rules| decide(rules, question))
+}
+
+/// Decides on a connection whose content is not looked at (plain TCP): by who asks, and from where.
+pub(crate) fn connection<'policy>(
+    policy: &'policy Policy,
+    holders: Holders<'_>,
+    address: Option<IpAddr>,
+) -> Decision<'policy> {
+    let obstacle_of = |rule: &'policy Rule| who_and_whence(rule, holders, address);
+    let denied = |rule: &'policy Rule| covers_anybody_of(rule, holders) && rule.covers_address(address);
+    decide_by(&policy.enforced, holders, denied, obstacle_of)
+}
+
+fn decide<'policy>(rules: &'policy Rules, question: Question<'_>) -> Decision<'policy> {
+    let denied = |rule: &'policy Rule| denies(rule, question);
+    decide_by(rules, question.holders, denied, |rule| first_obstacle(rule, question))
+}
+
+fn decide_by<'policy>(
+    rules: &'policy Rules,
+    holders: Holders<'_>,
+    denies: impl Fn(&'policy Rule) -> bool,
+    obstacle_of: impl Fn(&'policy Rule) -> Option<Obstacle<'policy>>,
+) -> Decision<'policy> {
+    if let Some(rule) = first_denial(&rules.deny, holders, denies) {
+        return Decision::Deny(Obstacle::Denied(rule));
     }
+    let mut obstacle = nothing_yet(holders);
+    let mut allowing: Option<usize> = None;
+    for candidates in rules.allow.concerning(holders.roles) {
+        for index in candidates.iter().copied() {
+            if allowing.is_some_and(|first| first <= index) {
+                break;
+            }
+            let Some(rule) = rules.allow.rule(index) else { continue };
+            match obstacle_of(rule) {
+                None => allowing = Some(index),
+                Some(found) if found.rank() > obstacle.rank() => obstacle = found,
+                Some(_nearer) => {}
+            }
+        }
+    }
+    match allowing.and_then(|index| rules.allow.rule(index)) {
+        Some(rule) => Decision::Allow(rule),
+        None => Decision::Deny(obstacle),
+    }
+}
+
+/// The first rule that denies. It concerns whoever stands behind the request: a workload does not get around its own denial by
+/// acting for somebody else, nor the other way round.
+fn first_denial<'policy>(
+    table: &'policy Table,
+    holders: Holders<'_>,
+    denies: impl Fn(&'policy Rule) -> bool,
+) -> Option<&'policy Rule> {
+    if table.is_empty() {
+        return None;
+    }
+    let of_carrier = holders.via.into_iter().flat_map(|via| table.concerning(via).skip(1));
+    let concerning = table.concerning(holders.roles).chain(of_carrier);
+    let denying =
+        concerning.filter_map(|list| list.iter().copied().find(|index| table.rule(*index).is_some_and(&denies)));
+    denying.min().and_then(|index| table.rule(index))
+}
+
+/// Whether a denial covers a request.
+pub(super) fn denies(rule: &Rule, question: Question<'_>) -> bool {
+    covers_anybody_of(rule, question.holders)
+        && rule.covers_address(question.address)
+        && rule.covers_method(question.method)
+        && rule.covers_path(question.path)
+}
+
+fn covers_anybody_of(rule: &Rule, holders: Holders<'_>) -> bool {
+    let via = holders.via;
+    let named = |roles: &RoleSet| roles.intersects(holders.roles) || via.is_some_and(|via| roles.intersects(via));
+    rule.roles.as_ref().is_none_or(named)
 }
 
 /// What stands between a request and this rule; nothing if the rule allows it.
-pub(super) fn first_obstacle(rule: &Rule, index: usize, question: Question<'_>) -> Option<Missing> {
-    if !rule.roles.intersects(question.roles) {
-        return Some(nothing_yet(question.roles));
+pub(super) fn first_obstacle<'policy>(rule: &'policy Rule, question: Question<'_>) -> Option<Obstacle<'policy>> {
+    if let Some(obstacle) = who_and_whence(rule, question.holders, question.address) {
+        return Some(obstacle);
     }
-    if rule.methods.as_ref().is_some_and(|methods| !methods.contains(question.method)) {
-        return Some(Missing::Method { rule: index });
+    if !rule.covers_method(question.method) {
+        return Some(Obstacle::Method(rule));
     }
-    let covers_path = |paths: &[super::path::PathPattern]| paths.iter().any(|pattern| pattern.matches(question.path));
-    if rule.paths.as_ref().is_some_and(|paths| !covers_path(paths)) {
-        return Some(Missing::Path { rule: index });
+    if !rule.covers_path(question.path) {
+        return Some(Obstacle::Path(rule));
     }
     None
 }
 
-fn nothing_yet(roles: &RoleSet) -> Missing {
-    if roles.is_empty() { Missing::AnyRole } else { Missing::Role }
+fn who_and_whence<'policy>(
+    rule: &'policy Rule,
+    holders: Holders<'_>,
+    address: Option<IpAddr>,
+) -> Option<Obstacle<'policy>> {
+    if !rule.roles.as_ref().is_some_and(|roles| roles.intersects(holders.roles)) {
+        return Some(nothing_yet(holders));
+    }
+    if rule.via.as_ref().is_some_and(|needed| !holders.via.is_some_and(|via| needed.intersects(via))) {
+        return Some(Obstacle::Via(rule));
+    }
+    (!rule.covers_address(address)).then_some(Obstacle::Network(rule))
 }
 
-impl Missing {
+fn nothing_yet<'policy>(holders: Holders<'_>) -> Obstacle<'policy> {
+    if holders.roles.is_empty() { Obstacle::AnyRole } else { Obstacle::Role }
+}
+
+impl Decision<'_> {
+    /// Whether it is a yes.
+    pub(crate) fn is_allowed(&self) -> bool {
+        matches!(self, Self::Allow(_))
+    }
+}
+
+impl Obstacle<'_> {
+    /// How far the request came.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::AnyRole => 0,
+            Self::Role => 1,
+            Self::Via(_) => 2,
+            Self::Network(_) => 3,
+            Self::Method(_) => 4,
+            Self::Path(_) => 5,
+            Self::Denied(_) => 6,
+        }
+    }
+
     /// A short fixed word for metrics and audit lines.
-    pub(crate) fn reason(self) -> &'static str {
+    pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::AnyRole => "no_role",
             Self::Role => "role_not_allowed",
-            Self::Method { .. } => "method_not_allowed",
-            Self::Path { .. } => "path_not_allowed",
+            Self::Via(_) => "via_not_allowed",
+            Self::Network(_) => "network_not_allowed",
+            Self::Method(_) => "method_not_allowed",
+            Self::Path(_) => "path_not_allowed",
+            Self::Denied(_) => "denied_by_rule",
         }
     }
 }
@@ -95,52 +217,162 @@ impl Missing {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::path::PathPattern;
     use super::super::role::{RoleDefinition, Roles};
     use super::*;
-    use countersign_certs::san::San;
 
-    fn policy(rules: &[(&str, &[&str], &[&str])]) -> Policy {
-        let role = |name: &str, member: &str| RoleDefinition {
+    /// `[name, roles, via, networks, methods, paths]`, each a list in one text; a name that begins with `?` is only observed.
+    type Written = [&'static str; 6];
+
+    fn policy(deny: &[Written], allow: &[Written]) -> Policy {
+        let role = |name: &str| RoleDefinition {
             name: name.into(),
-            members: vec![member.parse().unwrap()],
+            members: vec![format!("spiffe://td/{name}").parse().unwrap()],
             includes: Vec::new(),
         };
-        let roles = Roles::compile(&[role("web", "spiffe://td/web"), role("batch", "spiffe://td/batch")]).unwrap();
-        let rules = rules
-            .iter()
-            .map(|(name, methods, paths)| Rule {
-                name: (*name).into(),
-                roles: roles.set([*name]).unwrap(),
-                methods: (!methods.is_empty()).then(|| methods.iter().map(|method| method.parse().unwrap()).collect()),
-                paths: (!paths.is_empty())
-                    .then(|| paths.iter().map(|path| PathPattern::parse(path).unwrap()).collect()),
-            })
-            .collect();
-        Policy { roles: Arc::new(roles), rules }
+        let roles = Arc::new(Roles::compile(&["web", "batch", "user", "front"].map(role), false).unwrap());
+        let rule = |written: &Written| {
+            let [name, named, via, networks, methods, paths] = written.map(|text| text.split_whitespace());
+            let set = |names: std::str::SplitWhitespace<'static>| {
+                names.clone().next().map(|_first| roles.set(names).unwrap())
+            };
+            let some = |list: std::str::SplitWhitespace<'static>| list.clone().next().map(|_first| list);
+            let name = name.collect::<String>();
+            Rule {
+                is_observed: name.starts_with('?'),
+                name: name.into(),
+                roles: set(named),
+                via: set(via),
+                networks: some(networks).map(|list| list.map(|text| text.parse().unwrap()).collect()),
+                methods: some(methods).map(|list| list.map(|text| text.parse().unwrap()).collect()),
+                paths: some(paths)
+                    .map(|list| list.map(|text| super::super::path::PathPattern::parse(text).unwrap()).collect()),
+            }
+        };
+        Policy::compile(Arc::clone(&roles), deny.iter().map(rule).collect(), allow.iter().map(rule).collect())
     }
 
-    fn check(policy: &Policy, peer: &str, method: &str, path: &str, expected: Decision) {
-        let san: San = peer.parse().unwrap();
-        let roles = policy.roles.of(&[san]);
-        let method = method.parse().unwrap();
-        let question = Question { roles: &roles, method: &method, path: CheckedPath::parse(path).unwrap() };
-        assert_eq!(request(policy, question), expected, "{peer} {method} {path}");
+    fn plain_policy(allow: &[Written]) -> Policy {
+        policy(&[], allow)
+    }
+
+    fn said(decision: Decision<'_>) -> String {
+        match decision {
+            Decision::Allow(rule) => format!("allowed by {}", rule.name),
+            Decision::Deny(Obstacle::Denied(rule)) => format!("denied by {}", rule.name),
+            Decision::Deny(obstacle) => obstacle.reason().to_owned(),
+        }
+    }
+
+    /// `asked`: the roles of whom it is made for, `>` and those of the workload that makes it, the address, method and path.
+    fn ask<T>(policy: &Policy, asked: &str, answer: impl Fn(Question<'_>) -> T) -> T {
+        let [who, address, method, path] = asked.split_whitespace().collect::<Vec<_>>().try_into().unwrap();
+        let set = |names: &str| policy.roles.set(names.split('+').filter(|name| *name != "-")).unwrap();
+        let (holder, via) = who.split_once('>').map_or((who, None), |(holder, via)| (holder, Some(set(via))));
+        let (roles, method) = (set(holder), method.parse().unwrap());
+        answer(Question {
+            holders: Holders { roles: &roles, via: via.as_ref() },
+            address: address.parse().ok(),
+            method: &method,
+            path: CheckedPath::parse(path).unwrap(),
+        })
+    }
+
+    fn check(policy: &Policy, asked: &str, expected: &str) {
+        assert_eq!(ask(policy, asked, |question| said(request(policy, question))), expected, "{asked}");
     }
 
     #[test]
     fn only_what_a_rule_allows_is_allowed() {
-        let policy = policy(&[("web", &["POST"], &["/v1/chat/completions"]), ("batch", &[], &["/v1/**"])]);
-        check(&policy, "spiffe://td/web", "POST", "/v1/chat/completions", Decision::Allow { rule: 0 });
-        check(&policy, "spiffe://td/batch", "DELETE", "/v1/models/a", Decision::Allow { rule: 1 });
-        check(&policy, "spiffe://td/web", "GET", "/v1/chat/completions", Decision::Deny(Missing::Method { rule: 0 }));
-        check(&policy, "spiffe://td/web", "POST", "/v1/models", Decision::Deny(Missing::Path { rule: 0 }));
-        check(&policy, "spiffe://td/nobody", "POST", "/v1/chat/completions", Decision::Deny(Missing::AnyRole));
+        let policy =
+            policy(&[], &[["chat", "web", "", "", "POST", "/v1/chat"], ["all", "batch", "", "", "", "/v1/**"]]);
+        check(&policy, "web 10.0.0.1 POST /v1/chat", "allowed by chat");
+        check(&policy, "batch 10.0.0.1 DELETE /v1/models/a", "allowed by all");
+        check(&policy, "web 10.0.0.1 GET /v1/chat", "method_not_allowed");
+        check(&policy, "web 10.0.0.1 POST /v1/models", "path_not_allowed");
+        check(&policy, "user 10.0.0.1 POST /v1/chat", "role_not_allowed");
+        check(&policy, "- 10.0.0.1 POST /v1/chat", "no_role");
     }
 
     #[test]
     fn no_rules_allow_nobody() {
-        check(&policy(&[]), "spiffe://td/web", "GET", "/", Decision::Deny(Missing::Role));
-        assert_eq!(connection(&policy(&[]), &RoleSet::default()), Decision::Deny(Missing::AnyRole));
+        check(&policy(&[], &[]), "web 10.0.0.1 GET /", "role_not_allowed");
+        let nobody = Holders { roles: &RoleSet::default(), via: None };
+        assert_eq!(said(connection(&policy(&[], &[]), nobody, None)), "no_role");
+    }
+
+    #[test]
+    fn the_first_rule_that_allows_is_named_whichever_role_it_names() {
+        let policy = policy(
+            &[],
+            &[
+                ["second", "batch", "", "", "GET", ""],
+                ["first", "batch", "", "", "", ""],
+                ["last", "web", "", "", "", ""],
+            ],
+        );
+        check(&policy, "web+batch 10.0.0.1 POST /", "allowed by first");
+        check(&policy, "web+batch 10.0.0.1 GET /", "allowed by second");
+        check(&policy, "web 10.0.0.1 GET /", "allowed by last");
+    }
+
+    #[test]
+    fn a_denial_counts_whatever_is_allowed() {
+        let policy = policy(
+            &[["no-deletes", "", "", "", "DELETE", ""], ["not-from-there", "web", "", "10.9.0.0/16", "", "/v1/**"]],
+            &[["all", "web batch", "", "", "", ""]],
+        );
+        check(&policy, "web 10.0.0.1 GET /v1/a", "allowed by all");
+        check(&policy, "web 10.0.0.1 DELETE /v1/a", "denied by no-deletes");
+        check(&policy, "web 10.9.0.1 GET /v1/a", "denied by not-from-there");
+        check(&policy, "web 10.9.0.1 GET /v2/a", "allowed by all");
+        check(&policy, "batch 10.9.0.1 GET /v1/a", "allowed by all");
+        check(&policy, "web 10.9.0.1 DELETE /v1/a", "denied by no-deletes");
+    }
+
+    #[test]
+    fn a_workload_that_acts_for_somebody_has_neither_its_own_permission_nor_escapes_its_own_denial() {
+        let policy = policy(
+            &[["blocked", "batch", "", "", "", ""]],
+            &[["own", "web", "", "", "", "/own"], ["users", "user", "front", "", "", "/users"]],
+        );
+        check(&policy, "web 10.0.0.1 GET /own", "allowed by own");
+        check(&policy, "user>web 10.0.0.1 GET /own", "via_not_allowed");
+        check(&policy, "user>front+web 10.0.0.1 GET /own", "path_not_allowed");
+        check(&policy, "user>front 10.0.0.1 GET /users", "allowed by users");
+        check(&policy, "user>web 10.0.0.1 GET /users", "via_not_allowed");
+        check(&policy, "user 10.0.0.1 GET /users", "via_not_allowed");
+        check(&policy, "user>front+batch 10.0.0.1 GET /users", "denied by blocked");
+        check(&policy, "user+batch>front 10.0.0.1 GET /users", "denied by blocked");
+    }
+
+    #[test]
+    fn a_network_that_is_named_must_be_the_caller_s() {
+        let policy = policy(&[], &[["inside", "web", "", "10.0.0.0/8 2001:db8::/32", "", ""]]);
+        check(&policy, "web 10.0.0.1 GET /", "allowed by inside");
+        check(&policy, "web 2001:db8::1 GET /", "allowed by inside");
+        check(&policy, "web 11.0.0.1 GET /", "network_not_allowed");
+        check(&policy, "web unix GET /", "network_not_allowed");
+        let web = policy.roles.set(["web"]).unwrap();
+        let holders = Holders { roles: &web, via: None };
+        assert_eq!(said(connection(&policy, holders, "10.0.0.1".parse().ok())), "allowed by inside");
+        assert_eq!(said(connection(&policy, holders, None)), "network_not_allowed");
+    }
+
+    #[test]
+    fn a_whole_connection_is_denied_by_what_denies_any_of_it() {
+        let policy = policy(&[["no-web", "web", "", "", "DELETE", ""]], &[["all", "web", "", "", "", ""]]);
+        let web = policy.roles.set(["web"]).unwrap();
+        assert_eq!(said(connection(&policy, Holders { roles: &web, via: None }, None)), "denied by no-web");
+    }
+
+    #[test]
+    fn an_observed_rule_decides_nothing_and_shows_what_it_would() {
+        let policy = policy(&[["?no-deletes", "", "", "", "DELETE", ""]], &[["all", "web", "", "", "", ""]]);
+        check(&policy, "web 10.0.0.1 DELETE /", "allowed by all");
+        let shadow = |asked| ask(&policy, asked, |question| observed(&policy, question).map(said)).unwrap();
+        assert_eq!(shadow("web 10.0.0.1 DELETE /"), "denied by ?no-deletes");
+        assert_eq!(shadow("web 10.0.0.1 GET /"), "allowed by all");
+        let without = plain_policy(&[["all", "web", "", "", "", ""]]);
+        assert!(ask(&without, "web 10.0.0.1 GET /", |question| observed(&without, question).is_none()));
     }
 }

@@ -1,23 +1,43 @@
-//! A decision in words: who asked, which roles it holds and why, each rule, and what was missing.
+//! A decision in words: who asked, which roles that gives and why, each rule, and what stood in the way.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use countersign_certs::san::San;
 use http::Method;
 use serde::Serialize;
 
-use super::decide::{Decision, Missing, Question, first_obstacle, request};
+use super::decide::{Decision, Holders, Obstacle, Question, denies, first_obstacle, observed, request};
 use super::path::CheckedPath;
-use super::rule::{Policy, Rule};
+use super::role::{RoleSet, Roles};
+use super::rule::{Effect, Policy, Rule};
+use super::subject::SubjectNames;
+
+/// What a policy is asked to explain.
+pub(crate) struct Asked<'asked> {
+    /// The names of the workload; none if none shows a certificate.
+    pub(crate) workload: &'asked [San],
+    /// The user or service with a credential of its own.
+    pub(crate) subject: Option<&'asked SubjectNames>,
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) method: &'asked Method,
+    pub(crate) path: CheckedPath<'asked>,
+}
 
 /// The whole reasoning about one request. Its text has one fact a line.
 #[derive(Debug, Serialize)]
 pub(crate) struct Explanation {
     peer: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<String>,
     method: String,
     path: String,
+    /// Of whom the request is made for.
     roles: Vec<String>,
     memberships: Vec<Membership>,
+    /// Roles of the workload that makes it for somebody else.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    via_roles: Vec<String>,
     rules: Vec<Looked>,
     allowed: bool,
     /// The rule that allows it.
@@ -28,9 +48,12 @@ pub(crate) struct Explanation {
     reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
+    /// What would be decided if the rules that are only observed were enforced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    observed: Option<String>,
 }
 
-/// Why a peer holds a role itself. Roles that include this one are held with it.
+/// Why somebody holds a role itself. Roles that include this one are held with it.
 #[derive(Debug, Serialize)]
 struct Membership {
     role: String,
@@ -41,82 +64,146 @@ struct Membership {
 #[derive(Debug, Serialize)]
 struct Looked {
     rule: String,
-    allows: bool,
+    effect: &'static str,
+    observed: bool,
+    /// Whether it says what it is there to say.
+    applies: bool,
     finding: String,
 }
 
 /// Explains what a policy says to one request.
-pub(crate) fn explain(policy: &Policy, peer: &[San], method: &Method, path: CheckedPath<'_>) -> Explanation {
-    let roles = policy.roles.of(peer);
-    let question = Question { roles: &roles, method, path };
-    let membership =
-        |(role, pattern): (&str, _)| Membership { role: role.to_owned(), member: ToString::to_string(pattern) };
-    let looked = |(index, rule): (usize, &Rule)| {
-        let obstacle = first_obstacle(rule, index, question);
-        let finding = obstacle_in_words(policy, rule, obstacle);
-        Looked { rule: rule.name.to_string(), allows: obstacle.is_none(), finding }
+pub(crate) fn explain(policy: &Policy, asked: &Asked<'_>) -> Explanation {
+    let of_workload = policy.roles.of(asked.workload);
+    let of_subject = asked.subject.map(|subject| policy.roles.of_subject(subject));
+    let holders = match &of_subject {
+        Some(roles) => Holders { roles, via: (!asked.workload.is_empty()).then_some(&of_workload) },
+        None => Holders { roles: &of_workload, via: None },
     };
-    let (rule, missing) = match request(policy, question) {
-        Decision::Allow { rule } => (policy.rules.get(rule).map(|rule| rule.name.to_string()), None),
-        Decision::Deny(missing) => (None, Some(missing)),
+    let question = Question { holders, address: asked.address, method: asked.method, path: asked.path };
+    let decision = request(policy, question);
+    let (rule, obstacle) = match decision {
+        Decision::Allow(rule) => (Some(rule.name.to_string()), None),
+        Decision::Deny(obstacle) => (None, Some(obstacle)),
     };
+    let names = |set: &RoleSet| policy.roles.names(set).iter().map(ToString::to_string).collect();
     Explanation {
-        peer: peer.iter().map(San::to_string).collect(),
-        method: method.to_string(),
-        path: path.as_str().to_owned(),
-        roles: policy.roles.names(&roles).iter().map(ToString::to_string).collect(),
-        memberships: policy.roles.origins(peer).map(membership).collect(),
-        rules: policy.rules.iter().enumerate().map(looked).collect(),
-        allowed: missing.is_none(),
+        peer: asked.workload.iter().map(San::to_string).collect(),
+        subject: asked.subject.map(SubjectNames::principal),
+        method: asked.method.to_string(),
+        path: asked.path.as_str().to_owned(),
+        roles: names(holders.roles),
+        memberships: memberships(&policy.roles, asked),
+        via_roles: holders.via.map(names).unwrap_or_default(),
+        rules: policy.all_rules().map(|(effect, rule)| looked(policy, effect, rule, question)).collect(),
+        allowed: decision.is_allowed(),
         rule,
-        reason: missing.map(Missing::reason),
-        detail: missing.map(|missing| missing_in_words(policy, missing)),
+        reason: obstacle.map(|obstacle| obstacle.reason()),
+        detail: obstacle.map(|obstacle| obstacle_in_words(obstacle)),
+        observed: observed_in_words(policy, question, &decision),
+    }
+}
+
+fn memberships(roles: &Roles, asked: &Asked<'_>) -> Vec<Membership> {
+    let workload = asked.workload.to_vec();
+    let belongs = move |pattern: &super::member::MemberPattern| {
+        workload.iter().any(|san| pattern.matches(san))
+            || asked.subject.is_some_and(|names| pattern.matches_subject(names))
+    };
+    let members = roles.origins(belongs);
+    let members =
+        members.map(|(role, member)| Membership { role: role.to_owned(), member: format!("member {member}") });
+    let granted = asked.subject.map(SubjectNames::granted).unwrap_or_default().iter();
+    let known = granted.filter(|name| roles.all_names().contains(name));
+    members
+        .chain(known.map(|role| Membership { role: role.to_string(), member: "granted by its key".to_owned() }))
+        .collect()
+}
+
+fn looked(policy: &Policy, effect: Effect, rule: &Rule, question: Question<'_>) -> Looked {
+    let (applies, finding) = match effect {
+        Effect::Deny if denies(rule, question) => (true, "denies it".to_owned()),
+        Effect::Deny => (false, "does not concern it".to_owned()),
+        Effect::Allow => match first_obstacle(rule, question) {
+            None => (true, "allows it".to_owned()),
+            Some(obstacle) => (false, need_in_words(policy, rule, obstacle)),
+        },
+    };
+    let effect = match effect {
+        Effect::Allow => "allow",
+        Effect::Deny => "deny",
+    };
+    Looked { rule: rule.name.to_string(), effect, observed: rule.is_observed, applies, finding }
+}
+
+/// What the observed rules would change, for the operator; none if nothing.
+pub(crate) fn observed_in_words(policy: &Policy, question: Question<'_>, enforced: &Decision<'_>) -> Option<String> {
+    match (enforced, observed(policy, question)?) {
+        (Decision::Allow(_), Decision::Deny(obstacle)) => {
+            Some(format!("would be denied, {}", obstacle_in_words(obstacle)))
+        }
+        (Decision::Deny(_), Decision::Allow(rule)) => Some(format!("would be allowed by {}", rule.name)),
+        (Decision::Allow(_), Decision::Allow(_)) | (Decision::Deny(_), Decision::Deny(_)) => None,
     }
 }
 
 impl fmt::Display for Explanation {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(formatter, "peer: {}", self.peer.join(", "))?;
-        writeln!(formatter, "request: {} {}", self.method, self.path)?;
-        let roles = if self.roles.is_empty() { "none".to_owned() } else { self.roles.join(", ") };
-        writeln!(formatter, "roles: {roles}")?;
-        for Membership { role, member } in &self.memberships {
-            writeln!(formatter, "  {role}: member {member}")?;
+        let or_none = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        writeln!(formatter, "peer: {}", or_none(&self.peer))?;
+        if let Some(subject) = &self.subject {
+            writeln!(formatter, "for: {subject}")?;
         }
-        for Looked { rule, finding, .. } in &self.rules {
-            writeln!(formatter, "rule {rule}: {finding}")?;
+        writeln!(formatter, "request: {} {}", self.method, self.path)?;
+        writeln!(formatter, "roles: {}", or_none(&self.roles))?;
+        if !self.via_roles.is_empty() {
+            writeln!(formatter, "roles of the workload that asks for it: {}", self.via_roles.join(", "))?;
+        }
+        for Membership { role, member } in &self.memberships {
+            writeln!(formatter, "  {role}: {member}")?;
+        }
+        for Looked { rule, finding, observed, .. } in &self.rules {
+            let mode = if *observed { " (observed only)" } else { "" };
+            writeln!(formatter, "rule {rule}{mode}: {finding}")?;
         }
         match (&self.rule, &self.detail) {
-            (_, Some(detail)) => writeln!(formatter, "decision: denied, {detail}"),
-            (rule, None) => writeln!(formatter, "decision: allowed by {}", rule.as_deref().unwrap_or_default()),
+            (_, Some(detail)) => writeln!(formatter, "decision: denied, {detail}")?,
+            (rule, None) => writeln!(formatter, "decision: allowed by {}", rule.as_deref().unwrap_or_default())?,
+        }
+        match &self.observed {
+            Some(observed) => writeln!(formatter, "with what is only observed: {observed}"),
+            None => Ok(()),
         }
     }
 }
 
-/// What was missing, for the operator.
-pub(crate) fn missing_in_words(policy: &Policy, missing: Missing) -> String {
-    let rule_at = |index: usize| policy.rules.get(index);
-    match missing {
-        Missing::AnyRole => "the peer holds no role".to_owned(),
-        Missing::Role => "no rule names a role of the peer".to_owned(),
-        Missing::Method { rule } => rule_at(rule)
-            .map(|rule| format!("{} allows the role but only {}", rule.name, methods_of(rule)))
-            .unwrap_or_default(),
-        Missing::Path { rule } => rule_at(rule)
-            .map(|rule| format!("{} allows role and method but only {}", rule.name, paths_of(rule)))
-            .unwrap_or_default(),
-    }
-}
-
-fn obstacle_in_words(policy: &Policy, rule: &Rule, obstacle: Option<Missing>) -> String {
+/// Why there is no permission, for the operator.
+pub(crate) fn obstacle_in_words(obstacle: Obstacle<'_>) -> String {
     match obstacle {
-        None => "allows it".to_owned(),
-        Some(Missing::AnyRole | Missing::Role) => {
-            format!("needs role {}", policy.roles.names(&rule.roles).join(" or "))
-        }
-        Some(Missing::Method { .. }) => format!("role fits, method must be {}", methods_of(rule)),
-        Some(Missing::Path { .. }) => format!("role and method fit, path must be {}", paths_of(rule)),
+        Obstacle::AnyRole => "the caller holds no role".to_owned(),
+        Obstacle::Role => "no rule names a role of the caller".to_owned(),
+        Obstacle::Via(rule) => format!("{} allows the role but only through certain workloads", rule.name),
+        Obstacle::Network(rule) => format!("{} allows the role but only from {}", rule.name, networks_of(rule)),
+        Obstacle::Method(rule) => format!("{} allows the role but only {}", rule.name, methods_of(rule)),
+        Obstacle::Path(rule) => format!("{} allows role and method but only {}", rule.name, paths_of(rule)),
+        Obstacle::Denied(rule) => format!("{} denies it", rule.name),
     }
+}
+
+/// What a rule still asks for.
+fn need_in_words(policy: &Policy, rule: &Rule, obstacle: Obstacle<'_>) -> String {
+    let names = |roles: Option<&RoleSet>| roles.map(|roles| policy.roles.names(roles).join(" or ")).unwrap_or_default();
+    match obstacle {
+        Obstacle::AnyRole | Obstacle::Role => format!("needs role {}", names(rule.roles.as_ref())),
+        Obstacle::Via(_) => format!("role fits, the workload that asks for it needs role {}", names(rule.via.as_ref())),
+        Obstacle::Network(_) => format!("role fits, the caller must come from {}", networks_of(rule)),
+        Obstacle::Method(_) => format!("role fits, method must be {}", methods_of(rule)),
+        Obstacle::Path(_) => format!("role and method fit, path must be {}", paths_of(rule)),
+        Obstacle::Denied(_) => "denies it".to_owned(),
+    }
+}
+
+fn networks_of(rule: &Rule) -> String {
+    rule.networks.iter().flatten().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
 }
 
 fn methods_of(rule: &Rule) -> String {

@@ -3,6 +3,12 @@
 
 pub(crate) mod path;
 
+pub(crate) mod network;
+
+pub(crate) mod subject;
+
+pub(crate) mod member;
+
 pub(crate) mod role;
 
 pub(crate) mod rule;

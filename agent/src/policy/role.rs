@@ -1,12 +1,12 @@
-//! Roles: named sets of peers, written as patterns over their typed names.
+//! Roles: named sets of callers, and which of them include which.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
-use countersign_certs::san::{San, SanError};
-use countersign_certs::spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
+use countersign_certs::san::San;
+
+use super::member::MemberPattern;
+use super::subject::SubjectNames;
 
 /// Most roles in one config.
 pub(crate) const ROLES_MAX: usize = 4096;
@@ -47,42 +47,9 @@ pub(crate) enum RolesError {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct RoleSet(Box<[u64]>);
 
-/// Who belongs to a role.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum MemberPattern {
-    /// Exactly this name, of this kind.
-    Exact(San),
-    /// SPIFFE IDs of one trust domain by path segments.
-    Spiffe { trust_domain: TrustDomain, segments: Box<[MemberSegment]> },
-}
-
-/// One segment of a member pattern.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum MemberSegment {
-    /// `*`: exactly one segment.
-    Any,
-    /// `**` at the end: one or more segments.
-    AnyRest,
-    /// This segment.
-    Literal(Box<str>),
-}
-
-/// Why a text is no member pattern.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum MemberError {
-    #[error("'**' may only be the last segment")]
-    AnyRestNotLast,
-    #[error(transparent)]
-    San(#[from] SanError),
-    #[error("{0}")]
-    Spiffe(SpiffeIdError),
-    #[error("'*' and '**' stand for whole segments after the trust domain")]
-    PartialWildcard,
-}
-
 impl Roles {
-    /// Compiles definitions.
-    pub(crate) fn compile(definitions: &[RoleDefinition]) -> Result<Self, RolesError> {
+    /// Compiles definitions. `granted` says that API keys may grant roles, so that one without members can be held too.
+    pub(crate) fn compile(definitions: &[RoleDefinition], granted: bool) -> Result<Self, RolesError> {
         let count = definitions.len();
         if count > ROLES_MAX {
             return Err(RolesError::TooMany { count });
@@ -102,7 +69,7 @@ impl Roles {
                 return Err(RolesError::Cycle { index: outer, name: Arc::clone(&definition.name) });
             }
             let has_members = |index: &usize| definitions.get(*index).is_some_and(|role| !role.members.is_empty());
-            if !reached.iter().any(has_members) {
+            if !granted && !reached.iter().any(has_members) {
                 return Err(RolesError::Empty { index: outer, name: Arc::clone(&definition.name) });
             }
             for inner in reached {
@@ -115,11 +82,28 @@ impl Roles {
         Ok(Self { names, members, implied })
     }
 
-    /// The roles that a peer with these names holds.
+    /// The roles that a workload with these names holds.
     pub(crate) fn of(&self, sans: &[San]) -> RoleSet {
+        self.held_by(|pattern| sans.iter().any(|san| pattern.matches(san)))
+    }
+
+    /// The roles that a user or service holds: those whose member it is, and those that its key grants. A granted name that is
+    /// no role grants nothing.
+    pub(crate) fn of_subject(&self, subject: &SubjectNames) -> RoleSet {
+        let mut held = self.held_by(|pattern| pattern.matches_subject(subject));
+        for granted in subject.granted() {
+            let index = self.names.iter().position(|name| name == granted);
+            if let Some(implied) = index.and_then(|index| self.implied.get(index)) {
+                held.add_all(implied);
+            }
+        }
+        held
+    }
+
+    fn held_by(&self, belongs: impl Fn(&MemberPattern) -> bool) -> RoleSet {
         let mut held = RoleSet::with_room_for(self.names.len());
         for (members, implied) in self.members.iter().zip(&self.implied) {
-            if members.iter().any(|pattern| sans.iter().any(|san| pattern.matches(san))) {
+            if members.iter().any(&belongs) {
                 held.add_all(implied);
             }
         }
@@ -151,15 +135,14 @@ impl Roles {
         &self.names
     }
 
-    /// For `explain`: the member patterns by which a peer holds its roles directly, with the role's name.
+    /// For `explain`: the member patterns by which somebody holds its roles directly, with the role's name.
     pub(crate) fn origins<'roles>(
         &'roles self,
-        sans: &'roles [San],
+        belongs: impl Fn(&MemberPattern) -> bool + 'roles,
     ) -> impl Iterator<Item = (&'roles str, &'roles MemberPattern)> {
-        self.names.iter().zip(&self.members).flat_map(move |(name, members)| {
-            let holds = move |pattern: &&MemberPattern| sans.iter().any(|san| pattern.matches(san));
-            members.iter().filter(holds).map(move |pattern| (&**name, pattern))
-        })
+        let each = self.names.iter().zip(&self.members);
+        each.flat_map(|(name, members)| members.iter().map(move |pattern| (&**name, pattern)))
+            .filter(move |(_, pattern)| belongs(pattern))
     }
 }
 
@@ -216,6 +199,19 @@ impl RoleSet {
         self.0.get(index / 64).is_some_and(|word| word & 1 << (index % 64) != 0)
     }
 
+    /// The roles of the set by their position in the config.
+    pub(crate) fn indices(&self) -> impl Iterator<Item = usize> {
+        let words = self.0.iter().enumerate();
+        words.flat_map(|(at, word)| {
+            let mut left = *word;
+            std::iter::from_fn(move || {
+                let bit = usize::try_from(left.trailing_zeros()).ok().filter(|_| left != 0)?;
+                left &= left - 1;
+                Some(at * 64 + bit)
+            })
+        })
+    }
+
     /// Whether a role is in both sets.
     pub(crate) fn intersects(&self, other: &Self) -> bool {
         self.0.iter().zip(&other.0).any(|(one, two)| one & two != 0)
@@ -227,128 +223,9 @@ impl RoleSet {
     }
 }
 
-impl MemberPattern {
-    /// Whether a name belongs. Kinds never mix.
-    pub(crate) fn matches(&self, san: &San) -> bool {
-        match (self, san) {
-            (Self::Exact(expected), found) => expected == found,
-            (Self::Spiffe { trust_domain, segments }, San::Spiffe(id)) => {
-                trust_domain == id.trust_domain() && segments_match(segments, id)
-            }
-            (Self::Spiffe { .. }, San::Dns(_) | San::Email(_) | San::Ip(_)) => false,
-        }
-    }
-
-    /// The trust domain whose bundle must be known for this pattern ever to match; none for names of other kinds.
-    pub(crate) fn trust_domain(&self) -> Option<&TrustDomain> {
-        match self {
-            Self::Exact(San::Spiffe(id)) => Some(id.trust_domain()),
-            Self::Exact(San::Dns(_) | San::Email(_) | San::Ip(_)) => None,
-            Self::Spiffe { trust_domain, .. } => Some(trust_domain),
-        }
-    }
-}
-
-fn segments_match(pattern: &[MemberSegment], id: &SpiffeId) -> bool {
-    let mut found = id.segments();
-    for expected in pattern {
-        match (expected, found.next()) {
-            (MemberSegment::AnyRest, Some(_)) => return true,
-            (MemberSegment::Any, Some(_)) => {}
-            (MemberSegment::Literal(literal), Some(segment)) if **literal == *segment => {}
-            (MemberSegment::Any | MemberSegment::AnyRest | MemberSegment::Literal(_), _) => return false,
-        }
-    }
-    found.next().is_none()
-}
-
-impl FromStr for MemberPattern {
-    type Err = MemberError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if !text.contains('*') {
-            return Ok(Self::Exact(text.parse()?));
-        }
-        let rest = text.strip_prefix("spiffe://").ok_or_else(|| SanError::Kind(text.to_owned()))?;
-        let (domain, path) = rest.split_once('/').ok_or(MemberError::Spiffe(SpiffeIdError::MissingPath))?;
-        let trust_domain = TrustDomain::parse(domain).map_err(MemberError::Spiffe)?;
-        let segment = |segment: &str| match segment {
-            "*" => Ok(MemberSegment::Any),
-            "**" => Ok(MemberSegment::AnyRest),
-            _ if segment.contains('*') => Err(MemberError::PartialWildcard),
-            // A literal obeys the rules of a SPIFFE ID's path.
-            _ => trust_domain
-                .member(&format!("/{segment}"))
-                .map(|_valid| MemberSegment::Literal(segment.into()))
-                .map_err(MemberError::Spiffe),
-        };
-        let segments: Box<[MemberSegment]> = path.split('/').map(segment).collect::<Result<_, _>>()?;
-        let last = segments.len().saturating_sub(1);
-        if segments.iter().take(last).any(|segment| *segment == MemberSegment::AnyRest) {
-            return Err(MemberError::AnyRestNotLast);
-        }
-        Ok(Self::Spiffe { trust_domain, segments })
-    }
-}
-
-impl fmt::Display for MemberPattern {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(san) => write!(formatter, "{san}"),
-            Self::Spiffe { trust_domain, segments } => {
-                write!(formatter, "spiffe://{trust_domain}")?;
-                segments.iter().try_for_each(|segment| match segment {
-                    MemberSegment::Any => formatter.write_str("/*"),
-                    MemberSegment::AnyRest => formatter.write_str("/**"),
-                    MemberSegment::Literal(text) => write!(formatter, "/{text}"),
-                })
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn check(pattern: &str, name: &str, expected: bool) {
-        let pattern: MemberPattern = pattern.parse().unwrap();
-        assert_eq!(pattern.matches(&name.parse().unwrap()), expected, "{pattern} {name}");
-    }
-
-    #[test]
-    fn patterns_match_whole_segments_of_one_trust_domain() {
-        check("spiffe://td/web/*", "spiffe://td/web/a", true);
-        check("spiffe://td/web/*", "spiffe://td/web", false);
-        check("spiffe://td/web/*", "spiffe://td/web/a/b", false);
-        check("spiffe://td/web/*", "spiffe://td/website", false);
-        check("spiffe://td/web/*", "spiffe://other/web/a", false);
-        check("spiffe://td/web/**", "spiffe://td/web/a/b", true);
-        check("spiffe://td/web/**", "spiffe://td/web", false);
-        check("spiffe://td/**", "spiffe://td/a", true);
-        check("spiffe://td/*/llm", "spiffe://td/eu/llm", true);
-        check("spiffe://td/llm", "spiffe://td/LLM", false);
-        check("spiffe://TD/llm", "spiffe://td/llm", true);
-    }
-
-    #[test]
-    fn a_name_of_another_kind_never_matches() {
-        check("dns:batch.example", "dns:batch.example", true);
-        check("dns:batch.example", "email:x@batch.example", false);
-        check("email:x@batch.example", "dns:batch.example", false);
-        check("ip:10.0.0.1", "ip:10.0.0.1", true);
-        check("spiffe://td/**", "dns:td", false);
-    }
-
-    #[test]
-    fn patterns_that_mean_nothing_are_errors() {
-        for text in
-            ["spiffe://td/web*", "spiffe://td/a**", "spiffe://*/a", "dns:*.example", "web/*", "spiffe://td/a//*", "*"]
-        {
-            assert!(text.parse::<MemberPattern>().is_err(), "{text}");
-        }
-        assert_eq!("spiffe://td/**/a".parse::<MemberPattern>(), Err(MemberError::AnyRestNotLast));
-    }
 
     fn definition(name: &str, members: &[&str], includes: &[&str]) -> RoleDefinition {
         RoleDefinition {
@@ -360,11 +237,14 @@ mod tests {
 
     #[test]
     fn members_of_an_included_role_hold_the_including_one_too() {
-        let roles = Roles::compile(&[
-            definition("reader", &[], &["writer"]),
-            definition("writer", &["spiffe://td/w"], &["admin"]),
-            definition("admin", &["spiffe://td/a"], &[]),
-        ])
+        let roles = Roles::compile(
+            &[
+                definition("reader", &[], &["writer"]),
+                definition("writer", &["spiffe://td/w"], &["admin"]),
+                definition("admin", &["spiffe://td/a"], &[]),
+            ],
+            false,
+        )
         .unwrap();
         let of = |name: &str| roles.names(&roles.of(&[name.parse().unwrap()])).join(" ");
         assert_eq!(of("spiffe://td/a"), "reader writer admin");
@@ -374,7 +254,7 @@ mod tests {
 
     #[test]
     fn definitions_that_contradict_are_errors() {
-        let error = |definitions: &[RoleDefinition]| Roles::compile(definitions).unwrap_err();
+        let error = |definitions: &[RoleDefinition]| Roles::compile(definitions, false).unwrap_err();
         let member = &["spiffe://td/a"];
         assert!(matches!(
             error(&[definition("a", member, &["b"]), definition("b", &[], &["a"])]),
@@ -392,9 +272,10 @@ mod tests {
     fn more_than_64_roles_keep_apart() {
         let definitions: Vec<_> =
             (0..130).map(|index| definition(&format!("r{index}"), &[&format!("spiffe://td/{index}")], &[])).collect();
-        let roles = Roles::compile(&definitions).unwrap();
+        let roles = Roles::compile(&definitions, false).unwrap();
         let held = roles.of(&["spiffe://td/129".parse().unwrap()]);
         assert_eq!(roles.names(&held).join(" "), "r129");
+        assert_eq!(held.indices().collect::<Vec<_>>(), [129]);
         assert!(!held.intersects(&roles.set(["r65", "r1"]).unwrap()));
     }
 }

@@ -1,28 +1,133 @@
-//! `allow` rules, compiled: which roles may use which methods on which paths of one service.
+//! `allow` and `deny` rules, compiled: which roles may use which methods on which paths of one service.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::Method;
 
+use super::network::Network;
 use super::path::PathPattern;
 use super::role::{RoleSet, Roles};
 
-/// Every rule of one service. Nothing is allowed that no rule allows.
+/// Every rule of one service. Nothing is allowed that no rule allows, and nothing that a rule denies.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Policy {
     pub(crate) roles: Arc<Roles>,
-    pub(crate) rules: Vec<Rule>,
+    /// What decides.
+    pub(crate) enforced: Rules,
+    /// What would decide if the rules that are only observed were enforced; none where there are no such rules.
+    pub(crate) observed: Option<Rules>,
 }
 
-/// One `[[inbound.allow]]`.
+/// Both kinds of rules.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rules {
+    pub(crate) deny: Table,
+    pub(crate) allow: Table,
+}
+
+/// One `[[inbound.allow]]` or `[[inbound.deny]]`.
 #[derive(Debug, Clone)]
 pub(crate) struct Rule {
-    /// Where it stands, for example `llm.allow[0]`.
+    /// Where it stands, for example `llm.allow[0]`, or the name that it was given.
     pub(crate) name: Arc<str>,
-    /// Holders of any of these roles.
-    pub(crate) roles: RoleSet,
+    /// Holders of any of these roles; none named means everybody, which only a denial may say.
+    pub(crate) roles: Option<RoleSet>,
+    /// Where a workload acts for somebody else: it must hold one of these roles itself.
+    pub(crate) via: Option<RoleSet>,
+    /// Callers from these networks; none named means every network.
+    pub(crate) networks: Option<Box<[Network]>>,
     /// These methods; none named means every method.
     pub(crate) methods: Option<Box<[Method]>>,
     /// Paths that one of these covers; none named means every path.
     pub(crate) paths: Option<Box<[PathPattern]>>,
+    /// It takes no part in the decision yet; what it would change is recorded.
+    pub(crate) is_observed: bool,
+}
+
+/// Rules by the roles that they name, so that a decision looks only at those that could concern the caller.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Table {
+    rules: Vec<Rule>,
+    /// For each role the rules that name it, in order.
+    of_role: Vec<Vec<usize>>,
+    /// Rules that concern everybody.
+    of_all: Vec<usize>,
+}
+
+impl Policy {
+    /// Compiles the rules of one service, in the order of the config.
+    pub(crate) fn compile(roles: Arc<Roles>, deny: Vec<Rule>, allow: Vec<Rule>) -> Self {
+        let observed = deny.iter().chain(&allow).any(|rule| rule.is_observed);
+        let count = roles.all_names().len();
+        let compile = |rules: &[Rule], with_observed: bool| {
+            Table::compile(rules.iter().filter(|rule| with_observed || !rule.is_observed).cloned(), count)
+        };
+        let both = |with_observed| Rules { deny: compile(&deny, with_observed), allow: compile(&allow, with_observed) };
+        Self { roles, enforced: both(false), observed: observed.then(|| both(true)) }
+    }
+
+    /// Every rule, those that are only observed too: first what denies, then what allows.
+    pub(crate) fn all_rules(&self) -> impl Iterator<Item = (Effect, &Rule)> {
+        let rules = self.observed.as_ref().unwrap_or(&self.enforced);
+        let deny = rules.deny.rules.iter().map(|rule| (Effect::Deny, rule));
+        deny.chain(rules.allow.rules.iter().map(|rule| (Effect::Allow, rule)))
+    }
+}
+
+/// What a rule says to what it covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effect {
+    Allow,
+    Deny,
+}
+
+impl Table {
+    fn compile(rules: impl Iterator<Item = Rule>, roles: usize) -> Self {
+        let mut table = Self { rules: rules.collect(), of_role: vec![Vec::new(); roles], of_all: Vec::new() };
+        for (index, rule) in table.rules.iter().enumerate() {
+            match &rule.roles {
+                Some(named) => {
+                    let rooms =
+                        named.indices().filter_map(|role| table.of_role.get_mut(role).map(|room| room.push(index)));
+                    // Roles and rules were compiled from one list, so that each has its room.
+                    rooms.for_each(drop);
+                }
+                None => table.of_all.push(index),
+            }
+        }
+        table
+    }
+
+    /// The rules that concern everybody, then for each role held those that name it.
+    pub(super) fn concerning<'table>(&'table self, held: &'table RoleSet) -> impl Iterator<Item = &'table [usize]> {
+        let of_roles = held.indices().filter_map(|role| self.of_role.get(role).map(Vec::as_slice));
+        std::iter::once(self.of_all.as_slice()).chain(of_roles)
+    }
+
+    pub(super) fn rule(&self, index: usize) -> Option<&Rule> {
+        self.rules.get(index)
+    }
+
+    /// Whether there is no rule.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+}
+
+impl Rule {
+    /// Whether an address lies in one of the rule's networks. Where the address is not known, it does not.
+    pub(super) fn covers_address(&self, address: Option<IpAddr>) -> bool {
+        self.networks.as_ref().is_none_or(|networks| {
+            address.is_some_and(|address| networks.iter().any(|network| network.contains(address)))
+        })
+    }
+
+    pub(super) fn covers_method(&self, method: &Method) -> bool {
+        self.methods.as_ref().is_none_or(|methods| methods.contains(method))
+    }
+
+    pub(super) fn covers_path(&self, path: super::path::CheckedPath<'_>) -> bool {
+        self.paths.as_ref().is_none_or(|paths| paths.iter().any(|pattern| pattern.matches(path)))
+    }
 }

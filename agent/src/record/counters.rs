@@ -87,7 +87,7 @@ impl Histogram {
 }
 
 /// The reasons that metrics tell apart, the last for any other. Fixed, so that no peer can make a label.
-pub(crate) const REASONS: [&str; 41] = [
+pub(crate) const REASONS: [&str; 44] = [
     "audit_unavailable",
     "backend_broke",
     "backend_full",
@@ -100,6 +100,7 @@ pub(crate) const REASONS: [&str; 41] = [
     "certificate_revoked",
     "chain_length",
     "connection_broke",
+    "denied_by_rule",
     "foreign_not_admitted",
     "handshake_abandoned",
     "handshake_failed",
@@ -108,6 +109,7 @@ pub(crate) const REASONS: [&str; 41] = [
     "limit",
     "local_user_not_allowed",
     "method_not_allowed",
+    "network_not_allowed",
     "no_role",
     "own_certificate_ended",
     "path_not_allowed",
@@ -119,6 +121,7 @@ pub(crate) const REASONS: [&str; 41] = [
     "unvouched",
     "upgrade_lost",
     "uri_count",
+    "via_not_allowed",
     "withdrawn_answered",
     "withdrawn_expired",
     "withdrawn_policy",

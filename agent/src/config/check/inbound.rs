@@ -1,25 +1,22 @@
-//! An inbound: its rules, its backend, and what is injected for it.
+//! An inbound: its backend, and what is injected for it.
 
 use std::fmt::Display;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Method};
-use toml::Spanned;
+use http::{HeaderName, HeaderValue};
 
 use super::super::address::{BackendAddress, BackendSocket, Protocol};
 use super::super::checked::{Inbound, Injection};
 use super::super::{Secrets, file, secret};
 use super::domains::Identities;
 use super::routes::Places;
+use super::rules;
 use super::scalars::{absolute, name, parsed};
-use crate::policy::path::PathPattern;
 use crate::policy::role::Roles;
-use crate::policy::rule::{Policy, Rule};
 use crate::refusal::in_one_line;
 use crate::request::is_identity_header;
-use countersign_certs::settings::diagnostic::{Finding, did_you_mean};
+use countersign_certs::settings::diagnostic::Finding;
 
 pub(super) fn inbound(
     written: file::Inbound,
@@ -51,15 +48,12 @@ pub(super) fn inbound(
             hint,
         ));
     }
-    let mut rules = Vec::new();
-    for (index, allow) in written.allow.into_iter().enumerate() {
-        rules.push(rule(format!("{name}.allow[{index}]").into(), allow, roles, &backend)?);
-    }
+    let policy = rules::policy(&name, written.deny, written.allow, roles, &backend)?;
     let inject = injections(written.inject.0, &backend, secrets, files)?;
     let inbound = Inbound {
         identity: identities.check(&written.identity)?,
         listen: parsed(&written.listen)?,
-        policy: Arc::new(Policy { roles: Arc::clone(roles), rules }),
+        policy: Arc::new(policy),
         foreign_bundle: written.foreign_bundle.as_ref().map(absolute).transpose()?,
         name,
         backend,
@@ -67,73 +61,6 @@ pub(super) fn inbound(
     };
     files.extend(inbound.foreign_bundle.clone());
     Ok((inbound, places))
-}
-
-fn rule(
-    name: Arc<str>,
-    written: Spanned<file::Allow>,
-    roles: &Roles,
-    backend: &BackendAddress,
-) -> Result<Rule, Finding> {
-    let span = written.span();
-    let written = written.into_inner();
-    if written.roles.is_empty() {
-        return Err(Finding::with_hint(span, "this rule can never match: it names no role", "list at least one role"));
-    }
-    for role in &written.roles {
-        if !roles.all_names().iter().any(|known| **known == **role.get_ref()) {
-            let hint = did_you_mean(role.get_ref(), roles.all_names().iter().map(|name| &**name));
-            return Err(Finding { span: role.span(), message: format!("unknown role {:?}", role.get_ref()), hint });
-        }
-    }
-    let set = roles
-        .set(written.roles.iter().map(|role| role.get_ref().as_str()))
-        .map_err(|unknown| Finding::new(span, format!("unknown role {unknown:?}")))?;
-    if backend.protocol == Protocol::Tcp {
-        let methods = written.methods.as_ref().map(Spanned::span);
-        let looked_at = methods.or_else(|| written.paths.as_ref().map(Spanned::span));
-        if let Some(span) = looked_at {
-            let hint = "leave methods and paths out, or make the backend http:// or h2c://";
-            return Err(Finding::with_hint(
-                span,
-                "this rule can never match: the backend is plain TCP, which has neither methods nor paths",
-                hint,
-            ));
-        }
-    }
-    let methods = written.methods.map(|list| each(&list, "method", method)).transpose()?;
-    let paths = written.paths.map(|list| each(&list, "path", PathPattern::parse)).transpose()?;
-    Ok(Rule { name, roles: set, methods: methods.map(Into::into), paths: paths.map(Into::into) })
-}
-
-/// Parses each text of a list that may not be empty.
-fn each<T, E: Display>(
-    list: &Spanned<Vec<Spanned<String>>>,
-    what: &str,
-    parse: impl Fn(&str) -> Result<T, E>,
-) -> Result<Vec<T>, Finding> {
-    if list.get_ref().is_empty() {
-        let hint = format!("leave the key out to allow every {what}");
-        return Err(Finding::with_hint(list.span(), format!("this rule can never match: it names no {what}"), hint));
-    }
-    list.get_ref()
-        .iter()
-        .map(|text| {
-            parse(text.get_ref())
-                .map_err(|error| Finding::new(text.span(), format!("{what} {:?}: {error}", text.get_ref())))
-        })
-        .collect()
-}
-
-fn method(text: &str) -> Result<Method, String> {
-    let upper = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
-    if !upper {
-        return Err("a method is written in upper-case letters".to_owned());
-    }
-    if text == "CONNECT" || text == "TRACE" {
-        return Err("this rule can never match: CONNECT and TRACE are refused before any rule is asked".to_owned());
-    }
-    Method::from_str(text).map_err(|error| error.to_string())
 }
 
 fn injections(

@@ -6,6 +6,8 @@ mod roles;
 
 mod inbound;
 
+mod rules;
+
 mod outbound;
 
 mod routes;

@@ -5,7 +5,8 @@ use toml::Spanned;
 use super::super::file;
 use super::domains::KnownDomains;
 use super::scalars::{name, parsed};
-use crate::policy::role::{MemberPattern, RoleDefinition, Roles, RolesError};
+use crate::policy::member::MemberPattern;
+use crate::policy::role::{RoleDefinition, Roles, RolesError};
 use countersign_certs::settings::diagnostic::{Finding, did_you_mean};
 
 pub(super) fn roles(definitions: &[file::Role], known: &KnownDomains) -> Result<Roles, Finding> {
@@ -20,7 +21,7 @@ pub(super) fn roles(definitions: &[file::Role], known: &KnownDomains) -> Result<
         let includes = definition.includes.iter().map(|include| include.get_ref().as_str().into()).collect();
         compiled.push(RoleDefinition { name: name(&definition.name)?, members, includes });
     }
-    Roles::compile(&compiled).map_err(|error| roles_finding(&error, definitions))
+    Roles::compile(&compiled, false).map_err(|error| roles_finding(&error, definitions))
 }
 
 fn roles_finding(error: &RolesError, definitions: &[file::Role]) -> Finding {

@@ -1,0 +1,146 @@
+//! The rules of an inbound. One that can never match is refused: nobody writes it on purpose.
+
+use std::collections::HashSet;
+use std::fmt::Display;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use http::Method;
+use toml::Spanned;
+
+use super::super::address::{BackendAddress, Protocol};
+use super::super::file;
+use super::scalars::name;
+use crate::policy::network::Network;
+use crate::policy::path::PathPattern;
+use crate::policy::role::{RoleSet, Roles};
+use crate::policy::rule::{Effect, Policy, Rule};
+use countersign_certs::settings::diagnostic::{Finding, did_you_mean};
+
+/// Most rules of one inbound.
+const RULES_MAX: usize = 65_536;
+
+pub(super) fn policy(
+    inbound: &str,
+    deny: Vec<Spanned<file::Rule>>,
+    allow: Vec<Spanned<file::Rule>>,
+    roles: &Arc<Roles>,
+    backend: &BackendAddress,
+) -> Result<Policy, Finding> {
+    let count = deny.len() + allow.len();
+    if let Some(one_too_many) = deny.iter().chain(&allow).nth(RULES_MAX) {
+        return Err(Finding::new(
+            one_too_many.span(),
+            format!("{count} rules of one inbound; the limit is {RULES_MAX}"),
+        ));
+    }
+    let mut names = HashSet::new();
+    let mut compile = |effect: Effect, word: &str, written: Vec<Spanned<file::Rule>>| {
+        let each = written.into_iter().enumerate().map(|(index, written)| {
+            let place = written.get_ref().name.as_ref().map_or(written.span(), Spanned::span);
+            let rule = rule(effect, format!("{inbound}.{word}[{index}]").into(), written, roles, backend)?;
+            if names.insert(Arc::clone(&rule.name)) {
+                Ok(rule)
+            } else {
+                Err(Finding::new(place, format!("two rules are called {:?}", rule.name)))
+            }
+        });
+        each.collect::<Result<Vec<_>, _>>()
+    };
+    let deny = compile(Effect::Deny, "deny", deny)?;
+    let allow = compile(Effect::Allow, "allow", allow)?;
+    Ok(Policy::compile(Arc::clone(roles), deny, allow))
+}
+
+fn rule(
+    effect: Effect,
+    place: Arc<str>,
+    written: Spanned<file::Rule>,
+    roles: &Roles,
+    backend: &BackendAddress,
+) -> Result<Rule, Finding> {
+    let span = written.span();
+    let written = written.into_inner();
+    if written.roles.is_none() && effect == Effect::Allow {
+        return Err(Finding::with_hint(span, "this rule can never match: it names no role", "list at least one role"));
+    }
+    if backend.protocol == Protocol::Tcp {
+        let methods = written.methods.as_ref().map(Spanned::span);
+        let looked_at = methods.or_else(|| written.paths.as_ref().map(Spanned::span));
+        if let Some(span) = looked_at {
+            let hint = "leave methods and paths out, or make the backend http:// or h2c://";
+            return Err(Finding::with_hint(
+                span,
+                "this rule can never match: the backend is plain TCP, which has neither methods nor paths",
+                hint,
+            ));
+        }
+    }
+    let role_names = |list: Option<Spanned<Vec<Spanned<String>>>>| list.map(|list| role_set(&list, roles)).transpose();
+    let networks = written.networks.map(|list| each(&list, "network", Network::from_str)).transpose()?;
+    let methods = written.methods.map(|list| each(&list, "method", method)).transpose()?;
+    let paths = written.paths.map(|list| each(&list, "path", PathPattern::parse)).transpose()?;
+    Ok(Rule {
+        name: written.name.as_ref().map(name).transpose()?.unwrap_or(place),
+        roles: role_names(written.roles)?,
+        via: role_names(written.via)?,
+        networks: networks.map(Into::into),
+        methods: methods.map(Into::into),
+        paths: paths.map(Into::into),
+        is_observed: is_observed(written.mode)?,
+    })
+}
+
+fn role_set(list: &Spanned<Vec<Spanned<String>>>, roles: &Roles) -> Result<RoleSet, Finding> {
+    if list.get_ref().is_empty() {
+        let hint = "list at least one role";
+        return Err(Finding::with_hint(list.span(), "this rule can never match: it names no role", hint));
+    }
+    for role in list.get_ref() {
+        if !roles.all_names().iter().any(|known| **known == **role.get_ref()) {
+            let hint = did_you_mean(role.get_ref(), roles.all_names().iter().map(|name| &**name));
+            return Err(Finding { span: role.span(), message: format!("unknown role {:?}", role.get_ref()), hint });
+        }
+    }
+    let names = list.get_ref().iter().map(|role| role.get_ref().as_str());
+    roles.set(names).map_err(|unknown| Finding::new(list.span(), format!("unknown role {unknown:?}")))
+}
+
+fn is_observed(mode: Option<Spanned<String>>) -> Result<bool, Finding> {
+    let Some(mode) = mode else { return Ok(false) };
+    match mode.get_ref().as_str() {
+        "enforce" => Ok(false),
+        "observe" => Ok(true),
+        other => Err(Finding::new(mode.span(), format!("unknown mode {other:?}; it is enforce or observe"))),
+    }
+}
+
+/// Parses each text of a list that may not be empty.
+fn each<T, E: Display>(
+    list: &Spanned<Vec<Spanned<String>>>,
+    what: &str,
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> Result<Vec<T>, Finding> {
+    if list.get_ref().is_empty() {
+        let hint = format!("leave the key out to mean every {what}");
+        return Err(Finding::with_hint(list.span(), format!("this rule can never match: it names no {what}"), hint));
+    }
+    list.get_ref()
+        .iter()
+        .map(|text| {
+            parse(text.get_ref())
+                .map_err(|error| Finding::new(text.span(), format!("{what} {:?}: {error}", text.get_ref())))
+        })
+        .collect()
+}
+
+fn method(text: &str) -> Result<Method, String> {
+    let upper = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+    if !upper {
+        return Err("a method is written in upper-case letters".to_owned());
+    }
+    if text == "CONNECT" || text == "TRACE" {
+        return Err("this rule can never match: CONNECT and TRACE are refused before any rule is asked".to_owned());
+    }
+    Method::from_str(text).map_err(|error| error.to_string())
+}

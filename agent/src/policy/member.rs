@@ -1,0 +1,190 @@
+//! Who belongs to a role: patterns over the typed names of peers.
+
+use std::fmt;
+use std::str::FromStr;
+
+use countersign_certs::san::{San, SanError};
+use countersign_certs::spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
+
+use super::subject::{SubjectError, SubjectNames, SubjectPattern};
+
+/// Who belongs to a role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum MemberPattern {
+    /// Exactly this name, of this kind.
+    Exact(San),
+    /// SPIFFE IDs of one trust domain by path segments.
+    Spiffe { trust_domain: TrustDomain, segments: Box<[MemberSegment]> },
+    /// Users and services by what their own credential says of them.
+    Subject(SubjectPattern),
+}
+
+/// One segment of a member pattern.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum MemberSegment {
+    /// `*`: exactly one segment.
+    Any,
+    /// `**` at the end: one or more segments.
+    AnyRest,
+    /// This segment.
+    Literal(Box<str>),
+}
+
+/// Why a text is no member pattern.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum MemberError {
+    #[error("'**' may only be the last segment")]
+    AnyRestNotLast,
+    #[error(transparent)]
+    San(#[from] SanError),
+    #[error("{0}")]
+    Spiffe(SpiffeIdError),
+    #[error(transparent)]
+    Subject(#[from] SubjectError),
+    #[error("'*' and '**' stand for whole segments after the trust domain")]
+    PartialWildcard,
+}
+
+impl MemberPattern {
+    /// Whether a workload's name belongs. Kinds never mix.
+    pub(crate) fn matches(&self, san: &San) -> bool {
+        match (self, san) {
+            (Self::Exact(expected), found) => expected == found,
+            (Self::Spiffe { trust_domain, segments }, San::Spiffe(id)) => {
+                trust_domain == id.trust_domain() && segments_match(segments, id)
+            }
+            (Self::Spiffe { .. }, San::Dns(_) | San::Email(_) | San::Ip(_)) | (Self::Subject(_), _) => false,
+        }
+    }
+
+    /// Whether a user or service belongs.
+    pub(crate) fn matches_subject(&self, subject: &SubjectNames) -> bool {
+        match self {
+            Self::Subject(pattern) => pattern.matches(subject),
+            Self::Exact(_) | Self::Spiffe { .. } => false,
+        }
+    }
+
+    /// What the config must hold for this pattern ever to match a user or service; none for patterns over workloads.
+    pub(crate) fn subject(&self) -> Option<&SubjectPattern> {
+        match self {
+            Self::Subject(pattern) => Some(pattern),
+            Self::Exact(_) | Self::Spiffe { .. } => None,
+        }
+    }
+
+    /// The trust domain whose bundle must be known for this pattern ever to match; none for names of other kinds.
+    pub(crate) fn trust_domain(&self) -> Option<&TrustDomain> {
+        match self {
+            Self::Exact(San::Spiffe(id)) => Some(id.trust_domain()),
+            Self::Exact(San::Dns(_) | San::Email(_) | San::Ip(_)) | Self::Subject(_) => None,
+            Self::Spiffe { trust_domain, .. } => Some(trust_domain),
+        }
+    }
+}
+
+fn segments_match(pattern: &[MemberSegment], id: &SpiffeId) -> bool {
+    let mut found = id.segments();
+    for expected in pattern {
+        match (expected, found.next()) {
+            (MemberSegment::AnyRest, Some(_)) => return true,
+            (MemberSegment::Any, Some(_)) => {}
+            (MemberSegment::Literal(literal), Some(segment)) if **literal == *segment => {}
+            (MemberSegment::Any | MemberSegment::AnyRest | MemberSegment::Literal(_), _) => return false,
+        }
+    }
+    found.next().is_none()
+}
+
+impl FromStr for MemberPattern {
+    type Err = MemberError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(pattern) = SubjectPattern::parse(text)? {
+            return Ok(Self::Subject(pattern));
+        }
+        if !text.contains('*') {
+            return Ok(Self::Exact(text.parse()?));
+        }
+        let rest = text.strip_prefix("spiffe://").ok_or_else(|| SanError::Kind(text.to_owned()))?;
+        let (domain, path) = rest.split_once('/').ok_or(MemberError::Spiffe(SpiffeIdError::MissingPath))?;
+        let trust_domain = TrustDomain::parse(domain).map_err(MemberError::Spiffe)?;
+        let segment = |segment: &str| match segment {
+            "*" => Ok(MemberSegment::Any),
+            "**" => Ok(MemberSegment::AnyRest),
+            _ if segment.contains('*') => Err(MemberError::PartialWildcard),
+            // A literal obeys the rules of a SPIFFE ID's path.
+            _ => trust_domain
+                .member(&format!("/{segment}"))
+                .map(|_valid| MemberSegment::Literal(segment.into()))
+                .map_err(MemberError::Spiffe),
+        };
+        let segments: Box<[MemberSegment]> = path.split('/').map(segment).collect::<Result<_, _>>()?;
+        let last = segments.len().saturating_sub(1);
+        if segments.iter().take(last).any(|segment| *segment == MemberSegment::AnyRest) {
+            return Err(MemberError::AnyRestNotLast);
+        }
+        Ok(Self::Spiffe { trust_domain, segments })
+    }
+}
+
+impl fmt::Display for MemberPattern {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(san) => write!(formatter, "{san}"),
+            Self::Subject(pattern) => write!(formatter, "{pattern}"),
+            Self::Spiffe { trust_domain, segments } => {
+                write!(formatter, "spiffe://{trust_domain}")?;
+                segments.iter().try_for_each(|segment| match segment {
+                    MemberSegment::Any => formatter.write_str("/*"),
+                    MemberSegment::AnyRest => formatter.write_str("/**"),
+                    MemberSegment::Literal(text) => write!(formatter, "/{text}"),
+                })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(pattern: &str, name: &str, expected: bool) {
+        let pattern: MemberPattern = pattern.parse().unwrap();
+        assert_eq!(pattern.matches(&name.parse().unwrap()), expected, "{pattern} {name}");
+    }
+
+    #[test]
+    fn patterns_match_whole_segments_of_one_trust_domain() {
+        check("spiffe://td/web/*", "spiffe://td/web/a", true);
+        check("spiffe://td/web/*", "spiffe://td/web", false);
+        check("spiffe://td/web/*", "spiffe://td/web/a/b", false);
+        check("spiffe://td/web/*", "spiffe://td/website", false);
+        check("spiffe://td/web/*", "spiffe://other/web/a", false);
+        check("spiffe://td/web/**", "spiffe://td/web/a/b", true);
+        check("spiffe://td/web/**", "spiffe://td/web", false);
+        check("spiffe://td/**", "spiffe://td/a", true);
+        check("spiffe://td/*/llm", "spiffe://td/eu/llm", true);
+        check("spiffe://td/llm", "spiffe://td/LLM", false);
+        check("spiffe://TD/llm", "spiffe://td/llm", true);
+    }
+
+    #[test]
+    fn a_name_of_another_kind_never_matches() {
+        check("dns:batch.example", "dns:batch.example", true);
+        check("dns:batch.example", "email:x@batch.example", false);
+        check("email:x@batch.example", "dns:batch.example", false);
+        check("ip:10.0.0.1", "ip:10.0.0.1", true);
+        check("spiffe://td/**", "dns:td", false);
+    }
+
+    #[test]
+    fn patterns_that_mean_nothing_are_errors() {
+        for text in
+            ["spiffe://td/web*", "spiffe://td/a**", "spiffe://*/a", "dns:*.example", "web/*", "spiffe://td/a//*", "*"]
+        {
+            assert!(text.parse::<MemberPattern>().is_err(), "{text}");
+        }
+        assert_eq!("spiffe://td/**/a".parse::<MemberPattern>(), Err(MemberError::AnyRestNotLast));
+    }
+}
