@@ -1,0 +1,80 @@
+//! From the digest of a secret to its key, as fast as a request needs it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use countersign_certs::time::Timestamp;
+
+use super::KeyDigest;
+use super::file::KeyFile;
+use super::record::{KeyRecord, KeySecret, KeyState};
+
+/// All keys by the digests of their secrets. It never changes: a changed file makes a new one.
+#[derive(Debug, Default)]
+pub struct KeyIndex {
+    secrets: HashMap<KeyDigest, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: Arc<KeyRecord>,
+    secret: KeySecret,
+}
+
+/// The key whose secret was shown. It may have ended: ask [`Found::state`].
+#[derive(Debug, Clone, Copy)]
+#[must_use]
+pub struct Found<'index> {
+    /// The key.
+    pub key: &'index Arc<KeyRecord>,
+    /// Which of its secrets was shown.
+    pub secret: &'index KeySecret,
+}
+
+impl KeyIndex {
+    /// Makes the index of a file.
+    pub fn new(file: &KeyFile) -> Self {
+        let entries = file.keys().iter().flat_map(|record| {
+            let key = Arc::new(record.clone());
+            record.secrets.iter().map(move |secret| (secret.digest, Entry { key: Arc::clone(&key), secret: *secret }))
+        });
+        Self { secrets: entries.collect() }
+    }
+
+    /// Finds the key of a secret.
+    ///
+    /// The comparison need not take the same time for every digest. What the time may tell is how far a stored digest agrees with the
+    /// SHA-256 of what the caller sent, and nobody can choose a text by the first bytes of its digest and so feel the way to a whole
+    /// one, let alone from there to the secret.
+    pub fn find(&self, digest: &KeyDigest) -> Option<Found<'_>> {
+        self.secrets.get(digest).map(|entry| Found { key: &entry.key, secret: &entry.secret })
+    }
+
+    /// How many secrets it knows.
+    pub fn len(&self) -> usize {
+        self.secrets.len()
+    }
+
+    /// Whether it knows none.
+    pub fn is_empty(&self) -> bool {
+        self.secrets.is_empty()
+    }
+}
+
+impl Found<'_> {
+    /// Whether the secret that was shown is accepted now.
+    pub fn state(&self, now: Timestamp) -> KeyState {
+        match self.key.state(now) {
+            KeyState::Active => self.secret.state(now),
+            ended @ (KeyState::Disabled(_) | KeyState::Expired(_) | KeyState::Replaced(_) | KeyState::Revoked(_)) => {
+                ended
+            }
+        }
+    }
+
+    /// The last second in which it will be accepted if nobody changes it; none if it has no end.
+    pub fn not_after(&self) -> Option<Timestamp> {
+        let key = self.key.expires.map(|end| end.minus(std::time::Duration::from_secs(1)));
+        [key, self.secret.not_after].into_iter().flatten().min()
+    }
+}

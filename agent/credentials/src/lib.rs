@@ -1,0 +1,9 @@
+//! What a caller shows of itself in an HTTP request beside its certificate: API keys, passwords and tokens.
+//!
+//! This crate opens no socket, reads no file, starts no task and reads no clock: time is an argument, and documents are bytes
+//! that the caller has fetched. Every input has a bound, and what two programs could read differently is refused.
+
+pub mod api_key;
+
+mod random;
+mod text;

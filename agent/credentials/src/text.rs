@@ -1,0 +1,12 @@
+//! Bounds on text that somebody else wrote.
+
+/// Whether a text can be a name: not empty, at most `bytes_max` bytes, and no control characters, which could break a line of a
+/// log or of a header.
+pub(crate) fn is_name(text: &str, bytes_max: usize) -> bool {
+    !text.is_empty() && is_note(text, bytes_max)
+}
+
+/// Whether a text can be a remark: as a name, or empty.
+pub(crate) fn is_note(text: &str, bytes_max: usize) -> bool {
+    text.len() <= bytes_max && !text.chars().any(char::is_control)
+}
