@@ -18,6 +18,7 @@ use crate::config::checked::{Agent, Inbound, Outbound};
 use crate::identity::files::{FilesError, FromFiles};
 use crate::identity::{Credentials, TrustError, trusted_domains};
 use crate::listener::{Listener, SocketMode};
+use crate::policy::credential::{CredentialKind, Demand};
 use crate::record::Direction;
 use crate::record::counters::RouteCounters;
 use crate::refusal::in_one_line;
@@ -168,6 +169,7 @@ impl Assembler {
             generation: self.generation,
             limits: config.limits.clone(),
             roles: Arc::clone(&config.roles),
+            accepted: Arc::clone(&config.accepted),
             routes,
             phase,
         };
@@ -198,10 +200,11 @@ impl Assembler {
                 trust,
                 alpn: protocols,
                 key_exchange: config.key_exchange,
-                client_certificate: ClientCertificate::Required,
+                client_certificate: client_certificate(inbound.demand),
                 clock: self.clock.clone(),
             },
             backend: inbound.backend.clone(),
+            demand: inbound.demand,
             policy: Arc::clone(&inbound.policy),
             inject: Arc::clone(&inbound.inject),
             counters: self.counters_of(Direction::Inbound, &inbound.name),
@@ -249,6 +252,15 @@ impl Assembler {
         let listener = Listener::open(address, mode, &self.handed_over).map_err(refused)?;
         tracing::info!(route = &**name, address = listener.local_address(), "listening");
         Ok(Arc::new(listener))
+    }
+}
+
+/// A certificate that no rule would look at is not asked for.
+fn client_certificate(demand: Demand) -> ClientCertificate {
+    match demand.accepted().has(CredentialKind::Mtls) {
+        true if demand.needs_certificate() => ClientCertificate::Required,
+        true => ClientCertificate::Optional,
+        false => ClientCertificate::Unwanted,
     }
 }
 

@@ -7,8 +7,12 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use countersign_certs::time::Timestamp;
 use http::Method;
 
+use crate::authenticate;
+use crate::authenticate::caller::Caller;
+use crate::authenticate::subject::Proof;
 use crate::config::address::Protocol;
 use crate::connection::{Connection, Current};
 use crate::listener::LocalUser;
@@ -33,6 +37,7 @@ pub(crate) struct Permit {
 #[derive(Debug)]
 pub(crate) struct Ongoing {
     connection: Rc<Connection>,
+    caller: Caller,
     method: Method,
     target: CheckedTarget,
     signal: Signal,
@@ -88,6 +93,17 @@ impl Ongoing {
         Some(now.saturating_sub(since))
     }
 
+    /// Who asked.
+    pub(crate) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// When it must have ended: with the connection, or with the credential that it has shown.
+    pub(crate) fn ends(&self) -> Option<Timestamp> {
+        let credential = self.caller.subject().and_then(|subject| subject.proof().ends());
+        [self.connection.ends(), credential].into_iter().flatten().min()
+    }
+
     /// The connection on which it was asked.
     pub(crate) fn connection(&self) -> &Rc<Connection> {
         &self.connection
@@ -100,16 +116,17 @@ impl Ongoing {
 }
 
 /// Decides on one HTTP request of a connection.
-pub(crate) fn request(connection: &Rc<Connection>, request: &NormalRequest) -> Result<Permit, Refusal> {
+pub(crate) fn request(connection: &Rc<Connection>, caller: Caller, request: &NormalRequest) -> Result<Permit, Refusal> {
     let worker = connection.worker();
     still_open(connection)?;
     let rule = match still_as_begun(connection)? {
-        Current::Inbound(route) => Some(inbound_rule(&route, connection, &request.method, request.target.path())?),
+        Current::Inbound(route) => Some(rule_for(&route, connection, &caller, &request.method, request.target.path())?),
         // A local program was judged by its socket when it connected; whom it may call is the other agent's to say.
         Current::Outbound(_) => None,
     };
     let ongoing = Ongoing {
         connection: Rc::clone(connection),
+        caller,
         method: request.method.clone(),
         target: request.target.clone(),
         signal: Signal::default(),
@@ -232,25 +249,44 @@ fn still_believed(connection: &Connection) -> Result<(), Withdrawn> {
 fn still_allowed(ongoing: &Ongoing) -> Result<(), Withdrawn> {
     still_connected(&ongoing.connection)?;
     let Current::Inbound(route) = still_as_begun(&ongoing.connection)? else { return Ok(()) };
-    inbound_rule(&route, &ongoing.connection, &ongoing.method, ongoing.target.path())
+    authenticate::still_believed(&ongoing.caller, &ongoing.connection, route.demand)?;
+    rule_for(&route, &ongoing.connection, &ongoing.caller, &ongoing.method, ongoing.target.path())
         .map(drop)
         .map_err(|refusal| Withdrawn::Policy(refusal.detail()))
 }
 
-fn inbound_rule(
+fn rule_for(
     route: &InboundRoute,
     connection: &Connection,
+    caller: &Caller,
     method: &Method,
     path: CheckedPath<'_>,
 ) -> Result<Arc<str>, Refusal> {
-    let roles = connection.peer().roles();
-    let holders = Holders { roles: &roles, via: None };
-    let question = Question { holders, address: connection.address().ip(), method, path };
+    good_for(caller, route, method)?;
+    let roles = caller.roles();
+    let question = Question { holders: roles.holders(), address: connection.address().ip(), method, path };
     rule_of(decide::request(&route.policy, question))
 }
 
+/// An API key may be made for some routes and methods only.
+fn good_for(caller: &Caller, route: &InboundRoute, method: &Method) -> Result<(), Refusal> {
+    let Some(Proof::Key { key, .. }) = caller.subject().map(|subject| subject.proof()) else { return Ok(()) };
+    let names =
+        |list: &Option<Vec<String>>, name: &str| list.as_ref().is_none_or(|list| list.iter().any(|one| one == name));
+    let refused = |what| Err(Refusal::KeyNotFor { id: key.id.to_string(), what });
+    if !names(&key.routes, &route.name) {
+        return refused(format!("the route {:?}", route.name));
+    }
+    if !names(&key.methods, method.as_str()) {
+        return refused(format!("the method {method}"));
+    }
+    Ok(())
+}
+
 fn whole_connection(route: &InboundRoute, connection: &Connection) -> Result<Arc<str>, Refusal> {
-    let roles = connection.peer().roles();
+    // Bytes carry no credential of their own, so that a route for them demands a certificate.
+    let peer = connection.peer().ok_or(Refusal::Withdrawn(Withdrawn::Route))?;
+    let roles = peer.roles();
     let holders = Holders { roles: &roles, via: None };
     rule_of(decide::connection(&route.policy, holders, connection.address().ip()))
 }

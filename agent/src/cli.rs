@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use countersign_credentials::api_key::KeyId;
 
 /// Terminates and originates mutual TLS for the AI services of one host.
 #[derive(Debug, Parser)]
@@ -62,6 +63,12 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make, list and end API keys, also while the agent runs.
+    #[command(
+        subcommand,
+        after_help = "Example: countersign-agent key create --owner alice@example.com --team research --role inference_client --expires 90d"
+    )]
+    Key(KeyCommand),
     /// Have the running agent renew its identities now.
     #[command(after_help = "Example: countersign-agent renew --config /etc/countersign/agent.toml")]
     Renew {
@@ -86,6 +93,100 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// What can be done to API keys.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a key and print it. It is shown this once; only its SHA-256 is stored.
+    #[command(
+        after_help = "Example: countersign-agent key create --owner alice@example.com --team research --role inference_client --expires 90d"
+    )]
+    Create {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        new: NewKeyArguments,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop accepting a key until it is enabled again.
+    #[command(after_help = "Example: countersign-agent key disable key_0123456789abcdef")]
+    Disable {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The ID of the key, as `key list` shows it.
+        id: KeyId,
+    },
+    /// Accept a disabled key again.
+    #[command(after_help = "Example: countersign-agent key enable key_0123456789abcdef")]
+    Enable {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The ID of the key.
+        id: KeyId,
+    },
+    /// Show every key, without its secret, and when it was used last.
+    #[command(after_help = "Example: countersign-agent key list --unused-for 30d")]
+    List {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Only keys that were not used for so long.
+        #[arg(long, value_name = "DURATION")]
+        unused_for: Option<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a key for ever.
+    #[command(after_help = "Example: countersign-agent key revoke key_0123456789abcdef")]
+    Revoke {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The ID of the key.
+        id: KeyId,
+    },
+    /// Give a key a new secret and print it; the one before is accepted for a while.
+    #[command(after_help = "Example: countersign-agent key rotate key_0123456789abcdef --overlap 24h")]
+    Rotate {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The ID of the key.
+        id: KeyId,
+        /// How long the secret before is still accepted; 0s ends it at once.
+        #[arg(long, value_name = "DURATION", default_value = "24h")]
+        overlap: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What a new key is for.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NewKeyArguments {
+    /// Who is to be asked about it.
+    #[arg(long)]
+    pub(crate) owner: String,
+    /// The owner's team; `team:NAME` is a member of roles.
+    #[arg(long)]
+    pub(crate) team: Option<String>,
+    /// A role that it grants. May be given more than once.
+    #[arg(long = "role", value_name = "ROLE")]
+    pub(crate) roles: Vec<String>,
+    /// An inbound that takes it; without this, every one that takes API keys. May be given more than once.
+    #[arg(long = "route", value_name = "INBOUND")]
+    pub(crate) routes: Vec<String>,
+    /// A method that it is good for; without this, every one. May be given more than once.
+    #[arg(long = "method", value_name = "METHOD")]
+    pub(crate) methods: Vec<String>,
+    /// After how long it ends by itself, such as 90d.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) expires: Option<String>,
+    /// A remark.
+    #[arg(long)]
+    pub(crate) note: Option<String>,
 }
 
 /// The config file.

@@ -1,5 +1,7 @@
 //! The commands that are no daemon: each asks, prints its data to standard output, and is done.
 
+pub(crate) mod keys;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -34,6 +36,8 @@ pub(crate) enum CommandError {
     Inbound { name: String, known: String },
     #[error("the answer of the agent cannot be read")]
     Malformed(#[from] serde_json::Error),
+    #[error(transparent)]
+    Key(#[from] keys::KeyCommandError),
     #[error("{0:?} is no method")]
     Method(String),
     #[error("a request for {path:?} would be refused before any rule is asked")]
@@ -194,11 +198,17 @@ fn socket(config: &Path) -> Result<PathBuf, CommandError> {
 impl CommandError {
     /// Whether the config is what is wrong.
     pub(crate) fn is_config(&self) -> bool {
-        matches!(self, Self::Run(RunError::Config(_)))
+        match self {
+            Self::Key(error) => error.is_config(),
+            other => matches!(other, Self::Run(RunError::Config(_))),
+        }
     }
 
     /// What to do about it, where that is known.
     pub(crate) fn hint(&self) -> Option<&'static str> {
+        if let Self::Key(error) = self {
+            return error.hint();
+        }
         let Self::Enroll(EnrollError::Ca(CaError::Refused { problem, .. })) = self else { return None };
         match problem.reason {
             Reason::TokenExpired | Reason::TokenSpent => {

@@ -16,6 +16,7 @@ use crate::identify::Peer;
 use crate::identify::headers::IdentityHeaders;
 use crate::listener::PeerAddress;
 use crate::live::{Live, Member, Signal};
+use crate::policy::credential::Demand;
 use crate::record::Direction;
 use crate::record::counters::RouteCounters;
 use crate::refusal::{Refusal, Withdrawn};
@@ -29,7 +30,8 @@ pub(crate) struct Connection {
     direction: Direction,
     route_name: Arc<str>,
     address: PeerAddress,
-    peer: Rc<Peer>,
+    /// Who has proved itself by a certificate, or the program of this host; none where neither was demanded.
+    peer: Option<Rc<Peer>>,
     counters: Arc<RouteCounters>,
     /// End of the shorter of the two certificates; none on a connection from this host.
     ends: Option<Timestamp>,
@@ -55,6 +57,8 @@ struct Seen {
     generation: u64,
     route: Option<Current>,
     onward: Option<Onward>,
+    /// Nothing but what the connection itself has proved is demanded of a request.
+    by_connection_alone: bool,
     headers: Option<Rc<IdentityHeaders>>,
 }
 
@@ -71,15 +75,15 @@ impl Connection {
         worker: &Rc<Worker>,
         route: &InboundRoute,
         address: &PeerAddress,
-        peer: Rc<Peer>,
-        verified: &VerifiedPeer,
+        peer: Option<(Rc<Peer>, &VerifiedPeer)>,
     ) -> Member<Self> {
+        let own_end = route.tls.identity.usable().not_after;
         Self {
             // No connection outlives the credential of either side.
-            ends: Some(verified.usable().not_after.min(route.tls.identity.usable().not_after)),
+            ends: Some(peer.as_ref().map_or(own_end, |(_, verified)| verified.usable().not_after.min(own_end))),
             whole: route.backend.protocol == Protocol::Tcp,
             own: route.tls.identity.leaf().principal().cloned(),
-            ..Self::new(worker, Direction::Inbound, (&route.name, &route.counters), address, peer)
+            ..Self::new(worker, Direction::Inbound, (&route.name, &route.counters), address, peer.map(|(peer, _)| peer))
         }
         .enter()
     }
@@ -93,7 +97,7 @@ impl Connection {
     ) -> Member<Self> {
         Self {
             whole: route.is_tcp,
-            ..Self::new(worker, Direction::Outbound, (&route.name, &route.counters), address, peer)
+            ..Self::new(worker, Direction::Outbound, (&route.name, &route.counters), address, Some(peer))
         }
         .enter()
     }
@@ -103,7 +107,7 @@ impl Connection {
         direction: Direction,
         (route_name, counters): (&Arc<str>, &[Arc<RouteCounters>]),
         address: &PeerAddress,
-        peer: Rc<Peer>,
+        peer: Option<Rc<Peer>>,
     ) -> Self {
         Self {
             direction,
@@ -120,7 +124,7 @@ impl Connection {
             silent_since: Cell::new(None),
             fell_silent: Notify::new(),
             last_use: Cell::new(worker.tick()),
-            seen: RefCell::new(Seen { generation: 0, route: None, onward: None, headers: None }),
+            seen: RefCell::new(Seen::nothing()),
             worker: Rc::clone(worker),
         }
     }
@@ -151,9 +155,15 @@ impl Connection {
         &self.address
     }
 
-    /// Who opened it.
-    pub(crate) fn peer(&self) -> &Peer {
-        &self.peer
+    /// Who opened it, if it has proved that.
+    pub(crate) fn peer(&self) -> Option<&Rc<Peer>> {
+        self.peer.as_ref()
+    }
+
+    /// The caller of every request on it, where nothing is demanded but what the connection has proved.
+    pub(crate) fn sole_caller(&self) -> Option<Rc<Peer>> {
+        self.follow();
+        self.peer.clone().filter(|_| self.seen.borrow().by_connection_alone)
     }
 
     /// Its route's counters on this worker.
@@ -243,7 +253,7 @@ impl Connection {
         self.seen.borrow().onward.clone().ok_or(Refusal::Withdrawn(Withdrawn::Route))
     }
 
-    /// The headers that tell the backend who calls; none on an outbound.
+    /// The headers that tell the backend which workload calls; none on an outbound, and where none has proved itself.
     pub(crate) fn identity_headers(&self) -> Option<Rc<IdentityHeaders>> {
         self.follow();
         self.seen.borrow().headers.clone()
@@ -251,7 +261,7 @@ impl Connection {
 
     /// Verifies the peer's certificate against new trust.
     pub(crate) fn verify_again(&self, trust: &Trust) -> Result<(), Withdrawn> {
-        match self.peer.verified() {
+        match self.peer.as_ref().and_then(|peer| peer.verified()) {
             Some(verified) => trust
                 .verify_again(verified, Side::Client, self.worker.clock().now())
                 .map_err(|refusal| Withdrawn::Peer(Box::new(refusal))),
@@ -266,7 +276,7 @@ impl Connection {
             return;
         }
         // Roles first: the headers tell them.
-        self.peer.hold(&snapshot.roles);
+        self.peer.iter().for_each(|peer| peer.hold(&snapshot.roles));
         let seen = match self.direction {
             Direction::Inbound => self.see_inbound(snapshot.generation, snapshot.inbound(&self.route_name)),
             Direction::Outbound => self.see_outbound(snapshot.generation, snapshot.outbound(&self.route_name)),
@@ -278,7 +288,10 @@ impl Connection {
         Seen {
             generation,
             onward: route.map(|route| Onward::Backend(self.worker.backend_pool(&route.backend))),
-            headers: route.and_then(|route| self.peer.identity_headers(generation, route.tls.identity.leaf())),
+            by_connection_alone: route.is_some_and(|route| route.demand == Demand::certificate()),
+            headers: route
+                .zip(self.peer.as_ref())
+                .and_then(|(route, peer)| peer.identity_headers(generation, route.tls.identity.leaf())),
             route: route.cloned().map(Current::Inbound),
         }
     }
@@ -287,9 +300,16 @@ impl Connection {
         Seen {
             generation,
             onward: route.map(|route| Onward::Hop(self.worker.hop_pool(route))),
+            by_connection_alone: true,
             headers: None,
             route: route.cloned().map(Current::Outbound),
         }
+    }
+}
+
+impl Seen {
+    fn nothing() -> Self {
+        Self { generation: 0, route: None, onward: None, by_connection_alone: false, headers: None }
     }
 }
 

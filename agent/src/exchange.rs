@@ -1,4 +1,4 @@
-//! The story of one request: normalise, authorize, forward, record.
+//! The story of one request: normalise, authenticate, authorize, forward, record.
 //!
 //! It is the same in both directions. A connection that becomes something else begins here, as the request that asks for it.
 
@@ -8,6 +8,7 @@ use std::rc::Rc;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
+use crate::authenticate;
 use crate::authorize::{self, Permit};
 use crate::connection::Connection;
 use crate::forward::answer::{Answer, clean, refuse};
@@ -44,9 +45,10 @@ async fn answer_recorded(
     let upgrading = hyper::upgrade::on(&mut request);
     let (parts, body) = request.into_parts();
     let version = parts.version;
-    let normal = normalise(parts)?;
+    let mut normal = normalise(parts)?;
     record.decided_on(&normal.method);
-    let permit = authorize::request(connection, &normal)?;
+    let caller = record.caller(authenticate::request(connection, &mut normal).await?);
+    let permit = authorize::request(connection, caller, &normal)?;
     record.rule(permit.rule());
     let body = RequestBody::new(body, &permit, record);
     if normal.upgrade.is_some() {
@@ -64,7 +66,7 @@ async fn forward(
     record: &mut RequestRecord,
 ) -> Result<Answer, Refusal> {
     let onward = connection.onward()?;
-    let outgoing = Outgoing::prepare(normal, body, connection, record.decision())?;
+    let outgoing = Outgoing::prepare(normal, body, permit.ongoing(), record.decision())?;
     let (response, lease) = tokio::select! {
         biased;
         sent = onward.send(outgoing) => sent?,

@@ -32,7 +32,8 @@ pub(crate) struct Accepted {
 /// A connection whose other side has proved who it is.
 struct Encrypted {
     stream: TlsStream<Stream>,
-    peer: Arc<VerifiedPeer>,
+    /// None only where the route takes callers without a certificate.
+    peer: Option<Arc<VerifiedPeer>>,
     carries: Carried,
 }
 
@@ -61,9 +62,14 @@ async fn serve_recorded(
     let _place = worker.take_place(&route.name)?;
     // Boxed and taken apart, so that a connection that is idle later keeps neither the handshake's state nor a second stream.
     let Encrypted { stream, peer: verified, carries } = Box::pin(handshake(stream, route, worker)).await?;
-    let peer = record.peer(worker.peers().identify(&verified, route, &worker.snapshot().roles));
-    let _peer_place = worker.take_peer_place(&route.name, peer.principal())?;
-    let connection = Connection::inbound(worker, route, record.address(), peer, &verified);
+    let identified =
+        verified.as_ref().map(|verified| worker.peers().identify(verified, route, &worker.snapshot().roles));
+    let peer = identified.map(|peer| record.peer(peer));
+    let _peer_place = match &peer {
+        Some(peer) => worker.take_peer_place(&route.name, peer.principal())?,
+        None => worker.take_peer_place(&route.name, &record.address().to_string())?,
+    };
+    let connection = Connection::inbound(worker, route, record.address(), peer.zip(verified.as_deref()));
     authorize::still_trusted(&connection)?;
     // Boxed, because the state of a carried connection is large, and that of one that waits for its handshake need not be.
     match carries {
@@ -103,7 +109,10 @@ async fn handshake(stream: Stream, route: &InboundRoute, worker: &Worker) -> Res
     let stream =
         accepted.map_err(|_elapsed| Refusal::HandshakeTimeout(limit))?.map_err(|error| refused(&handshake, error))?;
     worker.counters(&route.counters).handshakes.add(1);
-    let peer = handshake.peer().ok_or_else(|| Refusal::Handshake(std::io::ErrorKind::InvalidData.into()))?;
+    let peer = handshake.peer();
+    if peer.is_none() && route.demand.needs_certificate() {
+        return Err(Refusal::Handshake(std::io::ErrorKind::InvalidData.into()));
+    }
     Ok(Encrypted { carries: carried(&stream, route), stream, peer })
 }
 

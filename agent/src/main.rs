@@ -12,6 +12,8 @@ mod exchange;
 
 mod identify;
 
+mod authenticate;
+
 mod authorize;
 
 mod forward;
@@ -113,6 +115,7 @@ async fn carry_out(command: Command, clock: Clock, handed_over: HandedOver) -> R
             let question = Question { inbound: inbound.unwrap_or_default(), peer, method, path };
             commands::explain_question(&config.path, &question, json)
         }
+        Command::Key(command) => Ok(commands::keys::carry_out(command, &clock).await?),
         Command::Renew { config, id } => commands::renew(&config.path, id.as_deref()).await,
         Command::Run { config } => run_agent(&config.path, clock, handed_over).await,
         Command::Status { config, json } => commands::status(&config.path, json).await,

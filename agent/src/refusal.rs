@@ -6,7 +6,9 @@ use std::io;
 use countersign_certs::verify::PeerRefusal;
 use http::StatusCode;
 
+use crate::authenticate::refusal::CredentialRefusal;
 use crate::listener::LocalUser;
+use crate::policy::credential::CredentialSet;
 use crate::request::RequestError;
 
 /// The word for requests that are refused before any rule is asked.
@@ -19,6 +21,9 @@ pub(crate) enum Refusal {
     /// The peer's certificate.
     #[error(transparent)]
     Certificate(Box<PeerRefusal>),
+    /// The credential of the request. `accepted` is what would have done.
+    #[error("the credential is refused")]
+    Credential { source: Box<CredentialRefusal>, accepted: CredentialSet },
     /// The TLS handshake for any other reason.
     #[error("the TLS handshake failed")]
     Handshake(#[source] io::Error),
@@ -39,6 +44,9 @@ pub(crate) enum Refusal {
     /// No rule allows it.
     #[error("denied: {words}")]
     Denied { reason: &'static str, words: String },
+    /// The API key is not good for what it is used for.
+    #[error("the API key {id} is not for {what}")]
+    KeyNotFor { id: String, what: String },
     /// A local user may not use this socket.
     #[error("{} may not use this socket", in_words(.0.as_ref()))]
     LocalUser(Option<LocalUser>),
@@ -90,6 +98,9 @@ pub(crate) enum Withdrawn {
     /// The answer was whole before the question was.
     #[error("the answer was whole before the request was")]
     Answered,
+    /// The credential of the request counts no longer.
+    #[error("the credential counts no longer: {0}")]
+    Credential(&'static str),
     /// The certificate of one side ended.
     #[error("a certificate of this connection ended at {0}")]
     Expired(countersign_certs::time::Timestamp),
@@ -115,6 +126,7 @@ impl Refusal {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Certificate(refusal) => refusal.reason(),
+            Self::Credential { source, .. } => source.reason(),
             Self::Handshake(error) if is_missing_certificate(error) => "certificate_missing",
             Self::Handshake(error) if error.kind() == io::ErrorKind::UnexpectedEof => "handshake_abandoned",
             Self::Handshake(_) => "handshake_failed",
@@ -123,6 +135,7 @@ impl Refusal {
             Self::Request(_) => AMBIGUOUS,
             Self::TooMany { .. } => "limit",
             Self::Denied { reason, .. } => reason,
+            Self::KeyNotFor { .. } => "key_not_for_this",
             Self::LocalUser(_) => "local_user_not_allowed",
             Self::Withdrawn(withdrawn) => withdrawn.reason(),
             Self::BackendFull { .. } => "backend_full",
@@ -142,9 +155,12 @@ impl Refusal {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Withdrawn(Withdrawn::Stopped) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Certificate(_) | Self::Denied { .. } | Self::LocalUser(_) | Self::Withdrawn(_) => {
-                StatusCode::FORBIDDEN
-            }
+            Self::Credential { source, .. } => source.status(),
+            Self::Certificate(_)
+            | Self::Denied { .. }
+            | Self::KeyNotFor { .. }
+            | Self::LocalUser(_)
+            | Self::Withdrawn(_) => StatusCode::FORBIDDEN,
             Self::Request(_) | Self::Protocol(_) | Self::Handshake(_) | Self::CallerGone => StatusCode::BAD_REQUEST,
             Self::HandshakeTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -163,6 +179,7 @@ impl Refusal {
     /// The gRPC status that a gRPC caller gets (grpc/grpc: doc/statuscodes.md).
     pub(crate) fn grpc_status(&self) -> &'static str {
         match self.status() {
+            StatusCode::UNAUTHORIZED => "16",
             StatusCode::FORBIDDEN => "7",
             StatusCode::BAD_REQUEST => "3",
             StatusCode::TOO_MANY_REQUESTS => "8",
@@ -178,7 +195,9 @@ impl Refusal {
         matches!(
             self,
             Self::Certificate(_)
+                | Self::Credential { .. }
                 | Self::Denied { .. }
+                | Self::KeyNotFor { .. }
                 | Self::LocalUser(_)
                 | Self::Withdrawn(_)
                 | Self::Request(_)
@@ -197,6 +216,7 @@ impl Withdrawn {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Answered => "withdrawn_answered",
+            Self::Credential(_) => "withdrawn_credential",
             Self::Expired(_) => "withdrawn_expired",
             Self::Idle(_) => "idle_timeout",
             Self::Peer(refusal) if matches!(**refusal, PeerRefusal::Revoked { .. }) => "withdrawn_revoked",

@@ -16,6 +16,8 @@ use crate::policy::path::{CheckedTarget, PathError};
 pub(crate) const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// The caller's name.
 pub(crate) const X_COUNTERSIGN_ID: HeaderName = HeaderName::from_static("x-countersign-id");
+/// The user or service with a credential of its own, where there is one.
+pub(crate) const X_COUNTERSIGN_SUBJECT: HeaderName = HeaderName::from_static("x-countersign-subject");
 /// The caller's roles, joined by commas.
 pub(crate) const X_COUNTERSIGN_ROLES: HeaderName = HeaderName::from_static("x-countersign-roles");
 /// The ID of the decision, as in the audit line.
@@ -33,6 +35,8 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 /// Why a request is refused before any rule is asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RequestError {
+    #[error("the request shows credentials in {count} Authorization headers")]
+    AuthorizationCount { count: usize },
     #[error("the only transfer coding that is taken is chunked")]
     Coding,
     #[error("the Connection header names {0}, which concerns more than the connection")]
@@ -94,6 +98,7 @@ pub(crate) fn normalise(parts: Parts) -> Result<NormalRequest, RequestError> {
         return Err(RequestError::Length);
     }
     check_connection_options(&headers)?;
+    check_authorization(&headers)?;
     remove_hop_by_hop(&mut headers);
     remove_identity(&mut headers);
     headers.remove(header::HOST);
@@ -108,6 +113,15 @@ fn check_method(method: &Method) -> Result<(), RequestError> {
         return Err(RequestError::Method(method.clone()));
     }
     Ok(())
+}
+
+/// Programs that read two credentials choose differently, whoever they are for (RFC 9110 §11.6.2 has one).
+fn check_authorization(headers: &HeaderMap) -> Result<(), RequestError> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    match (values.next(), values.count()) {
+        (_, 0) => Ok(()),
+        (_, more) => Err(RequestError::AuthorizationCount { count: 1 + more }),
+    }
 }
 
 /// The host that the request names, in `:authority`, in an absolute target or in Host. More than one must agree
@@ -253,6 +267,11 @@ pub(crate) fn remove_injected(headers: &mut HeaderMap, injections: &[Injection])
     remove_each(headers, |name| injections.iter().any(|injection| is_spelling_of(name, &injection.header)));
 }
 
+/// Removes a header and every other spelling of its name.
+pub(crate) fn remove_spellings(headers: &mut HeaderMap, name: &HeaderName) {
+    remove_each(headers, |found| is_spelling_of(found, name));
+}
+
 fn remove_each(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
     // Most messages have none, and then nothing is gathered.
     if headers.keys().any(&unwanted) {
@@ -375,6 +394,8 @@ mod tests {
         let twice = get("/").header("content-length", "3").header("content-length", "4");
         assert!(matches!(refused(twice), RequestError::Length));
         assert!(matches!(refused(get("/").extension(TwoLengths)), RequestError::Length));
+        let twice = get("/").header("authorization", "Bearer a").header("authorization", "Bearer a");
+        assert!(matches!(refused(twice), RequestError::AuthorizationCount { count: 2 }));
         assert!(matches!(refused(Request::connect("llm.local:443")), RequestError::Method(_)));
     }
 

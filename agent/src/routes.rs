@@ -10,8 +10,9 @@ use countersign_certs::svid::X509Svid;
 use countersign_certs::tls::{ClientSide, ServerSide};
 
 use crate::config::address::{BackendAddress, Endpoint, ListenAddress};
-use crate::config::checked::{Injection, Limits, LocalUsers};
+use crate::config::checked::{Accepted, Injection, Limits, LocalUsers};
 use crate::listener::Listener;
+use crate::policy::credential::Demand;
 use crate::policy::role::Roles;
 use crate::policy::rule::Policy;
 use crate::record::Direction;
@@ -23,6 +24,7 @@ pub(crate) struct Snapshot {
     pub(crate) generation: u64,
     pub(crate) limits: Limits,
     pub(crate) roles: Arc<Roles>,
+    pub(crate) accepted: Arc<Accepted>,
     pub(crate) routes: BTreeMap<Entrance, Open>,
     pub(crate) phase: Phase,
 }
@@ -66,6 +68,8 @@ pub(crate) struct InboundRoute {
     pub(crate) name: Arc<str>,
     pub(crate) tls: ServerSide,
     pub(crate) backend: BackendAddress,
+    /// What a request must show.
+    pub(crate) demand: Demand,
     pub(crate) policy: Arc<Policy>,
     pub(crate) inject: Arc<[Injection]>,
     /// One for each worker.
@@ -117,7 +121,7 @@ impl Route {
 impl Snapshot {
     /// No routes: before the first is assembled, and after the last.
     pub(crate) fn empty(generation: u64, limits: Limits, phase: Phase) -> Self {
-        Self { generation, limits, roles: Arc::default(), routes: BTreeMap::new(), phase }
+        Self { generation, limits, roles: Arc::default(), accepted: Arc::default(), routes: BTreeMap::new(), phase }
     }
 
     /// The inbound at an address, under the name that a connection knows it by.

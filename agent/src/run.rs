@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::assemble::{AssembleError, Assembler, Opening, Taken, Waiting};
+use crate::authenticate::KeyUsage;
 use crate::config::address::ListenAddress;
 use crate::config::checked;
 use crate::config::{self, ConfigError, Secrets};
@@ -33,6 +34,9 @@ use crate::routes::{Entrance, Phase, Snapshot};
 use crate::systemd::{self, HandedOver};
 use crate::watcher::FileWatcher;
 use crate::worker::{self, Places, WorkerSetup};
+
+/// How often it is stored when API keys were used last.
+const KEY_USAGE_STORED: Duration = Duration::from_secs(60);
 
 /// Why an agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +70,7 @@ pub(crate) struct Agent {
     waiting: RefCell<Vec<Waiting>>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     places: Arc<Places>,
+    key_usage: Arc<KeyUsage>,
 }
 
 /// The config of a file, read with what is known of this host's enrollment.
@@ -90,6 +95,8 @@ pub(crate) async fn run(
     let audit = config.audit.clone();
     let (sink, writer) = sink::start(&audit).map_err(|source| RunError::Audit { output: audit, source })?;
     let keeper = keeper(&config, &clock)?;
+    let keys = config.accepted.api_keys.as_ref();
+    let key_usage = Arc::new(keys.map(|keys| KeyUsage::load(&keys.file)).unwrap_or_default());
     let taken = Taken { files: files::load(&config).map_err(AssembleError::from)?, config };
     let empty = Snapshot::empty(0, taken.config.limits.clone(), Phase::Serving);
     let agent = Rc::new(Agent {
@@ -102,6 +109,7 @@ pub(crate) async fn run(
         waiting: RefCell::default(),
         snapshots: watch::Sender::new(Arc::new(empty)),
         places: Arc::default(),
+        key_usage,
     });
     let mut stop = StopSignals::new()?;
     agent.open_control()?;
@@ -209,6 +217,7 @@ impl Agent {
                     snapshots: self.snapshots.subscribe(),
                     decisions: random_number()?,
                     places: Arc::clone(&self.places),
+                    key_usage: Arc::clone(&self.key_usage),
                 };
                 std::thread::Builder::new()
                     .name(format!("worker-{index}"))
@@ -250,6 +259,7 @@ impl Agent {
         self.reload(path, &mut files);
         let mut credentials = self.keeper.as_ref().map(|keeper| keeper.credentials());
         let mut watchdog = tokio::time::interval(systemd::watchdog_interval().unwrap_or(Duration::from_secs(10)));
+        let mut storing = tokio::time::interval(KEY_USAGE_STORED);
         let mut told_ready = false;
         loop {
             if !told_ready && self.waiting.borrow().is_empty() {
@@ -266,10 +276,24 @@ impl Agent {
                 }
                 () = next_change(&mut credentials) => self.follow_credentials(),
                 _ = watchdog.tick() => systemd::alive(),
+                _ = storing.tick() => self.store_key_usage(),
                 _ = stop.terminate.recv() => return,
                 _ = stop.interrupt.recv() => return,
             }
         }
+    }
+
+    fn store_key_usage(&self) {
+        let taken = self.taken();
+        let Some(keys) = &taken.config.accepted.api_keys else { return };
+        if let Err(error) = self.key_usage.store(&keys.file, |id| keys.index.has(id)) {
+            tracing::warn!(%error, "when API keys were used last cannot be stored");
+        }
+    }
+
+    /// When each API key was used last.
+    pub(crate) fn key_usage(&self) -> &KeyUsage {
+        &self.key_usage
     }
 
     /// The files that the config in use was made from.
@@ -362,6 +386,7 @@ impl Agent {
         let stopped = Snapshot::empty(u64::MAX, self.taken().config.limits.clone(), Phase::Stopping);
         self.snapshots.send_replace(Arc::new(stopped));
         tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join()))).await?;
+        self.store_key_usage();
         Ok(sink)
     }
 

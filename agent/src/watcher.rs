@@ -19,6 +19,9 @@ const QUIET: Duration = Duration::from_millis(200);
 /// How often quiet is waited for.
 const PAUSES_MAX: u32 = 5;
 
+/// The largest file that a config can name: that of the API keys.
+const WATCHED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
 /// How often the files are looked at without any word.
 const POLL: Duration = Duration::from_secs(30);
 
@@ -151,7 +154,7 @@ fn folders_of(file: &Path) -> Vec<PathBuf> {
 fn digest(files: &[PathBuf]) -> [u8; 32] {
     let mut joined = Vec::with_capacity(files.len() * 32);
     for file in files {
-        let contents = store::read(file).unwrap_or_default();
+        let contents = store::read_up_to(file, WATCHED_BYTES_MAX).unwrap_or_default();
         joined.extend_from_slice(&sha256(&contents));
     }
     sha256(&joined)

@@ -200,7 +200,7 @@ impl Worker {
             {
                 ongoing.connection().signal().cut(reason);
             }
-            if let Some(ends) = ongoing.connection().ends().filter(|ends| now > *ends) {
+            if let Some(ends) = ongoing.ends().filter(|ends| now > *ends) {
                 ongoing.signal().cut(Withdrawn::Expired(ends));
             }
         }
@@ -212,6 +212,7 @@ impl Worker {
             }
         }
         self.peers.tidy();
+        self.report_used_keys(now);
         self.backends.borrow().values().for_each(|pool| pool.tidy());
         self.hop_pools.borrow().values().for_each(|pool| pool.tidy());
     }

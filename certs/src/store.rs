@@ -32,13 +32,15 @@ pub enum StoreError {
         /// Its permission bits.
         mode: u32,
     },
-    /// Larger than [`FILE_BYTES_MAX`].
-    #[error("{path} has {bytes} bytes, the limit is {FILE_BYTES_MAX}")]
+    /// Larger than it may be.
+    #[error("{path} has {bytes} bytes, the limit is {limit}")]
     TooLarge {
         /// The file.
         path: PathBuf,
         /// Its size.
         bytes: u64,
+        /// The largest size that is taken.
+        limit: u64,
     },
 }
 
@@ -130,13 +132,47 @@ pub fn remove(path: &Path) -> Result<(), StoreError> {
     fs::remove_file(path).or_else(ignore_not_found).map_err(StoreError::io(path, "removing"))
 }
 
+/// Keeps every other program that asks for the same lock waiting, until it is dropped.
+#[must_use]
+pub struct Lock(#[allow(dead_code, reason = "the file is locked while it is open")] File);
+
+/// Waits for the lock of a file that is read, changed and written. The lock is a file of its own, because a written file is a new one.
+///
+/// # Errors
+/// The lock's file cannot be made or locked.
+pub fn lock(path: &Path) -> Result<Lock, StoreError> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".lock");
+    let path = path.with_file_name(name);
+    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = open.map_err(StoreError::io(&path, "creating"))?;
+    file.lock().map_err(StoreError::io(&path, "locking"))?;
+    Ok(Lock(file))
+}
+
+/// The user who owns a file or folder, by number.
+///
+/// # Errors
+/// It cannot be looked at.
+pub fn owner(path: &Path) -> Result<u32, StoreError> {
+    fs::metadata(path).map(|metadata| metadata.uid()).map_err(StoreError::io(path, "looking at"))
+}
+
 /// Reads a whole file of bounded size.
 ///
 /// # Errors
 /// It cannot be read or is too large.
 pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+    read_up_to(path, FILE_BYTES_MAX)
+}
+
+/// Reads a whole file of at most `limit` bytes.
+///
+/// # Errors
+/// It cannot be read or is too large.
+pub fn read_up_to(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, StoreError> {
     let file = File::open(path).map_err(StoreError::io(path, "opening"))?;
-    read_open(path, file)
+    read_open(path, file, limit)
 }
 
 /// Reads a file that holds a secret, and refuses if every user of the host could read it too.
@@ -149,21 +185,21 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, StoreError> {
     if mode & 0o007 != 0 {
         return Err(StoreError::Readable { path: path.to_owned(), mode: mode & 0o7777 });
     }
-    read_open(path, file)
+    read_open(path, file, FILE_BYTES_MAX)
 }
 
-fn read_open(path: &Path, file: File) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+fn read_open(path: &Path, file: File, limit: u64) -> Result<Zeroizing<Vec<u8>>, StoreError> {
     let bytes = file.metadata().map_err(StoreError::io(path, "looking at"))?.len();
-    if bytes > FILE_BYTES_MAX {
-        return Err(StoreError::TooLarge { path: path.to_owned(), bytes });
+    if bytes > limit {
+        return Err(StoreError::TooLarge { path: path.to_owned(), bytes, limit });
     }
     // One byte over the limit shows a file that grew since; capacity up front, so that no copy is left unwiped.
     let capacity = usize::try_from(bytes).unwrap_or(0).saturating_add(1);
     let mut contents = Zeroizing::new(Vec::with_capacity(capacity));
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut contents).map_err(StoreError::io(path, "reading"))?;
+    file.take(limit.saturating_add(1)).read_to_end(&mut contents).map_err(StoreError::io(path, "reading"))?;
     let read = u64::try_from(contents.len()).unwrap_or(u64::MAX);
-    if read > FILE_BYTES_MAX {
-        return Err(StoreError::TooLarge { path: path.to_owned(), bytes: read });
+    if read > limit {
+        return Err(StoreError::TooLarge { path: path.to_owned(), bytes: read, limit });
     }
     Ok(contents)
 }

@@ -51,10 +51,12 @@ pub enum KeyExchange {
 /// Whether a client must show a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientCertificate {
-    /// Only where the caller may prove itself otherwise (enrollment at the CA). One that is shown must still be valid.
+    /// Only where the caller may prove itself otherwise (enrollment at the CA, an API key). One that is shown must still be valid.
     Optional,
     /// Everywhere else.
     Required,
+    /// Where nobody would look at it: it is not asked for, so that browsers do not ask their users to choose one.
+    Unwanted,
 }
 
 /// What many inbound connections share.
@@ -127,17 +129,22 @@ impl ServerSide {
     pub fn begin(&self) -> Result<(Arc<ServerConfig>, Handshake), rustls::Error> {
         let handshake = Handshake::new();
         let trust = Arc::clone(&self.trust);
+        let builder =
+            ServerConfig::builder_with_details(provider_with(self.key_exchange), Arc::new(self.clock.clone()))
+                .with_protocol_versions(TLS_1_3)?;
         let verifier = Verifier {
             // Any name that a trusted authority vouches for. What the name may do is decided later.
             decide: move |chain: &[CertificateDer<'_>], now| trust.verify(chain, Side::Client, now),
             handshake: handshake.clone(),
             mandatory: self.client_certificate == ClientCertificate::Required,
         };
-        let mut config =
-            ServerConfig::builder_with_details(provider_with(self.key_exchange), Arc::new(self.clock.clone()))
-                .with_protocol_versions(TLS_1_3)?
-                .with_client_cert_verifier(Arc::new(verifier))
-                .with_cert_resolver(Arc::new(Own(self.identity.certified())));
+        let builder = match self.client_certificate {
+            ClientCertificate::Optional | ClientCertificate::Required => {
+                builder.with_client_cert_verifier(Arc::new(verifier))
+            }
+            ClientCertificate::Unwanted => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(Own(self.identity.certified())));
         config.alpn_protocols.clone_from(&self.alpn);
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;

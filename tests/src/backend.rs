@@ -46,11 +46,17 @@ impl EchoBackend {
             if !seen.line().starts_with("GET /events") {
                 return out.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
             }
-            out.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")?;
-            loop {
-                out.write_all(b"9\r\ndata: x\n\n\r\n")?;
-                std::thread::sleep(std::time::Duration::from_millis(50));
+            hold(out)
+        })
+    }
+
+    /// On a free port, recording: it answers 200, and `/hold` with an event stream that goes on until the caller leaves.
+    pub fn holding() -> Self {
+        Self::serving(true, |seen, out| {
+            if !seen.line().contains(" /hold") {
+                return out.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
             }
+            hold(out)
         })
     }
 
@@ -197,5 +203,14 @@ fn read_chunks(stream: &mut impl BufRead, seen: &mut Seen) -> std::io::Result<()
             return Ok(());
         }
         seen.trailers.push(line.trim().to_owned());
+    }
+}
+
+/// An event stream until the caller leaves.
+fn hold(out: &mut dyn Write) -> std::io::Result<()> {
+    out.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")?;
+    loop {
+        out.write_all(b"9\r\ndata: x\n\n\r\n")?;
+        std::thread::sleep(std::time::Duration::from_millis(50));
     }
 }

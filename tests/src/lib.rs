@@ -20,6 +20,7 @@ pub mod mesh;
 pub mod agent;
 pub mod ca;
 pub mod disk;
+pub mod gateway;
 pub mod host;
 
 pub mod backend;

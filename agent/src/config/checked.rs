@@ -7,9 +7,12 @@ use std::time::Duration;
 use countersign_certs::bundle::TrustBundle;
 use countersign_certs::san::San;
 use countersign_certs::tls::KeyExchange;
+use countersign_credentials::api_key::KeyIndex;
 use http::{HeaderName, HeaderValue};
 
 use super::address::{BackendAddress, Endpoint, ListenAddress};
+use crate::authenticate::shown::KeyPlaces;
+use crate::policy::credential::Demand;
 use crate::policy::role::Roles;
 use crate::policy::rule::Policy;
 
@@ -25,6 +28,7 @@ pub(crate) struct Agent {
     pub(crate) log_level: tracing::Level,
     pub(crate) limits: Limits,
     pub(crate) roles: Arc<Roles>,
+    pub(crate) accepted: Arc<Accepted>,
     pub(crate) trust_domains: Vec<TrustBundle>,
     pub(crate) certificates: Vec<CertificateFiles>,
     pub(crate) inbounds: Vec<Inbound>,
@@ -100,6 +104,32 @@ impl Default for Limits {
     }
 }
 
+/// What callers may show besides certificates, by what is known of it now.
+#[derive(Debug, Default)]
+pub(crate) struct Accepted {
+    pub(crate) api_keys: Option<ApiKeys>,
+}
+
+/// API keys, as they stand in their file.
+#[derive(Debug)]
+pub(crate) struct ApiKeys {
+    pub(crate) file: PathBuf,
+    pub(crate) places: KeyPlaces,
+    pub(crate) index: KeyIndex,
+}
+
+impl Accepted {
+    /// Where API keys may stand in a request.
+    pub(crate) fn key_places(&self) -> Option<&KeyPlaces> {
+        self.api_keys.as_ref().map(|keys| &keys.places)
+    }
+
+    /// Every API key.
+    pub(crate) fn keys(&self) -> Option<&KeyIndex> {
+        self.api_keys.as_ref().map(|keys| &keys.index)
+    }
+}
+
 /// An identity whose files somebody else keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CertificateFiles {
@@ -116,6 +146,8 @@ pub(crate) struct Inbound {
     pub(crate) identity: San,
     pub(crate) listen: ListenAddress,
     pub(crate) backend: BackendAddress,
+    /// What a request must show.
+    pub(crate) demand: Demand,
     pub(crate) policy: Arc<Policy>,
     pub(crate) inject: Arc<[Injection]>,
     /// Authorities for peers without a SPIFFE ID.

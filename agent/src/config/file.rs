@@ -23,6 +23,7 @@ pub(crate) struct Agent {
     pub(crate) log: Log,
     #[serde(default)]
     pub(crate) limits: Limits,
+    pub(crate) api_keys: Option<Spanned<ApiKeys>>,
     #[serde(default)]
     pub(crate) trust_domain: Vec<ExtraTrustDomain>,
     #[serde(default)]
@@ -75,6 +76,15 @@ pub(crate) struct Limits {
     pub(crate) drain: Option<Spanned<String>>,
 }
 
+/// `[api_keys]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ApiKeys {
+    pub(crate) file: Option<Spanned<PathBuf>>,
+    pub(crate) headers: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(crate) query: Option<Spanned<String>>,
+}
+
 /// `[[trust_domain]]`
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -115,6 +125,8 @@ pub(crate) struct Inbound {
     #[serde(default)]
     pub(crate) unsafe_backend_beyond_loopback: bool,
     pub(crate) foreign_bundle: Option<Spanned<PathBuf>>,
+    pub(crate) require: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(crate) any_of: Option<Spanned<Vec<Spanned<String>>>>,
     #[serde(default)]
     pub(crate) allow: Vec<Spanned<Rule>>,
     #[serde(default)]

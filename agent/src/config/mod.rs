@@ -11,6 +11,8 @@ pub(crate) mod secret;
 
 mod check;
 
+pub(crate) use check::credentials::{KeysError, read_keys};
+
 #[cfg(test)]
 mod tests;
 

@@ -43,6 +43,9 @@ pub(crate) const STATUS_PATH: &str = "/v1/status";
 /// Path before a decision's ID.
 pub(crate) const DECISION_PATH: &str = "/v1/decisions/";
 
+/// Path of when each API key was used last, as JSON.
+pub(crate) const KEY_USAGE_PATH: &str = "/v1/api-keys/last-used";
+
 /// Path that has identities issued anew; an ID may follow as `?id=`.
 pub(crate) const RENEW_PATH: &str = "/v1/renew";
 
@@ -127,6 +130,7 @@ async fn control(request: Request<Incoming>, agent: Rc<Agent>) -> Response<Full<
     let path = request.uri().path();
     match (request.method(), path) {
         (&Method::GET, STATUS_PATH) => json(serde_json::to_string(&agent.status())),
+        (&Method::GET, KEY_USAGE_PATH) => json(serde_json::to_string(&agent.key_usage().all())),
         (&Method::POST, RENEW_PATH) => renew(request.uri().query(), &agent).await,
         (&Method::GET, _) if path.starts_with(DECISION_PATH) => {
             let decision = path.strip_prefix(DECISION_PATH).unwrap_or_default();

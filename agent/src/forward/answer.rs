@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::response::Parts;
 use http::{Response, StatusCode};
 use http_body_util::Full;
@@ -13,6 +13,7 @@ use super::body::{ForwardedBody, ResponseBody};
 use super::pool::Lease;
 use super::upgrade::Carrying;
 use crate::authorize::Permit;
+use crate::policy::credential::{CredentialKind, CredentialSet};
 use crate::record::RequestRecord;
 use crate::record::line::DecisionId;
 use crate::refusal::Refusal;
@@ -57,8 +58,26 @@ pub(crate) fn refuse(refusal: &Refusal, mut record: RequestRecord, grpc: bool) -
         // Nobody can tell any more where the next request begins (RFC 9112 §6.3).
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    if let Refusal::Credential { accepted, .. } = refusal
+        && status == StatusCode::UNAUTHORIZED
+    {
+        challenge(answer.headers_mut(), *accepted);
+    }
     record.close(Some(refusal));
     answer
+}
+
+/// Which credentials would do (RFC 9110 §11.6.1): a key or a token is a bearer token (RFC 6750 §3). Why one that was shown was
+/// refused is for the operator to know.
+fn challenge(headers: &mut HeaderMap, accepted: CredentialSet) {
+    const BEARER: [CredentialKind; 3] = [CredentialKind::ApiKey, CredentialKind::Jwt, CredentialKind::OpaqueToken];
+    if BEARER.into_iter().any(|kind| accepted.has(kind)) {
+        headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"countersign\""));
+    }
+    if accepted.has(CredentialKind::Basic) {
+        let basic = HeaderValue::from_static("Basic realm=\"countersign\", charset=\"UTF-8\"");
+        headers.append(header::WWW_AUTHENTICATE, basic);
+    }
 }
 
 /// A problem document (RFC 9457).

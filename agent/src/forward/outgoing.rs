@@ -7,11 +7,13 @@ use http::{HeaderValue, Method, Request, Uri, Version};
 use http_body::Body;
 
 use super::body::RequestBody;
-use crate::connection::{Connection, Current};
+use crate::authenticate::caller::Caller;
+use crate::authorize::Ongoing;
+use crate::connection::Current;
 use crate::identify::headers::IDENTITY_HEADERS;
 use crate::record::line::DecisionId;
 use crate::refusal::{Refusal, Withdrawn};
-use crate::request::{NormalRequest, remove_injected};
+use crate::request::{NormalRequest, X_COUNTERSIGN_DECISION, remove_injected};
 
 /// A request on its way out. What was authorized is in it, and nothing else.
 #[derive(Debug)]
@@ -28,16 +30,15 @@ impl Outgoing {
     pub(crate) fn prepare(
         normal: NormalRequest,
         mut body: RequestBody,
-        connection: &Connection,
+        ongoing: &Ongoing,
         decision: DecisionId,
     ) -> Result<Self, Refusal> {
         let NormalRequest { method, target, authority, mut headers, .. } = normal;
-        if let Current::Inbound(route) = connection.current()? {
-            // No identity can be told where none was verified, and then nothing is forwarded.
-            let identity = connection.identity_headers().ok_or(Refusal::Withdrawn(Withdrawn::Route))?;
+        if let Current::Inbound(route) = ongoing.connection().current()? {
             // Room for all of them at once; without it the map would be rebuilt while they are added.
             headers.try_reserve(IDENTITY_HEADERS + route.inject.len()).ok();
-            identity.add_to(&mut headers, decision);
+            tell_who_calls(&mut headers, ongoing)?;
+            tell_decision(&mut headers, decision);
             remove_injected(&mut headers, &route.inject);
             body.without_injected(&route.inject);
             for injection in &*route.inject {
@@ -95,6 +96,27 @@ impl Outgoing {
             None => Authority::try_from(host?.as_bytes()).ok()?,
         };
         Some(Self { method: parts.method, authority, target: uri.path_and_query?, headers, body })
+    }
+}
+
+/// Tells the backend who stands behind the request. What cannot be told is not forwarded.
+fn tell_who_calls(headers: &mut HeaderMap, ongoing: &Ongoing) -> Result<(), Refusal> {
+    let untold = || Refusal::Withdrawn(Withdrawn::Route);
+    match ongoing.caller() {
+        Caller::Peer(_) | Caller::OnBehalf { .. } => {
+            ongoing.connection().identity_headers().ok_or_else(untold)?.add_to(headers);
+        }
+        Caller::Subject(_) => {}
+    }
+    match ongoing.caller().subject() {
+        Some(subject) if !subject.add_to(headers) => Err(untold()),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn tell_decision(headers: &mut HeaderMap, decision: DecisionId) {
+    if let Ok(decision) = HeaderValue::from_bytes(&decision.text()) {
+        headers.insert(X_COUNTERSIGN_DECISION, decision);
     }
 }
 

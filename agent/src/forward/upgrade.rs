@@ -93,7 +93,7 @@ async fn ask(
 ) -> Result<(Response<Incoming>, Option<Rc<HopMember>>), Refusal> {
     let protocol = normal.upgrade.clone().ok_or(Refusal::UpgradeLost)?;
     let onward = connection.onward()?;
-    let mut outgoing = Outgoing::prepare(normal, body, connection, record.decision())?;
+    let mut outgoing = Outgoing::prepare(normal, body, permit.ongoing(), record.decision())?;
     outgoing.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     if !outgoing.headers.contains_key(SEC_WEBSOCKET_KEY) {
         // An extended CONNECT has no key (RFC 8441 §5), HTTP/1.1 wants one (RFC 6455 §4.1).

@@ -9,11 +9,10 @@ use countersign_certs::verify::VerifiedPeer;
 use http::HeaderMap;
 use http::HeaderValue;
 
-use crate::record::line::DecisionId;
-use crate::request::{X_COUNTERSIGN_DECISION, X_COUNTERSIGN_ID, X_COUNTERSIGN_ROLES, X_FORWARDED_CLIENT_CERT};
+use crate::request::{X_COUNTERSIGN_ID, X_COUNTERSIGN_ROLES, X_FORWARDED_CLIENT_CERT};
 
 /// How many headers a backend gets from us.
-pub(crate) const IDENTITY_HEADERS: usize = 4;
+pub(crate) const IDENTITY_HEADERS: usize = 5;
 
 /// The headers that tell who calls, made once for each peer.
 #[derive(Debug)]
@@ -34,13 +33,10 @@ impl IdentityHeaders {
     }
 
     /// Puts them into a request, in place of whatever was there.
-    pub(crate) fn add_to(&self, headers: &mut HeaderMap, decision: DecisionId) {
+    pub(crate) fn add_to(&self, headers: &mut HeaderMap) {
         headers.insert(X_FORWARDED_CLIENT_CERT, self.certificate.clone());
         headers.insert(X_COUNTERSIGN_ID, self.id.clone());
         headers.insert(X_COUNTERSIGN_ROLES, self.roles.clone());
-        if let Ok(decision) = HeaderValue::from_bytes(&decision.text()) {
-            headers.insert(X_COUNTERSIGN_DECISION, decision);
-        }
     }
 }
 

@@ -5,6 +5,8 @@ pub(crate) mod path;
 
 pub(crate) mod network;
 
+pub(crate) mod credential;
+
 pub(crate) mod subject;
 
 pub(crate) mod member;

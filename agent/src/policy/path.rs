@@ -50,7 +50,18 @@ impl CheckedTarget {
         CheckedPath(self.0.path())
     }
 
-    /// The target byte for byte as it came.
+    /// The query without its question mark.
+    pub(crate) fn query(&self) -> Option<&str> {
+        self.0.query()
+    }
+
+    /// The same path with another query, which may be empty.
+    pub(crate) fn with_query(&self, query: &str) -> Result<Self, http::uri::InvalidUri> {
+        let mark = if query.is_empty() { "" } else { "?" };
+        PathAndQuery::try_from(format!("{}{mark}{query}", self.0.path())).map(Self)
+    }
+
+    /// The target byte for byte as it came, less what was taken out of it.
     pub(crate) fn into_inner(self) -> PathAndQuery {
         self.0
     }

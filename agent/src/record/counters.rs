@@ -87,7 +87,7 @@ impl Histogram {
 }
 
 /// The reasons that metrics tell apart, the last for any other. Fixed, so that no peer can make a label.
-pub(crate) const REASONS: [&str; 44] = [
+pub(crate) const REASONS: [&str; 56] = [
     "audit_unavailable",
     "backend_broke",
     "backend_full",
@@ -100,12 +100,23 @@ pub(crate) const REASONS: [&str; 44] = [
     "certificate_revoked",
     "chain_length",
     "connection_broke",
+    "credential_ambiguous",
+    "credential_malformed",
+    "credential_missing",
+    "credential_not_accepted",
     "denied_by_rule",
     "foreign_not_admitted",
     "handshake_abandoned",
     "handshake_failed",
     "handshake_timeout",
     "idle_timeout",
+    "key_disabled",
+    "key_expired",
+    "key_malformed",
+    "key_not_for_this",
+    "key_replaced",
+    "key_revoked",
+    "key_unknown",
     "limit",
     "local_user_not_allowed",
     "method_not_allowed",
@@ -123,6 +134,7 @@ pub(crate) const REASONS: [&str; 44] = [
     "uri_count",
     "via_not_allowed",
     "withdrawn_answered",
+    "withdrawn_credential",
     "withdrawn_expired",
     "withdrawn_policy",
     "withdrawn_revoked",

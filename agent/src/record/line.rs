@@ -9,6 +9,7 @@ use http::{Method, StatusCode};
 
 use super::Direction;
 use super::counters::Outcome;
+use crate::authenticate::caller::Caller;
 use crate::identify::Peer;
 use crate::listener::PeerAddress;
 
@@ -74,6 +75,8 @@ pub(crate) struct Line<'record> {
     pub(crate) address: &'record PeerAddress,
     pub(crate) claimed: Option<String>,
     pub(crate) peer: Option<&'record Peer>,
+    /// Who stands behind a request; none before that is known.
+    pub(crate) caller: Option<&'record Caller>,
     pub(crate) outcome: Outcome,
     pub(crate) reason: Option<&'static str>,
     pub(crate) detail: Option<&'record str>,
@@ -102,6 +105,13 @@ impl Line<'_> {
         object.plain("\",\"route\":\"", self.route);
         object.display("\",\"address\":\"", self.address);
         object.plain("\"", self.peer.map(Peer::as_json).as_deref().unwrap_or_default());
+        // That a workload or a local program speaks for itself goes without saying.
+        if let Some((caller, subject)) = self.caller.and_then(|caller| Some((caller, caller.subject()?))) {
+            object.plain(",\"principal\":\"", caller.kind());
+            object.plain("\"", &subject.as_json());
+            object.plain(",\"credential\":\"", subject.proof().kind().as_str());
+            object.plain("\"", "");
+        }
         object.escaped(",\"claimed\":", self.claimed.as_deref());
         object.plain(",\"outcome\":\"", self.outcome.as_str());
         object.plain("\"", "");
@@ -179,6 +189,19 @@ pub(crate) fn peer_in_json(
     String::from_utf8(buffer).unwrap_or_default()
 }
 
+/// What is the same in all lines of a user or service: its name, what its credential says of it, and its roles.
+pub(crate) fn subject_in_json(principal: &str, facts: &[String], roles: &[Arc<str>]) -> String {
+    let mut buffer = Vec::with_capacity(256);
+    let mut object = Object(&mut buffer);
+    object.escaped(",\"subject\":", Some(principal));
+    if !facts.is_empty() {
+        object.plain(",\"subject_facts\":", &serde_json::to_string(facts).unwrap_or_default());
+    }
+    let roles: Vec<&str> = roles.iter().map(|role| &**role).collect();
+    object.plain(",\"subject_roles\":", &serde_json::to_string(&roles).unwrap_or_default());
+    String::from_utf8(buffer).unwrap_or_default()
+}
+
 /// Writes `2026-11-23T03:00:00.000000Z`, remembering the text of the last second: at thousands of lines a second only the
 /// fraction changes.
 #[derive(Debug, Default)]
@@ -233,6 +256,7 @@ mod tests {
             address: &address,
             claimed: None,
             peer: None,
+            caller: None,
             outcome: Outcome::Denied,
             reason: Some("no_role"),
             detail: Some("a\"b\n\u{1b}[2J"),

@@ -19,6 +19,7 @@ use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
+use crate::authenticate::caller::Caller;
 use crate::authorize::ConnectionPermit;
 use crate::connection::Connection;
 use crate::identify::Peer;
@@ -154,6 +155,7 @@ impl ConnectionRecord {
             address: &self.address,
             claimed: refusal.and_then(claimed).map(ToString::to_string),
             peer: self.peer.as_deref(),
+            caller: None,
             outcome: outcome_of(refusal, cancelled),
             reason: refusal.map(Refusal::reason),
             detail: detail.as_deref(),
@@ -202,6 +204,7 @@ pub(crate) struct RequestRecord {
     counters: Arc<RouteCounters>,
     opened: Instant,
     decision: DecisionId,
+    caller: Option<Caller>,
     method: Method,
     target: Option<PathAndQuery>,
     rule: Option<Arc<str>>,
@@ -219,6 +222,7 @@ impl RequestRecord {
             counters: connection.counters(),
             opened: Instant::now(),
             decision: connection.worker().next_decision(),
+            caller: None,
             method: method.clone(),
             target: target.cloned(),
             rule: None,
@@ -238,6 +242,12 @@ impl RequestRecord {
         if self.method != *method {
             self.method.clone_from(method);
         }
+    }
+
+    /// Notes who asks, and hands it on.
+    pub(crate) fn caller(&mut self, caller: Caller) -> Caller {
+        self.caller = Some(caller.clone());
+        caller
     }
 
     /// Notes the rule that allowed the request.
@@ -275,16 +285,18 @@ impl RequestRecord {
             self.connection.worker().audit().count_unrecorded();
             return self.connection.request_ended();
         }
+        let Some(omitted) = self.omitted(refusal) else { return self.connection.request_ended() };
         let detail = refusal.map(Refusal::detail);
         let line = Line {
-            omitted: 0,
+            omitted,
             event: Event::Request,
             decision: self.decision,
             direction: self.connection.direction(),
             route: self.connection.route_name(),
             address: self.connection.address(),
             claimed: None,
-            peer: Some(self.connection.peer()),
+            peer: self.connection.peer().map(|peer| &**peer),
+            caller: self.caller.as_ref(),
             outcome,
             reason: refusal.map(Refusal::reason),
             detail: detail.as_deref(),
@@ -299,6 +311,19 @@ impl RequestRecord {
         let worker = self.connection.worker();
         worker.audit().write(&line, worker.clock().precise());
         self.connection.request_ended();
+    }
+}
+
+impl RequestRecord {
+    /// As for a connection: whoever has proved nothing can cause as many refusals as it likes.
+    fn omitted(&self, refusal: Option<&Refusal>) -> Option<u64> {
+        match (self.connection.peer(), &self.caller, refusal) {
+            (None, None, Some(refusal)) => {
+                let worker = self.connection.worker();
+                worker.audit().stranger(self.connection.address().ip(), refusal.reason(), worker.clock().now())
+            }
+            (_, _, _) => Some(0),
+        }
     }
 }
 

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use countersign_certs::time::Clock;
+use countersign_certs::time::{Clock, Timestamp};
 use tokio::sync::{Notify, watch};
 
 use super::places::{HandshakeTurn, Handshakes, Place, Places};
+use crate::authenticate::{KeyUsage, Subjects};
 use crate::authorize::Ongoing;
 use crate::config::address::BackendAddress;
 use crate::connection::Connection;
@@ -33,6 +34,7 @@ pub(crate) struct WorkerSetup {
     pub(crate) decisions: u64,
     /// Shared by all workers.
     pub(crate) places: Arc<Places>,
+    pub(crate) key_usage: Arc<KeyUsage>,
 }
 
 /// The state of one worker.
@@ -50,12 +52,14 @@ pub(crate) struct Worker {
     pub(super) requests: Rc<Live<Ongoing>>,
     pub(super) hops: Rc<Live<Hop>>,
     pub(super) peers: Peers,
+    subjects: Subjects,
     pub(super) backends: RefCell<HashMap<BackendAddress, Rc<BackendPool>>>,
     pub(super) hop_pools: RefCell<HashMap<Arc<str>, Rc<HopPool>>>,
     handshakes: Rc<Handshakes>,
     /// Connections whose audit line is not written yet, from the moment they are accepted.
     unwritten: Cell<usize>,
     places: Arc<Places>,
+    key_usage: Arc<KeyUsage>,
     audit: Rc<AuditBuffer>,
 }
 
@@ -76,11 +80,13 @@ impl Worker {
             requests: Rc::default(),
             hops: Rc::default(),
             peers: Peers::default(),
+            subjects: Subjects::default(),
             backends: RefCell::default(),
             hop_pools: RefCell::default(),
             handshakes: Rc::default(),
             unwritten: Cell::new(0),
             places: setup.places,
+            key_usage: setup.key_usage,
             audit: Rc::new(AuditBuffer::new(setup.sink)),
         }
     }
@@ -162,6 +168,19 @@ impl Worker {
     /// Who is connected.
     pub(crate) fn peers(&self) -> &Peers {
         &self.peers
+    }
+
+    /// Users and services that were believed lately.
+    pub(crate) fn subjects(&self) -> &Subjects {
+        &self.subjects
+    }
+
+    /// Notes which API keys were used since this was called last.
+    pub(super) fn report_used_keys(&self, now: Timestamp) {
+        let used = self.subjects.take_used();
+        if !used.is_empty() {
+            self.key_usage.note(used.iter().filter_map(|subject| subject.proof().key_id()), now);
+        }
     }
 
     /// TLS connections that we opened.

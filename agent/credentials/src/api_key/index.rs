@@ -7,7 +7,7 @@ use countersign_certs::time::Timestamp;
 
 use super::KeyDigest;
 use super::file::KeyFile;
-use super::record::{KeyRecord, KeySecret, KeyState};
+use super::record::{KeyId, KeyRecord, KeySecret, KeyState};
 
 /// All keys by the digests of their secrets. It never changes: a changed file makes a new one.
 #[derive(Debug, Default)]
@@ -48,6 +48,11 @@ impl KeyIndex {
     /// one, let alone from there to the secret.
     pub fn find(&self, digest: &KeyDigest) -> Option<Found<'_>> {
         self.secrets.get(digest).map(|entry| Found { key: &entry.key, secret: &entry.secret })
+    }
+
+    /// Whether a key of this name is in it. Looks at all of them: for reports, not for requests.
+    pub fn has(&self, id: &KeyId) -> bool {
+        self.secrets.values().any(|entry| entry.key.id == *id)
     }
 
     /// How many secrets it knows.

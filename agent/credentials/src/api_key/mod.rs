@@ -23,7 +23,7 @@ pub mod edit;
 pub mod index;
 
 pub use edit::{EditError, NewKey, Rotated};
-pub use file::{KeyFile, KeyFileError};
+pub use file::{FILE_BYTES_MAX, KeyFile, KeyFileError};
 pub use index::{Found, KeyIndex};
 pub use record::{KeyId, KeyRecord, KeySecret, KeyState};
 

@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue};
 use super::super::address::{BackendAddress, BackendSocket, Protocol};
 use super::super::checked::{Inbound, Injection};
 use super::super::{Secrets, file, secret};
+use super::credentials;
 use super::domains::Identities;
 use super::routes::Places;
 use super::rules;
@@ -49,10 +50,12 @@ pub(super) fn inbound(
         ));
     }
     let policy = rules::policy(&name, written.deny, written.allow, roles, &backend)?;
+    let demand = credentials::demand(written.require.as_ref(), written.any_of.as_ref(), &backend)?;
     let inject = injections(written.inject.0, &backend, secrets, files)?;
     let inbound = Inbound {
         identity: identities.check(&written.identity)?,
         listen: parsed(&written.listen)?,
+        demand,
         policy: Arc::new(policy),
         foreign_bundle: written.foreign_bundle.as_ref().map(absolute).transpose()?,
         name,

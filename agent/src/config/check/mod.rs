@@ -2,6 +2,8 @@
 
 mod domains;
 
+pub(super) mod credentials;
+
 mod roles;
 
 mod inbound;
@@ -24,14 +26,16 @@ use toml::Spanned;
 use super::checked::{Agent, AuditOutput, Control, Limits};
 use super::{Secrets, file};
 use countersign_certs::settings::diagnostic::Finding;
+use credentials::KnownSubjects;
 use domains::{Identities, KnownDomains};
 use scalars::{absolute, number, span_of_time, whole_seconds};
 
 /// Checks a whole config.
 pub(super) fn agent(file: file::Agent, enrolled: Option<&TrustDomain>, secrets: Secrets) -> Result<Agent, Finding> {
     let known = KnownDomains::of(&file, enrolled);
-    let roles = Arc::new(roles::roles(&file.role, &known)?);
     let mut files = Vec::new();
+    let accepted = Arc::new(credentials::accepted(&file, secrets, &mut files)?);
+    let roles = Arc::new(roles::roles(&file.role, &known, &KnownSubjects::from(&accepted))?);
     let certificates = domains::certificates(&file.certificate)?;
     let trust_domains = domains::trust_domains(&file.trust_domain, &mut files)?;
     let identities = Identities { certificates: &certificates, enrolled, has_state: file.state_dir.is_some() };
@@ -58,6 +62,7 @@ pub(super) fn agent(file: file::Agent, enrolled: Option<&TrustDomain>, secrets: 
         log_level: log_level(file.log)?,
         limits: limits(file.limits)?,
         roles,
+        accepted,
         trust_domains,
         certificates,
         inbounds: inbounds.into_iter().map(|(inbound, _)| inbound).collect(),

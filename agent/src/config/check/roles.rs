@@ -3,25 +3,31 @@
 use toml::Spanned;
 
 use super::super::file;
+use super::credentials::KnownSubjects;
 use super::domains::KnownDomains;
 use super::scalars::{name, parsed};
 use crate::policy::member::MemberPattern;
 use crate::policy::role::{RoleDefinition, Roles, RolesError};
 use countersign_certs::settings::diagnostic::{Finding, did_you_mean};
 
-pub(super) fn roles(definitions: &[file::Role], known: &KnownDomains) -> Result<Roles, Finding> {
+pub(super) fn roles(
+    definitions: &[file::Role],
+    known: &KnownDomains,
+    subjects: &KnownSubjects,
+) -> Result<Roles, Finding> {
     let mut compiled = Vec::new();
     for definition in definitions {
         let mut members = Vec::new();
         for text in &definition.members {
             let member: MemberPattern = parsed(text)?;
             known.check(member.trust_domain(), text.span(), "this member")?;
+            member.subject().map_or(Ok(()), |pattern| subjects.check(text, pattern))?;
             members.push(member);
         }
         let includes = definition.includes.iter().map(|include| include.get_ref().as_str().into()).collect();
         compiled.push(RoleDefinition { name: name(&definition.name)?, members, includes });
     }
-    Roles::compile(&compiled, false).map_err(|error| roles_finding(&error, definitions))
+    Roles::compile(&compiled, subjects.api_keys).map_err(|error| roles_finding(&error, definitions))
 }
 
 fn roles_finding(error: &RolesError, definitions: &[file::Role]) -> Finding {

@@ -1,0 +1,52 @@
+//! API keys: from the secret shown to whose it is.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use countersign_credentials::api_key::{ApiKey, Found, KeyDigest, KeyState};
+
+use super::refusal::CredentialRefusal;
+use super::shown::Secret;
+use super::subject::{Proof, Subject};
+use crate::policy::subject::SubjectNames;
+use crate::routes::Snapshot;
+use crate::worker::Worker;
+
+/// Verifies a key that a request shows.
+pub(super) fn verify(secret: &Secret, worker: &Worker, snapshot: &Snapshot) -> Result<Rc<Subject>, CredentialRefusal> {
+    let text = std::str::from_utf8(secret.expose()).map_err(|_not_text| CredentialRefusal::NotText)?;
+    // Its check sum tells a wrong text from a key before anything is looked up.
+    let digest = ApiKey::parse(text)?.digest();
+    let found = look_up(&digest, worker, snapshot)?;
+    Ok(worker.subjects().of_key(&digest, found, snapshot))
+}
+
+/// The key with this secret, if it counts now.
+pub(super) fn look_up<'index>(
+    digest: &KeyDigest,
+    worker: &Worker,
+    snapshot: &'index Snapshot,
+) -> Result<Found<'index>, CredentialRefusal> {
+    let found = snapshot.accepted.keys().and_then(|keys| keys.find(digest)).ok_or(CredentialRefusal::KeyUnknown)?;
+    let id = || found.key.id.to_string();
+    match found.state(worker.clock().now()) {
+        KeyState::Active => Ok(found),
+        KeyState::Disabled(since) => Err(CredentialRefusal::KeyDisabled { id: id(), since }),
+        KeyState::Expired(at) => Err(CredentialRefusal::KeyExpired { id: id(), at }),
+        KeyState::Replaced(until) => Err(CredentialRefusal::KeyReplaced { id: id(), until }),
+        KeyState::Revoked(since) => Err(CredentialRefusal::KeyRevoked { id: id(), since }),
+    }
+}
+
+/// Who shows a key that was found.
+pub(super) fn subject(digest: KeyDigest, found: Found<'_>, snapshot: &Snapshot) -> Rc<Subject> {
+    let key = found.key;
+    let names = SubjectNames::Key {
+        id: key.id.as_str().into(),
+        team: key.team.as_deref().map(Into::into),
+        grants: key.roles.iter().map(|role| role.as_str().into()).collect(),
+    };
+    let ends = found.not_after();
+    let proof = Proof::Key { digest, key: Arc::clone(key), ends };
+    Subject::new(names, proof, snapshot)
+}

@@ -1,0 +1,98 @@
+//! Who asks? From the certificate of the connection and the credential of the request to a [`Caller`], or to a refusal.
+//!
+//! A route says what it demands. A credential that it does not name is not looked at and goes on to the service; one that it
+//! names must be good whenever it is shown, also where another would have done.
+
+pub(crate) mod caller;
+
+pub(crate) mod subject;
+
+pub(crate) mod shown;
+
+pub(crate) mod refusal;
+
+mod keys;
+
+mod subjects;
+
+pub(crate) mod usage;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::connection::{Connection, Current};
+use crate::policy::credential::{CredentialKind, CredentialSet, Demand};
+use crate::refusal::{Refusal, Withdrawn};
+use crate::request::NormalRequest;
+use crate::routes::Snapshot;
+use caller::Caller;
+use refusal::CredentialRefusal;
+use shown::Shown;
+use subject::{Proof, Subject};
+pub(crate) use subjects::Subjects;
+pub(crate) use usage::KeyUsage;
+
+/// Finds out who makes a request, and takes the credential out of it.
+pub(crate) async fn request(connection: &Rc<Connection>, request: &mut NormalRequest) -> Result<Caller, Refusal> {
+    match connection.sole_caller() {
+        // Most routes demand a certificate and nothing else; the handshake has seen to it.
+        Some(peer) => Ok(Caller::Peer(peer)),
+        None => Box::pin(with_credential(connection, request)).await,
+    }
+}
+
+async fn with_credential(connection: &Rc<Connection>, request: &mut NormalRequest) -> Result<Caller, Refusal> {
+    let Current::Inbound(route) = connection.current()? else { return Err(Refusal::Withdrawn(Withdrawn::Route)) };
+    let refused = |refusal| Refusal::Credential { source: Box::new(refusal), accepted: route.demand.accepted() };
+    let snapshot = connection.worker().snapshot();
+    let shown = shown::take(request, snapshot.accepted.key_places(), route.demand.accepted()).map_err(refused)?;
+    let subject = shown.map(|shown| verify(&shown, connection, &snapshot)).transpose().map_err(refused)?;
+    subject.iter().for_each(|subject| subject.uses());
+    caller(connection, subject, route.demand).map_err(refused)
+}
+
+fn verify(shown: &Shown, connection: &Connection, snapshot: &Arc<Snapshot>) -> Result<Rc<Subject>, CredentialRefusal> {
+    match shown {
+        Shown::ApiKey(secret) => keys::verify(secret, connection.worker(), snapshot),
+    }
+}
+
+/// Joins what the connection has proved with what the request has.
+fn caller(connection: &Connection, subject: Option<Rc<Subject>>, demand: Demand) -> Result<Caller, CredentialRefusal> {
+    let workload = connection.peer().filter(|_| demand.accepted().has(CredentialKind::Mtls));
+    if let Some(missing) = demand.missing(shown_by(workload.is_some(), subject.as_deref())) {
+        return Err(CredentialRefusal::Missing(missing));
+    }
+    match (workload.cloned(), subject) {
+        (Some(workload), Some(subject)) => Ok(Caller::OnBehalf { workload, subject }),
+        (Some(workload), None) => Ok(Caller::Peer(workload)),
+        (None, Some(subject)) => Ok(Caller::Subject(subject)),
+        // A demand is never met by nothing.
+        (None, None) => Err(CredentialRefusal::Missing(demand.accepted())),
+    }
+}
+
+fn shown_by(certificate: bool, subject: Option<&Subject>) -> CredentialSet {
+    let certificate = certificate.then_some(CredentialKind::Mtls);
+    certificate.into_iter().chain(subject.map(|subject| subject.proof().kind())).collect()
+}
+
+/// Whether the caller of a request under way would still be believed, by what is configured now.
+pub(crate) fn still_believed(caller: &Caller, connection: &Connection, demand: Demand) -> Result<(), Withdrawn> {
+    let snapshot = connection.worker().snapshot();
+    let certificate = connection.peer().is_some() && demand.accepted().has(CredentialKind::Mtls);
+    let withdrawn = |refusal: CredentialRefusal| Withdrawn::Credential(refusal.reason());
+    let subject = caller.subject();
+    if let Some(subject) = subject {
+        subject.hold(&snapshot);
+        match subject.proof() {
+            Proof::Key { digest, .. } => {
+                keys::look_up(digest, connection.worker(), &snapshot).map(drop).map_err(withdrawn)?;
+            }
+        }
+    }
+    match demand.missing(shown_by(certificate, subject.map(|subject| &**subject))) {
+        Some(missing) => Err(withdrawn(CredentialRefusal::Missing(missing))),
+        None => Ok(()),
+    }
+}

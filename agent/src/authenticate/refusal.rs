@@ -1,0 +1,65 @@
+//! Why a credential is not believed.
+
+use countersign_certs::time::Timestamp;
+use countersign_credentials::api_key::ApiKeyError;
+use http::StatusCode;
+
+use crate::policy::credential::CredentialSet;
+
+/// What is wrong with the credential that a request shows, or with showing none.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CredentialRefusal {
+    #[error("the API key {id} is disabled since {since}")]
+    KeyDisabled { id: String, since: Timestamp },
+    #[error("the API key {id} expired at {at}")]
+    KeyExpired { id: String, at: Timestamp },
+    #[error("this is no API key")]
+    KeyMalformed(#[from] ApiKeyError),
+    #[error("the secret of the API key {id} was replaced, and counted until {until}")]
+    KeyReplaced { id: String, until: Timestamp },
+    #[error("the API key {id} was revoked at {since}")]
+    KeyRevoked { id: String, since: Timestamp },
+    #[error("no API key has this secret")]
+    KeyUnknown,
+    #[error("it shows no {0}")]
+    Missing(CredentialSet),
+    #[error("what stands in the Authorization header is no credential that is accepted here")]
+    NotAccepted,
+    #[error("the credential is not text")]
+    NotText,
+    #[error("it shows more than one credential")]
+    Several,
+}
+
+impl CredentialRefusal {
+    /// A short fixed word for metrics and audit lines.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::KeyDisabled { .. } => "key_disabled",
+            Self::KeyExpired { .. } => "key_expired",
+            Self::KeyMalformed(_) => "key_malformed",
+            Self::KeyReplaced { .. } => "key_replaced",
+            Self::KeyRevoked { .. } => "key_revoked",
+            Self::KeyUnknown => "key_unknown",
+            Self::Missing(_) => "credential_missing",
+            Self::NotAccepted => "credential_not_accepted",
+            Self::NotText => "credential_malformed",
+            Self::Several => "credential_ambiguous",
+        }
+    }
+
+    /// The HTTP status that the caller gets (RFC 6750 §3.1).
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::NotText | Self::Several => StatusCode::BAD_REQUEST,
+            Self::KeyDisabled { .. }
+            | Self::KeyExpired { .. }
+            | Self::KeyMalformed(_)
+            | Self::KeyReplaced { .. }
+            | Self::KeyRevoked { .. }
+            | Self::KeyUnknown
+            | Self::Missing(_)
+            | Self::NotAccepted => StatusCode::UNAUTHORIZED,
+        }
+    }
+}

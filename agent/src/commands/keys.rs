@@ -1,0 +1,240 @@
+//! `key`: makes and ends API keys, while an agent runs or not. A running agent watches the file and takes up what has changed.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use countersign_certs::settings::duration;
+use countersign_certs::store::{self, StoreError};
+use countersign_certs::time::{Clock, Timestamp};
+use countersign_credentials::api_key::{
+    ApiKey, EditError, KeyFile, KeyFileError, KeyId, KeyRecord, KeyState, NewKey, NoRandomness,
+};
+use http::Method;
+use serde::Serialize;
+
+use crate::authenticate::usage::{self, LastUsed};
+use crate::cli::{KeyCommand, NewKeyArguments};
+use crate::config::{KeysError, Secrets, checked, read_keys};
+use crate::control::client;
+use crate::control::server::KEY_USAGE_PATH;
+use crate::run::{self, RunError};
+
+/// Why keys stay as they are.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeyCommandError {
+    #[error("{what} {text:?} is no duration: {error}")]
+    Duration { what: &'static str, text: String, error: String },
+    #[error(transparent)]
+    Edit(#[from] EditError),
+    #[error(transparent)]
+    File(#[from] KeyFileError),
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    #[error("no inbound takes API keys; name \"api_key\" in its require or any_of")]
+    NotAccepted,
+    #[error("{folder} belongs to user {owner}, and this is user {own}; the agent could not read what is written here")]
+    NotOwner { folder: PathBuf, owner: u32, own: u32 },
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("there is no {what} {name:?}; there are: {known}")]
+    Unknown { what: &'static str, name: String, known: String },
+}
+
+/// One key as `key list` shows it.
+#[derive(Debug, Serialize)]
+struct Listed<'file> {
+    key: &'file KeyRecord,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_used: Option<Timestamp>,
+}
+
+/// A key that was just made, with its secret. This is the only time that it is shown.
+#[derive(Debug, Serialize)]
+struct Made<'key> {
+    id: &'key KeyId,
+    key: &'key str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<Timestamp>,
+    /// Until when the secret before is accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before_ends: Option<Timestamp>,
+}
+
+/// Carries out one of the commands; what it returns is printed.
+pub(crate) async fn carry_out(command: KeyCommand, clock: &Clock) -> Result<String, KeyCommandError> {
+    let now = clock.now();
+    match command {
+        KeyCommand::Create { config, new, json } => create(&config.path, new, json, now),
+        KeyCommand::List { config, unused_for, json } => list(&config.path, unused_for.as_deref(), json, now).await,
+        KeyCommand::Rotate { config, id, overlap, json } => rotate(&config.path, &id, &overlap, json, now),
+        KeyCommand::Disable { config, id } => {
+            edit(&config.path, |keys, _| keys.disable(&id, now)).map(|()| format!("{id} is disabled\n"))
+        }
+        KeyCommand::Enable { config, id } => {
+            edit(&config.path, |keys, _| keys.enable(&id).map(drop)).map(|()| format!("{id} is enabled\n"))
+        }
+        KeyCommand::Revoke { config, id } => {
+            edit(&config.path, |keys, _| keys.revoke(&id, now)).map(|()| format!("{id} is revoked\n"))
+        }
+    }
+}
+
+fn create(config: &Path, new: NewKeyArguments, json: bool, now: Timestamp) -> Result<String, KeyCommandError> {
+    let (secret, id) = (ApiKey::generate()?, KeyId::generate()?);
+    let expires = new.expires.as_deref().map(|text| span("--expires", text)).transpose()?;
+    let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
+    let key = edit_checked(config, |keys, config| {
+        check_names(config, &new)?;
+        let new = NewKey {
+            owner: new.owner,
+            team: new.team,
+            roles: new.roles,
+            routes: some(new.routes),
+            methods: some(new.methods),
+            limits: None,
+            expires: expires.map(|span| now.plus(span)),
+            note: new.note.unwrap_or_default(),
+        };
+        Ok(keys.create(id, new, secret.digest(), now)?)
+    })?;
+    Ok(made(&Made { id: &key.id, key: secret.expose(), expires: key.expires, before_ends: None }, json))
+}
+
+/// Names that nothing has would make a key that opens nothing, and be found out by its owner.
+fn check_names(config: &checked::Agent, new: &NewKeyArguments) -> Result<(), KeyCommandError> {
+    let check =
+        |what, names: &[String], known: Vec<&str>| match names.iter().find(|name| !known.contains(&name.as_str())) {
+            Some(name) => Err(KeyCommandError::Unknown { what, name: name.clone(), known: known.join(", ") }),
+            None => Ok(()),
+        };
+    check("role", &new.roles, config.roles.all_names().iter().map(|name| &**name).collect())?;
+    check("inbound", &new.routes, config.inbounds.iter().map(|inbound| &*inbound.name).collect())
+}
+
+fn rotate(config: &Path, id: &KeyId, overlap: &str, json: bool, now: Timestamp) -> Result<String, KeyCommandError> {
+    let (secret, overlap) = (ApiKey::generate()?, span("--overlap", overlap)?);
+    let rotated = edit(config, |keys, _| keys.rotate(id, secret.digest(), overlap, now))?;
+    Ok(made(&Made { id, key: secret.expose(), expires: None, before_ends: rotated.before_ends }, json))
+}
+
+fn made(made: &Made<'_>, json: bool) -> String {
+    if json { serde_json::to_string(made).unwrap_or_default() + "\n" } else { format!("{}\n", made.key) }
+}
+
+async fn list(config: &Path, unused_for: Option<&str>, json: bool, now: Timestamp) -> Result<String, KeyCommandError> {
+    let unused_for = unused_for.map(|text| span("--unused-for", text)).transpose()?;
+    let checked = run::load(config, Secrets::Named)?;
+    let path = path_of(&checked)?;
+    let keys = read_keys(&path)?;
+    let used = last_used(config, &path).await;
+    let listed = keys.keys().iter().map(|key| Listed {
+        key,
+        state: state_word(key.state(now)),
+        last_used: used.get(&key.id).copied(),
+    });
+    // A key that was made just now has had no time to be used.
+    let is_idle = |listed: &Listed<'_>| {
+        unused_for.is_none_or(|span| now.since(listed.last_used.unwrap_or(listed.key.created)) >= span)
+    };
+    let listed: Vec<Listed<'_>> = listed.filter(is_idle).collect();
+    if json {
+        return Ok(serde_json::to_string(&listed).unwrap_or_default() + "\n");
+    }
+    Ok(listed.iter().fold(String::new(), |text, listed| text + &in_one_line(listed)))
+}
+
+/// What the running agent knows, or else what it stored last.
+async fn last_used(config: &Path, keys: &Path) -> LastUsed {
+    let asked = match crate::config::control_socket(config) {
+        Ok(socket) => client::ask(&socket, Method::GET, KEY_USAGE_PATH).await.ok(),
+        Err(_unreadable) => None,
+    };
+    let told = asked.and_then(|answer| serde_json::from_str(&answer).ok());
+    told.or_else(|| usage::read(keys).ok()).unwrap_or_default()
+}
+
+fn in_one_line(listed: &Listed<'_>) -> String {
+    let Listed { key, state, last_used } = listed;
+    let mut line = format!("{} {state} owner={}", key.id, key.owner);
+    let some = |list: &Option<Vec<String>>| list.as_ref().map(|list| list.join(","));
+    let details = [
+        ("team", key.team.clone()),
+        ("roles", Some(key.roles.join(","))),
+        ("routes", some(&key.routes)),
+        ("methods", some(&key.methods)),
+        ("expires", key.expires.map(|at| at.to_string())),
+        ("last_used", Some(last_used.map_or("never".to_owned(), |at| at.to_string()))),
+    ];
+    for (name, value) in details.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+        // Writing into a String cannot fail.
+        let _ = write!(line, " {name}={value}");
+    }
+    line + "\n"
+}
+
+fn state_word(state: KeyState) -> &'static str {
+    match state {
+        KeyState::Active => "active",
+        KeyState::Disabled(_) => "disabled",
+        KeyState::Expired(_) => "expired",
+        KeyState::Replaced(_) => "replaced",
+        KeyState::Revoked(_) => "revoked",
+    }
+}
+
+fn span(what: &'static str, text: &str) -> Result<Duration, KeyCommandError> {
+    duration::parse(text).map_err(|error| KeyCommandError::Duration {
+        what,
+        text: text.to_owned(),
+        error: error.to_string(),
+    })
+}
+
+fn edit<T>(
+    config: &Path,
+    change: impl FnOnce(&mut KeyFile, &checked::Agent) -> Result<T, EditError>,
+) -> Result<T, KeyCommandError> {
+    edit_checked(config, |keys, config| Ok(change(keys, config)?))
+}
+
+/// Changes the file, one command at a time. It is the old one or the new one at every moment.
+fn edit_checked<T>(
+    config: &Path,
+    change: impl FnOnce(&mut KeyFile, &checked::Agent) -> Result<T, KeyCommandError>,
+) -> Result<T, KeyCommandError> {
+    let config = run::load(config, Secrets::Named)?;
+    let path = path_of(&config)?;
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let (owner, own) = (store::owner(folder)?, rustix::process::geteuid().as_raw());
+    if owner != own {
+        return Err(KeyCommandError::NotOwner { folder: folder.to_owned(), owner, own });
+    }
+    let _turn = store::lock(&path)?;
+    let mut keys = read_keys(&path)?;
+    let outcome = change(&mut keys, &config)?;
+    store::write(&path, &keys.to_json()?)?;
+    Ok(outcome)
+}
+
+fn path_of(config: &checked::Agent) -> Result<PathBuf, KeyCommandError> {
+    Ok(config.accepted.api_keys.as_ref().ok_or(KeyCommandError::NotAccepted)?.file.clone())
+}
+
+impl KeyCommandError {
+    /// Whether the config is what is wrong.
+    pub(crate) fn is_config(&self) -> bool {
+        matches!(self, Self::Run(RunError::Config(_)))
+    }
+
+    /// What to do about it, where that is known.
+    pub(crate) fn hint(&self) -> Option<&'static str> {
+        matches!(self, Self::NotOwner { .. })
+            .then_some("run it as the agent's user: sudo -u countersign countersign-agent key ...")
+    }
+}

@@ -1,0 +1,264 @@
+//! API keys: made, used, rotated and ended while the agent runs; and every way in which a bad one is refused.
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that finds less than it expects has failed")]
+
+use countersign_tests::agent::TestAgent;
+use countersign_tests::gateway::Gateway;
+use countersign_tests::wait;
+use serde_json::{Value, json};
+
+const ROLES: &str = r#"
+[[role]]
+name    = "reader"
+members = ["team:research"]
+
+[[role]]
+name    = "writer"
+
+[[role]]
+name    = "frontend"
+members = ["spiffe://mesh.test/web/*"]
+"#;
+
+const RULES: &str = r#"
+[[inbound.allow]]
+roles   = ["reader"]
+methods = ["GET"]
+
+[[inbound.allow]]
+roles   = ["writer"]
+methods = ["POST"]
+
+[[inbound.allow]]
+roles   = ["frontend"]
+paths   = ["/frontend"]
+"#;
+
+/// An agent whose one service takes what `demand` says. Keys lie in the agent's folder.
+fn gateway(demand: &str) -> Gateway {
+    let agent = TestAgent::new("gateway");
+    let keys = agent.folder().join("api-keys.json");
+    let before = format!("[api_keys]\nfile = {keys:?}\nquery = \"key\"\n{ROLES}");
+    Gateway::start_as(agent, &before, &format!("{demand}\n{RULES}"))
+}
+
+/// A new key with its ID. It counts as soon as the agent has seen the file.
+fn new_key(gateway: &Gateway, arguments: &[&str]) -> (String, String) {
+    let mut all = vec!["create", "--owner", "alice@mesh.test", "--json"];
+    all.extend(arguments);
+    let made: Value = serde_json::from_str(&gateway.key(&all)).unwrap();
+    (made["id"].as_str().unwrap().to_owned(), made["key"].as_str().unwrap().to_owned())
+}
+
+fn bearer(key: &str) -> String {
+    format!("Authorization: Bearer {key}")
+}
+
+/// Waits until a key is answered with this status.
+fn wait_for(gateway: &Gateway, key: &str, status: u16) {
+    wait::until_so("the agent takes up the changed keys", || gateway.call("/", &["-H", &bearer(key)]).status == status);
+}
+
+#[test]
+fn a_key_made_while_the_agent_runs_opens_what_it_grants_and_no_more() {
+    let gateway = gateway("any_of = [\"api_key\"]");
+    let (id, key) = new_key(&gateway, &["--team", "research"]);
+    wait_for(&gateway, &key, 200);
+    let line = gateway.allowed("/v1/models", &["-H", &bearer(&key)]);
+    assert_eq!(line["subject"], format!("key:{id}"));
+    assert_eq!(line["principal"], "service");
+    assert_eq!(line["credential"], "api_key");
+    assert_eq!(line["subject_roles"], json!(["reader"]));
+    assert_eq!(line["rule"], "llm.allow[0]");
+    assert_eq!(line["peer"], Value::Null);
+    let seen = gateway.backend.seen();
+    let seen = seen.last().unwrap();
+    assert_eq!(seen.value("x-countersign-subject"), Some(format!("key:{id}").as_str()));
+    assert_eq!(seen.value("x-countersign-roles"), Some("reader"));
+    assert!(!seen.names().contains(&"authorization".to_owned()), "{:?}", seen.names());
+    gateway.refused("/", &["-H", &bearer(&key), "-X", "POST"], 403, "method_not_allowed");
+    assert!(!gateway.agent.audit_text().contains(&key));
+    let (_, granted) = new_key(&gateway, &["--role", "writer"]);
+    wait_for(&gateway, &granted, 403);
+    gateway.allowed("/", &["-H", &bearer(&granted), "-X", "POST"]);
+}
+
+#[test]
+fn a_key_may_stand_in_a_header_or_in_the_query_and_goes_no_further() {
+    let gateway = gateway("any_of = [\"api_key\"]");
+    let (_, key) = new_key(&gateway, &["--team", "research"]);
+    wait_for(&gateway, &key, 200);
+    gateway.allowed("/", &["-H", &format!("X-API-Key: {key}")]);
+    let line = gateway.allowed(&format!("/v1?a=1&key={key}&b=%2F"), &[]);
+    assert_eq!(line["path"], "/v1");
+    let seen = gateway.backend.seen();
+    assert!(seen.last().unwrap().line().starts_with("GET /v1?a=1&b=%2F "), "{}", seen.last().unwrap().line());
+    for seen in &seen {
+        assert!(!format!("{seen:?}").contains(&key), "{seen:?}");
+    }
+    assert!(!gateway.agent.audit_text().contains(&key));
+}
+
+#[test]
+fn bad_keys_are_refused_by_name_and_reach_nobody() {
+    let gateway = gateway("any_of = [\"api_key\"]");
+    let (_, key) = new_key(&gateway, &["--team", "research"]);
+    wait_for(&gateway, &key, 200);
+    let refused = |arguments: &[&str], status, reason| gateway.refused("/", arguments, status, reason);
+    refused(&[], 401, "credential_missing");
+    let mut other = key.clone().into_bytes();
+    let last = other.len() - 1;
+    other[last] = if other[last] == b'a' { b'b' } else { b'a' };
+    let other = String::from_utf8(other).unwrap();
+    for text in
+        [&other, "csk_*", "csk_%", "csk_' OR '1'='1", "csk_.{49}", "*", "sk-other", &key[..20], &(key.clone() + "a")]
+    {
+        refused(&["-H", &bearer(text)], 401, "key_malformed");
+    }
+    // A key that was made and taken back is one that nobody has.
+    let path = gateway.agent.folder().join("api-keys.json");
+    let before = std::fs::read(&path).unwrap();
+    let (_, unknown) = new_key(&gateway, &["--team", "research"]);
+    std::fs::write(&path, before).unwrap();
+    wait_for(&gateway, &unknown, 401);
+    refused(&["-H", &bearer(&unknown)], 401, "key_unknown");
+    let twice = bearer(&key);
+    refused(&["-H", &twice, "-H", &twice], 400, "request_ambiguous");
+    refused(&["-H", &twice, "-H", &format!("X-API-Key: {key}")], 400, "credential_ambiguous");
+    refused(&["-H", &format!("X-API-Key: {key}"), "-H", "X-API-Key: a"], 400, "credential_ambiguous");
+    refused(&["-H", &format!("Authorization: Basic {key}")], 401, "credential_not_accepted");
+    refused(&["-H", &format!("X_API_Key: {key}")], 401, "credential_missing");
+    assert_eq!(gateway.call("/", &[]).header("www-authenticate"), Some("Bearer realm=\"countersign\""));
+    // Another spelling beside the right one does not reach a service that would read both as the same.
+    gateway.allowed("/", &["-H", &twice, "-H", "X_API_Key: forged"]);
+    assert!(!gateway.backend.seen().last().unwrap().names().contains(&"x_api_key".to_owned()));
+}
+
+#[test]
+fn a_key_is_rotated_with_overlap_and_ends_when_it_is_said_to() {
+    let gateway = gateway("any_of = [\"api_key\"]");
+    let (id, first) = new_key(&gateway, &["--team", "research"]);
+    wait_for(&gateway, &first, 200);
+    let second = gateway.key(&["rotate", &id, "--overlap", "1h"]);
+    wait_for(&gateway, &second, 200);
+    gateway.allowed("/", &["-H", &bearer(&first)]);
+    gateway.key(&["disable", &id]);
+    wait_for(&gateway, &second, 401);
+    gateway.refused("/", &["-H", &bearer(&first)], 401, "key_disabled");
+    gateway.key(&["enable", &id]);
+    wait_for(&gateway, &second, 200);
+    gateway.key(&["revoke", &id]);
+    wait_for(&gateway, &second, 401);
+    gateway.refused("/", &["-H", &bearer(&first)], 401, "key_revoked");
+    let (_, brief) = new_key(&gateway, &["--team", "research", "--expires", "3s"]);
+    wait_for(&gateway, &brief, 200);
+    wait_for(&gateway, &brief, 401);
+    gateway.refused("/", &["-H", &bearer(&brief)], 401, "key_expired");
+}
+
+#[test]
+fn a_stream_ends_with_the_key_that_opened_it() {
+    let gateway = gateway("any_of = [\"api_key\"]");
+    let (id, key) = new_key(&gateway, &["--team", "research"]);
+    wait_for(&gateway, &key, 200);
+    let mut held = gateway.start_call("/hold", &["-H", &bearer(&key)]);
+    wait::until_so("the stream has begun", || gateway.backend.seen().iter().any(|seen| seen.line().contains("/hold")));
+    gateway.key(&["revoke", &id]);
+    held.wait_for_end(std::time::Duration::from_secs(10));
+    gateway.agent.wait_for_audit("the stream was cut", |line| {
+        line["reason"] == "withdrawn_credential" && line["outcome"] == "cut" && line["path"] == "/hold"
+    });
+}
+
+#[test]
+fn a_key_for_some_routes_and_methods_is_for_no_other() {
+    let gateway = gateway("any_of = [\"api_key\"]");
+    let (_, get) = new_key(&gateway, &["--team", "research", "--role", "writer", "--method", "GET", "--route", "llm"]);
+    wait_for(&gateway, &get, 200);
+    gateway.refused("/", &["-H", &bearer(&get), "-X", "POST"], 403, "key_not_for_this");
+    let wrong = gateway.agent.run(&[
+        "key",
+        "create",
+        "--config",
+        gateway.agent.config_path().to_str().unwrap(),
+        "--owner",
+        "a",
+        "--role",
+        "wrter",
+    ]);
+    assert!(wrong.code == Some(1) && wrong.stderr.contains("there is no role \"wrter\""), "{wrong:?}");
+}
+
+#[test]
+fn a_workload_with_a_key_acts_for_its_owner_and_not_for_itself() {
+    let gateway = gateway("require = [\"mtls\", \"api_key\"]");
+    let (id, key) = new_key(&gateway, &["--team", "research"]);
+    let workload = gateway.workload("spiffe://mesh.test/web/frontend");
+    let workload: Vec<&str> = workload.iter().map(String::as_str).collect();
+    let header = bearer(&key);
+    let both = [&workload[..], &["-H", &header]].concat();
+    wait::until_so("the agent takes up the key", || gateway.call("/", &both).status == 200);
+    let line = gateway.allowed("/", &both);
+    assert_eq!(line["principal"], "workload_on_behalf");
+    assert_eq!(line["peer"], "spiffe://mesh.test/web/frontend");
+    assert_eq!(line["subject"], format!("key:{id}"));
+    let seen = gateway.backend.seen();
+    let seen = seen.last().unwrap();
+    assert_eq!(seen.value("x-countersign-id"), Some("spiffe://mesh.test/web/frontend"));
+    assert_eq!(seen.value("x-countersign-subject"), Some(format!("key:{id}").as_str()));
+    assert_eq!(seen.value("x-countersign-roles"), Some("reader"));
+    // What the workload may do for itself it may not do for somebody else.
+    gateway.refused("/frontend", &[&both[..], &["-X", "POST"]].concat(), 403, "method_not_allowed");
+    gateway.refused("/", &workload, 401, "credential_missing");
+    assert_eq!(gateway.call("/", &["-H", &header]).status, 0, "a certificate is required in the handshake");
+}
+
+#[test]
+fn either_of_two_credentials_will_do_and_a_bad_one_will_not() {
+    let gateway = gateway("any_of = [\"mtls\", \"api_key\"]");
+    let (_, key) = new_key(&gateway, &["--team", "research"]);
+    wait_for(&gateway, &key, 200);
+    let workload = gateway.workload("spiffe://mesh.test/web/frontend");
+    let workload: Vec<&str> = workload.iter().map(String::as_str).collect();
+    let line = gateway.allowed("/frontend", &workload);
+    assert_eq!(line["peer"], "spiffe://mesh.test/web/frontend");
+    assert_eq!(line["subject"], Value::Null);
+    gateway.refused("/frontend", &[&workload[..], &["-H", "X-API-Key: csk_bad"]].concat(), 401, "key_malformed");
+    gateway.refused("/", &[], 401, "credential_missing");
+}
+
+#[test]
+fn keys_that_nobody_uses_can_be_found() {
+    let mut gateway = gateway("any_of = [\"api_key\"]");
+    let (used, key) = new_key(&gateway, &["--team", "research"]);
+    let (idle, _) = new_key(&gateway, &["--team", "research"]);
+    wait_for(&gateway, &key, 200);
+    let last_used = |gateway: &Gateway, id: &str| {
+        let listed: Vec<Value> = serde_json::from_str(&gateway.key(&["list", "--json"])).unwrap();
+        listed.iter().find(|listed| listed["key"]["id"] == id).unwrap()["last_used"].clone()
+    };
+    wait::until_so("the use of a key is known", || last_used(&gateway, &used).is_number());
+    assert_eq!(last_used(&gateway, &idle), Value::Null);
+    gateway.agent.stop();
+    assert!(last_used(&gateway, &used).is_number(), "what was known is stored when the agent stops");
+    gateway.agent.start();
+    assert!(last_used(&gateway, &used).is_number());
+    assert!(gateway.key(&["list"]).contains(&format!("{idle} active owner=alice@mesh.test team=research")));
+    assert!(!gateway.key(&["list", "--unused-for", "1h"]).contains(&used));
+}
+
+#[test]
+fn a_file_of_keys_that_is_broken_leaves_the_last_good_keys_in_use() {
+    let gateway = gateway("any_of = [\"api_key\"]");
+    let (_, key) = new_key(&gateway, &["--team", "research"]);
+    wait_for(&gateway, &key, 200);
+    let path = gateway.agent.folder().join("api-keys.json");
+    let good = std::fs::read(&path).unwrap();
+    std::fs::write(&path, b"{").unwrap();
+    let status =
+        gateway.agent.wait_for_status("the broken file is noticed", |status| status["config_error"].is_string());
+    assert!(status["config_error"].as_str().unwrap().contains("api-keys.json"), "{status}");
+    gateway.allowed("/", &["-H", &bearer(&key)]);
+    std::fs::write(&path, good).unwrap();
+    gateway.agent.wait_for_status("the mended file is noticed", |status| status["config_error"].is_null());
+    gateway.allowed("/", &["-H", &bearer(&key)]);
+}
