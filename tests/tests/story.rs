@@ -82,7 +82,7 @@ fn one_is_refused(mesh: &Mesh) -> String {
 
 fn the_refusal_is_explained(host_b: &TestAgent, decision: &str) {
     let text = host_b.ask("explain", &[decision]).success();
-    for part in [decision, OTHER, "llm.allow[0]: needs role inference_client", "denied, the peer holds no role"] {
+    for part in [decision, OTHER, "llm.allow[0]: needs role inference_client", "denied, the caller holds no role"] {
         assert!(text.contains(part), "{part:?} is not in:\n{text}");
     }
 
