@@ -5,5 +5,7 @@
 
 pub mod api_key;
 
+pub mod lockout;
+
 mod random;
 mod text;
