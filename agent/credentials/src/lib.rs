@@ -5,6 +5,8 @@
 
 pub mod api_key;
 
+pub mod password;
+
 pub mod lockout;
 
 mod random;
