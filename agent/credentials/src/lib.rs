@@ -9,5 +9,27 @@ pub mod password;
 
 pub mod lockout;
 
+pub mod algorithm;
+
+pub mod jwk;
+
+pub mod jwt;
+
+pub mod confirmation;
+
+pub mod dpop;
+
+pub mod introspection;
+
+pub mod url;
+
+pub mod discovery;
+
+pub mod reach;
+
+pub mod json;
+
+mod encoding;
+
 mod random;
 mod text;

@@ -10,3 +10,14 @@ pub(crate) fn is_name(text: &str, bytes_max: usize) -> bool {
 pub(crate) fn is_note(text: &str, bytes_max: usize) -> bool {
     text.len() <= bytes_max && !text.chars().any(char::is_control)
 }
+
+/// The beginning of a text that a stranger wrote, short enough for a log.
+pub(crate) fn shown(text: &str) -> String {
+    const CHARACTERS: usize = 120;
+    let mut characters = text.chars();
+    let mut shown: String = characters.by_ref().take(CHARACTERS).collect();
+    if characters.next().is_some() {
+        shown.push('…');
+    }
+    shown
+}
