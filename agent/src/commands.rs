@@ -10,6 +10,8 @@ use countersign_certs::san::{San, SanError};
 use countersign_certs::store::{self, StoreError};
 use countersign_certs::time::Clock;
 use countersign_certs::token::{JoinToken, TOKEN_BYTES_MAX, TokenError};
+use countersign_credentials::api_key::NoRandomness;
+use countersign_credentials::password::{BasicError, PASSWORD_BYTES_MAX, Password, PasswordHash};
 use http::Method;
 use serde::Deserialize;
 
@@ -42,11 +44,15 @@ pub(crate) enum CommandError {
     Method(String),
     #[error("a request for {path:?} would be refused before any rule is asked")]
     Path { path: String, source: PathError },
+    #[error("this cannot be a password")]
+    Password(#[from] BasicError),
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
     #[error(transparent)]
     Peer(#[from] SanError),
     #[error(transparent)]
     Run(#[from] RunError),
-    #[error("the join token cannot be read from standard input")]
+    #[error("standard input cannot be read")]
     Stdin(#[source] std::io::Error),
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -82,6 +88,15 @@ pub(crate) async fn enroll(
     let token: JoinToken = text.parse()?;
     let enrollment = enroll::enroll(&token, folder, clock).await?;
     Ok(format!("{}\n", enrollment.host_id))
+}
+
+/// `password-hash`: the Argon2id hash of a password.
+pub(crate) fn password_hash() -> Result<String, CommandError> {
+    let limit = u64::try_from(PASSWORD_BYTES_MAX).unwrap_or(u64::MAX);
+    let mut text = zeroize::Zeroizing::new(String::with_capacity(PASSWORD_BYTES_MAX + 2));
+    std::io::stdin().take(limit + 2).read_to_string(&mut text).map_err(CommandError::Stdin)?;
+    let password = Password::new(zeroize::Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))?;
+    Ok(PasswordHash::new_text(&password)? + "\n")
 }
 
 fn standard_input() -> Result<String, CommandError> {

@@ -116,6 +116,7 @@ async fn carry_out(command: Command, clock: Clock, handed_over: HandedOver) -> R
             commands::explain_question(&config.path, &question, json)
         }
         Command::Key(command) => Ok(commands::keys::carry_out(command, &clock).await?),
+        Command::PasswordHash => commands::password_hash(),
         Command::Renew { config, id } => commands::renew(&config.path, id.as_deref()).await,
         Command::Run { config } => run_agent(&config.path, clock, handed_over).await,
         Command::Status { config, json } => commands::status(&config.path, json).await,

@@ -3,6 +3,7 @@
 
 use std::io;
 
+use countersign_certs::time::Timestamp;
 use countersign_certs::verify::PeerRefusal;
 use http::StatusCode;
 
@@ -173,6 +174,14 @@ impl Refusal {
             Self::AuditUnavailable | Self::BackendFull { .. } | Self::OwnCertificate { .. } | Self::Tls(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
+        }
+    }
+
+    /// In how many seconds it is worth trying again (RFC 9110 §10.2.3); none where waiting does not help.
+    pub(crate) fn retry_after(&self, now: Timestamp) -> Option<u64> {
+        match self {
+            Self::Credential { source, .. } => source.retry_after(now),
+            _ => None,
         }
     }
 

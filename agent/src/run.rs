@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::assemble::{AssembleError, Assembler, Opening, Taken, Waiting};
-use crate::authenticate::KeyUsage;
+use crate::authenticate::{KeyUsage, PasswordChecks};
 use crate::config::address::ListenAddress;
 use crate::config::checked;
 use crate::config::{self, ConfigError, Secrets};
@@ -71,6 +71,7 @@ pub(crate) struct Agent {
     snapshots: watch::Sender<Arc<Snapshot>>,
     places: Arc<Places>,
     key_usage: Arc<KeyUsage>,
+    password_checks: Arc<PasswordChecks>,
 }
 
 /// The config of a file, read with what is known of this host's enrollment.
@@ -110,6 +111,7 @@ pub(crate) async fn run(
         snapshots: watch::Sender::new(Arc::new(empty)),
         places: Arc::default(),
         key_usage,
+        password_checks: Arc::new(PasswordChecks::new().map_err(no_randomness)?),
     });
     let mut stop = StopSignals::new()?;
     agent.open_control()?;
@@ -218,6 +220,7 @@ impl Agent {
                     decisions: random_number()?,
                     places: Arc::clone(&self.places),
                     key_usage: Arc::clone(&self.key_usage),
+                    password_checks: Arc::clone(&self.password_checks),
                 };
                 std::thread::Builder::new()
                     .name(format!("worker-{index}"))
@@ -507,10 +510,12 @@ fn run_worker(setup: WorkerSetup) {
     }
 }
 
+fn no_randomness(_unspecified: aws_lc_rs::error::Unspecified) -> RunError {
+    RunError::System { what: "randomness", source: io::ErrorKind::Unsupported.into() }
+}
+
 fn random_number() -> Result<u64, RunError> {
     let mut bytes = [0; 8];
-    let no_randomness =
-        |_unspecified| RunError::System { what: "randomness", source: io::ErrorKind::Unsupported.into() };
     aws_lc_rs::rand::fill(&mut bytes).map_err(no_randomness)?;
     Ok(u64::from_be_bytes(bytes))
 }

@@ -30,7 +30,17 @@ const RULES: &[Rule] = &[
     },
     Rule {
         folder: "agent/src/policy",
-        words: &["tokio::", "hyper::", "std::net::Tcp", "std::net::Udp", "SystemTime", "Instant", "Clock", "std::fs", "crate::forward"],
+        words: &[
+            "tokio::",
+            "hyper::",
+            "std::net::Tcp",
+            "std::net::Udp",
+            "SystemTime",
+            "Instant",
+            "Clock",
+            "std::fs",
+            "crate::forward",
+        ],
         why: "a decision is pure",
         except: &[],
     },

@@ -13,6 +13,8 @@ pub(crate) mod refusal;
 
 mod keys;
 
+mod passwords;
+
 mod subjects;
 
 pub(crate) mod usage;
@@ -26,6 +28,7 @@ use crate::refusal::{Refusal, Withdrawn};
 use crate::request::NormalRequest;
 use crate::routes::Snapshot;
 use caller::Caller;
+pub(crate) use passwords::PasswordChecks;
 use refusal::CredentialRefusal;
 use shown::Shown;
 use subject::{Proof, Subject};
@@ -46,13 +49,21 @@ async fn with_credential(connection: &Rc<Connection>, request: &mut NormalReques
     let refused = |refusal| Refusal::Credential { source: Box::new(refusal), accepted: route.demand.accepted() };
     let snapshot = connection.worker().snapshot();
     let shown = shown::take(request, snapshot.accepted.key_places(), route.demand.accepted()).map_err(refused)?;
-    let subject = shown.map(|shown| verify(&shown, connection, &snapshot)).transpose().map_err(refused)?;
+    let subject = match shown {
+        Some(shown) => Some(verify(&shown, connection, &snapshot).await.map_err(refused)?),
+        None => None,
+    };
     subject.iter().for_each(|subject| subject.uses());
     caller(connection, subject, route.demand).map_err(refused)
 }
 
-fn verify(shown: &Shown, connection: &Connection, snapshot: &Arc<Snapshot>) -> Result<Rc<Subject>, CredentialRefusal> {
+async fn verify(
+    shown: &Shown,
+    connection: &Connection,
+    snapshot: &Arc<Snapshot>,
+) -> Result<Rc<Subject>, CredentialRefusal> {
     match shown {
+        Shown::Basic(secret) => passwords::verify(secret, connection, snapshot).await,
         Shown::ApiKey(secret) => keys::verify(secret, connection.worker(), snapshot),
     }
 }
@@ -89,6 +100,7 @@ pub(crate) fn still_believed(caller: &Caller, connection: &Connection, demand: D
             Proof::Key { digest, .. } => {
                 keys::look_up(digest, connection.worker(), &snapshot).map(drop).map_err(withdrawn)?;
             }
+            Proof::Password { name, hash } => passwords::still_right(name, hash, &snapshot).map_err(withdrawn)?,
         }
     }
     match demand.missing(shown_by(certificate, subject.map(|subject| &**subject))) {

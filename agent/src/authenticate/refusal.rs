@@ -2,6 +2,8 @@
 
 use countersign_certs::time::Timestamp;
 use countersign_credentials::api_key::ApiKeyError;
+use countersign_credentials::lockout::LockedUntil;
+use countersign_credentials::password::BasicError;
 use http::StatusCode;
 
 use crate::policy::credential::CredentialSet;
@@ -9,6 +11,8 @@ use crate::policy::credential::CredentialSet;
 /// What is wrong with the credential that a request shows, or with showing none.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CredentialRefusal {
+    #[error("too many passwords are checked at once")]
+    Busy,
     #[error("the API key {id} is disabled since {since}")]
     KeyDisabled { id: String, since: Timestamp },
     #[error("the API key {id} expired at {at}")]
@@ -21,12 +25,18 @@ pub(crate) enum CredentialRefusal {
     KeyRevoked { id: String, since: Timestamp },
     #[error("no API key has this secret")]
     KeyUnknown,
+    #[error(transparent)]
+    LockedOut(#[from] LockedUntil),
     #[error("it shows no {0}")]
     Missing(CredentialSet),
     #[error("what stands in the Authorization header is no credential that is accepted here")]
     NotAccepted,
     #[error("the credential is not text")]
     NotText,
+    #[error("this is no name and password")]
+    PasswordMalformed(#[from] BasicError),
+    #[error("nobody has this name and this password")]
+    PasswordWrong,
     #[error("it shows more than one credential")]
     Several,
 }
@@ -35,15 +45,19 @@ impl CredentialRefusal {
     /// A short fixed word for metrics and audit lines.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
+            Self::Busy => "password_busy",
             Self::KeyDisabled { .. } => "key_disabled",
             Self::KeyExpired { .. } => "key_expired",
             Self::KeyMalformed(_) => "key_malformed",
             Self::KeyReplaced { .. } => "key_replaced",
             Self::KeyRevoked { .. } => "key_revoked",
             Self::KeyUnknown => "key_unknown",
+            Self::LockedOut(_) => "locked_out",
             Self::Missing(_) => "credential_missing",
             Self::NotAccepted => "credential_not_accepted",
             Self::NotText => "credential_malformed",
+            Self::PasswordMalformed(_) => "password_malformed",
+            Self::PasswordWrong => "password_wrong",
             Self::Several => "credential_ambiguous",
         }
     }
@@ -52,6 +66,8 @@ impl CredentialRefusal {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::NotText | Self::Several => StatusCode::BAD_REQUEST,
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::LockedOut(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::KeyDisabled { .. }
             | Self::KeyExpired { .. }
             | Self::KeyMalformed(_)
@@ -59,7 +75,18 @@ impl CredentialRefusal {
             | Self::KeyRevoked { .. }
             | Self::KeyUnknown
             | Self::Missing(_)
-            | Self::NotAccepted => StatusCode::UNAUTHORIZED,
+            | Self::NotAccepted
+            | Self::PasswordMalformed(_)
+            | Self::PasswordWrong => StatusCode::UNAUTHORIZED,
+        }
+    }
+
+    /// From when on it is worth trying again; none where waiting does not help.
+    pub(crate) fn retry_after(&self, now: Timestamp) -> Option<u64> {
+        match self {
+            Self::LockedOut(locked) => Some(locked.until.since(now).as_secs().max(1)),
+            Self::Busy => Some(1),
+            _ => None,
         }
     }
 }

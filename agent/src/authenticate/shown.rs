@@ -10,6 +10,8 @@ use crate::request::{NormalRequest, remove_spellings};
 /// A credential as it stood in a request. What is in it is a secret, and is never printed.
 pub(crate) enum Shown {
     ApiKey(Secret),
+    /// With its scheme, as the header has it.
+    Basic(Secret),
 }
 
 /// The text of a credential.
@@ -31,15 +33,6 @@ impl Secret {
         match self {
             Self::Header { value, from } => value.as_bytes().get(*from..).unwrap_or_default(),
             Self::Query(text) => text.as_bytes(),
-        }
-    }
-}
-
-impl Shown {
-    /// What it is.
-    pub(crate) fn kind(&self) -> CredentialKind {
-        match self {
-            Self::ApiKey(_) => CredentialKind::ApiKey,
         }
     }
 }
@@ -74,10 +67,12 @@ fn take_authorization(headers: &mut HeaderMap, accepted: CredentialSet) -> Resul
     let Some(value) = headers.remove(header::AUTHORIZATION) else { return Ok(None) };
     let split = value.as_bytes().iter().position(|byte| *byte == b' ').unwrap_or(value.len());
     let scheme = value.as_bytes().get(..split).unwrap_or_default();
-    let (bearer, from) = (scheme.eq_ignore_ascii_case(b"bearer"), split + 1);
-    let secret = Secret::Header { value: value.clone(), from };
-    if bearer && accepted.has(CredentialKind::ApiKey) {
-        return Ok(Some(Shown::ApiKey(secret)));
+    let is = |name: &str| scheme.eq_ignore_ascii_case(name.as_bytes());
+    if is("bearer") && accepted.has(CredentialKind::ApiKey) {
+        return Ok(Some(Shown::ApiKey(Secret::Header { value, from: split + 1 })));
+    }
+    if is("basic") && accepted.has(CredentialKind::Basic) {
+        return Ok(Some(Shown::Basic(Secret::Header { value, from: 0 })));
     }
     Err(CredentialRefusal::NotAccepted)
 }
@@ -153,8 +148,10 @@ mod tests {
         let mut request = request(target, headers);
         let accepted = CredentialSet::default().with(CredentialKind::ApiKey);
         let taken = take(&mut request, Some(&places()), accepted);
-        let taken =
-            taken.map(|shown| shown.map(|Shown::ApiKey(secret)| String::from_utf8(secret.expose().to_vec()).unwrap()));
+        let text = |shown| match shown {
+            Shown::ApiKey(secret) | Shown::Basic(secret) => String::from_utf8(secret.expose().to_vec()).unwrap(),
+        };
+        let taken = taken.map(|shown| shown.map(text));
         let taken = taken.map_err(|refusal| refusal.reason());
         assert_eq!(taken, found.map(|found| found.map(ToOwned::to_owned)), "{target} {headers:?}");
         if found.is_ok() {

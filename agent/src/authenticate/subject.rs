@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use countersign_certs::time::Timestamp;
 use countersign_credentials::api_key::{KeyDigest, KeyId, KeyRecord};
+use countersign_credentials::password::PasswordHash;
 use http::{HeaderMap, HeaderValue};
 
 use crate::policy::credential::CredentialKind;
@@ -31,6 +32,7 @@ pub(crate) struct Subject {
 #[derive(Debug)]
 pub(crate) enum Proof {
     Key { digest: KeyDigest, key: Arc<KeyRecord>, ends: Option<Timestamp> },
+    Password { name: Box<str>, hash: Arc<PasswordHash> },
 }
 
 #[derive(Debug)]
@@ -116,6 +118,7 @@ impl Proof {
     pub(crate) fn kind(&self) -> CredentialKind {
         match self {
             Self::Key { .. } => CredentialKind::ApiKey,
+            Self::Password { .. } => CredentialKind::Basic,
         }
     }
 
@@ -123,6 +126,7 @@ impl Proof {
     pub(crate) fn key_id(&self) -> Option<&KeyId> {
         match self {
             Self::Key { key, .. } => Some(&key.id),
+            Self::Password { .. } => None,
         }
     }
 
@@ -130,6 +134,7 @@ impl Proof {
     pub(crate) fn ends(&self) -> Option<Timestamp> {
         match self {
             Self::Key { ends, .. } => *ends,
+            Self::Password { .. } => None,
         }
     }
 }

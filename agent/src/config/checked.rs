@@ -1,5 +1,6 @@
 //! The config as used: every name resolved, every value in range, every reference answered.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use countersign_certs::bundle::TrustBundle;
 use countersign_certs::san::San;
 use countersign_certs::tls::KeyExchange;
 use countersign_credentials::api_key::KeyIndex;
+use countersign_credentials::password::PasswordHash;
 use http::{HeaderName, HeaderValue};
 
 use super::address::{BackendAddress, Endpoint, ListenAddress};
@@ -108,6 +110,15 @@ impl Default for Limits {
 #[derive(Debug, Default)]
 pub(crate) struct Accepted {
     pub(crate) api_keys: Option<ApiKeys>,
+    pub(crate) passwords: Option<Passwords>,
+}
+
+/// The hashes of passwords by the names of their users.
+#[derive(Debug)]
+pub(crate) struct Passwords {
+    pub(crate) hashes: HashMap<Box<str>, Arc<PasswordHash>>,
+    /// Nobody's password, as dear to check as theirs.
+    pub(crate) decoy: Arc<PasswordHash>,
 }
 
 /// API keys, as they stand in their file.

@@ -24,6 +24,7 @@ pub(crate) struct Agent {
     #[serde(default)]
     pub(crate) limits: Limits,
     pub(crate) api_keys: Option<Spanned<ApiKeys>>,
+    pub(crate) passwords: Option<Passwords>,
     #[serde(default)]
     pub(crate) trust_domain: Vec<ExtraTrustDomain>,
     #[serde(default)]
@@ -83,6 +84,13 @@ pub(crate) struct ApiKeys {
     pub(crate) file: Option<Spanned<PathBuf>>,
     pub(crate) headers: Option<Spanned<Vec<Spanned<String>>>>,
     pub(crate) query: Option<Spanned<String>>,
+}
+
+/// `[passwords]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Passwords {
+    pub(crate) file: Spanned<PathBuf>,
 }
 
 /// `[[trust_domain]]`

@@ -63,6 +63,9 @@ pub(crate) fn refuse(refusal: &Refusal, mut record: RequestRecord, grpc: bool) -
     {
         challenge(answer.headers_mut(), *accepted);
     }
+    if let Some(seconds) = refusal.retry_after(record.now()) {
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
     record.close(Some(refusal));
     answer
 }

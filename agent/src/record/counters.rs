@@ -87,7 +87,7 @@ impl Histogram {
 }
 
 /// The reasons that metrics tell apart, the last for any other. Fixed, so that no peer can make a label.
-pub(crate) const REASONS: [&str; 56] = [
+pub(crate) const REASONS: [&str; 60] = [
     "audit_unavailable",
     "backend_broke",
     "backend_full",
@@ -119,10 +119,14 @@ pub(crate) const REASONS: [&str; 56] = [
     "key_unknown",
     "limit",
     "local_user_not_allowed",
+    "locked_out",
     "method_not_allowed",
     "network_not_allowed",
     "no_role",
     "own_certificate_ended",
+    "password_busy",
+    "password_malformed",
+    "password_wrong",
     "path_not_allowed",
     "protocol_error",
     "request_ambiguous",

@@ -15,6 +15,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use countersign_certs::time::Timestamp;
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
 use tokio::time::Instant;
@@ -253,6 +254,11 @@ impl RequestRecord {
     /// Notes the rule that allowed the request.
     pub(crate) fn rule(&mut self, rule: Option<Arc<str>>) {
         self.rule = rule;
+    }
+
+    /// The time, by the clock of the worker.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.connection.worker().clock().now()
     }
 
     /// Notes the status that the peer gets.

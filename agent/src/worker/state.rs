@@ -9,7 +9,7 @@ use countersign_certs::time::{Clock, Timestamp};
 use tokio::sync::{Notify, watch};
 
 use super::places::{HandshakeTurn, Handshakes, Place, Places};
-use crate::authenticate::{KeyUsage, Subjects};
+use crate::authenticate::{KeyUsage, PasswordChecks, Subjects};
 use crate::authorize::Ongoing;
 use crate::config::address::BackendAddress;
 use crate::connection::Connection;
@@ -35,6 +35,7 @@ pub(crate) struct WorkerSetup {
     /// Shared by all workers.
     pub(crate) places: Arc<Places>,
     pub(crate) key_usage: Arc<KeyUsage>,
+    pub(crate) password_checks: Arc<PasswordChecks>,
 }
 
 /// The state of one worker.
@@ -60,6 +61,7 @@ pub(crate) struct Worker {
     unwritten: Cell<usize>,
     places: Arc<Places>,
     key_usage: Arc<KeyUsage>,
+    password_checks: Arc<PasswordChecks>,
     audit: Rc<AuditBuffer>,
 }
 
@@ -87,6 +89,7 @@ impl Worker {
             unwritten: Cell::new(0),
             places: setup.places,
             key_usage: setup.key_usage,
+            password_checks: setup.password_checks,
             audit: Rc::new(AuditBuffer::new(setup.sink)),
         }
     }
@@ -173,6 +176,11 @@ impl Worker {
     /// Users and services that were believed lately.
     pub(crate) fn subjects(&self) -> &Subjects {
         &self.subjects
+    }
+
+    /// What all workers share about passwords.
+    pub(crate) fn password_checks(&self) -> &PasswordChecks {
+        &self.password_checks
     }
 
     /// Notes which API keys were used since this was called last.

@@ -1,16 +1,19 @@
 //! What callers may show besides certificates, and what each inbound demands of it.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use countersign_certs::settings::diagnostic::{Finding, did_you_mean};
 use countersign_certs::store::{self, StoreError};
 use countersign_credentials::api_key::{FILE_BYTES_MAX, KeyFile, KeyIndex};
+use countersign_credentials::password::{PasswordHash, USER_BYTES_MAX};
 use http::{HeaderName, header};
 use toml::Spanned;
+use zeroize::Zeroizing;
 
 use super::super::address::{BackendAddress, Protocol};
-use super::super::checked::{Accepted, ApiKeys};
+use super::super::checked::{Accepted, ApiKeys, Passwords};
 use super::super::{Secrets, file};
 use super::scalars::absolute;
 use crate::authenticate::shown::KeyPlaces;
@@ -28,15 +31,13 @@ const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 const KEY_HEADERS_MAX: usize = 16;
 
 pub(super) fn accepted(file: &file::Agent, secrets: Secrets, files: &mut Vec<PathBuf>) -> Result<Accepted, Finding> {
-    Ok(Accepted { api_keys: api_keys(file, secrets, files)? })
+    Ok(Accepted { api_keys: api_keys(file, secrets, files)?, passwords: passwords(file, secrets, files)? })
 }
 
 /// Keys are accepted where the config speaks of them: in a table of their own, or in an inbound.
 fn api_keys(file: &file::Agent, secrets: Secrets, files: &mut Vec<PathBuf>) -> Result<Option<ApiKeys>, Finding> {
-    let demanded = file.inbound.iter().flat_map(|inbound| inbound.require.iter().chain(&inbound.any_of));
-    let mut demanded = demanded.flat_map(|list| list.get_ref()).filter(|kind| kind.get_ref() == "api_key");
     let written = file.api_keys.as_ref().map(Spanned::get_ref);
-    let span = match (&file.api_keys, demanded.next()) {
+    let span = match (&file.api_keys, demands(file, "api_key").next()) {
         (Some(table), _) => table.span(),
         (None, Some(demand)) => demand.span(),
         (None, None) => return Ok(None),
@@ -81,6 +82,63 @@ pub(crate) fn read_keys(path: &std::path::Path) -> Result<KeyFile, KeysError> {
         Err(error) => return Err(error.into()),
     };
     KeyFile::parse(&bytes).map_err(|source| KeysError::Content { path: path.to_owned(), source })
+}
+
+/// Most users with a password.
+const USERS_MAX: usize = 10_000;
+
+/// A file with a line for each user, as htpasswd writes it: `NAME:HASH`.
+fn passwords(file: &file::Agent, secrets: Secrets, files: &mut Vec<PathBuf>) -> Result<Option<Passwords>, Finding> {
+    let Some(written) = &file.passwords else {
+        return match demands(file, "basic").next() {
+            Some(demand) => {
+                let hint = "write [passwords] with file = \"/PATH\"";
+                Err(Finding::with_hint(demand.span(), "nothing says where passwords are kept", hint))
+            }
+            None => Ok(None),
+        };
+    };
+    let path = absolute(&written.file)?;
+    files.push(path.clone());
+    let text = match secrets {
+        Secrets::Named => Zeroizing::new(Vec::new()),
+        Secrets::Read => {
+            store::read_secret(&path).map_err(|error| Finding::new(written.file.span(), in_one_line(&error)))?
+        }
+    };
+    let hashes =
+        hashes(&text).map_err(|error| Finding::new(written.file.span(), format!("{}: {error}", path.display())))?;
+    let decoy = Arc::new(PasswordHash::decoy(hashes.values().map(|hash| &**hash)));
+    Ok(Some(Passwords { hashes, decoy }))
+}
+
+fn hashes(text: &[u8]) -> Result<HashMap<Box<str>, Arc<PasswordHash>>, String> {
+    let text = std::str::from_utf8(text).map_err(|_not_text| "the file is not UTF-8".to_owned())?;
+    let mut hashes = HashMap::new();
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
+    for (index, line) in lines {
+        // What stands on a line is not repeated: it may be a password itself.
+        let at = |error: &dyn std::fmt::Display| format!("line {}: {error}", index + 1);
+        let (name, hash) = line.split_once(':').ok_or_else(|| at(&"it is not NAME:HASH"))?;
+        let printable = !name.is_empty() && name.len() <= USER_BYTES_MAX && !name.chars().any(char::is_control);
+        if !printable {
+            return Err(at(&format!("a name has 1 to {USER_BYTES_MAX} bytes and no control characters")));
+        }
+        let hash = PasswordHash::parse(hash.trim_end()).map_err(|error| at(&error))?;
+        if hashes.insert(name.into(), Arc::new(hash)).is_some() {
+            return Err(at(&format!("{name:?} has a password already")));
+        }
+        if hashes.len() > USERS_MAX {
+            return Err(at(&format!("the limit is {USERS_MAX} users")));
+        }
+    }
+    Ok(hashes)
+}
+
+/// Where inbounds demand a credential of this name.
+fn demands<'file>(file: &'file file::Agent, name: &'static str) -> impl Iterator<Item = &'file Spanned<String>> {
+    let lists = file.inbound.iter().flat_map(|inbound| inbound.require.iter().chain(&inbound.any_of));
+    lists.flat_map(|list| list.get_ref()).filter(move |kind| kind.get_ref() == name)
 }
 
 fn key_headers(written: &Spanned<Vec<Spanned<String>>>) -> Result<Vec<HeaderName>, Finding> {
@@ -175,6 +233,7 @@ fn set(list: &Spanned<Vec<Spanned<String>>>) -> Result<CredentialSet, Finding> {
 /// Everything that patterns over users and services can name.
 pub(super) struct KnownSubjects {
     pub(super) api_keys: bool,
+    pub(super) passwords: bool,
 }
 
 impl KnownSubjects {
@@ -191,6 +250,7 @@ impl KnownSubjects {
                 Err(Finding::with_hint(text.span(), "this member can never call: no inbound takes API keys", hint))
             }
             SubjectPattern::Key(_) | SubjectPattern::Team(_) => Ok(()),
+            SubjectPattern::Password(_) if self.passwords => Ok(()),
             SubjectPattern::Password(_) | SubjectPattern::Token { .. } => {
                 Err(Finding::new(text.span(), "this member can never call: nothing vouches for it"))
             }
@@ -200,6 +260,6 @@ impl KnownSubjects {
 
 impl From<&Arc<Accepted>> for KnownSubjects {
     fn from(accepted: &Arc<Accepted>) -> Self {
-        Self { api_keys: accepted.api_keys.is_some() }
+        Self { api_keys: accepted.api_keys.is_some(), passwords: accepted.passwords.is_some() }
     }
 }
