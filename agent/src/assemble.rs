@@ -9,7 +9,7 @@ use countersign_certs::bundle::{BundleError, TrustBundle};
 use countersign_certs::san::San;
 use countersign_certs::svid::X509Svid;
 use countersign_certs::time::Clock;
-use countersign_certs::tls::{ClientCertificate, ClientSide, ServerSide, alpn};
+use countersign_certs::tls::{ClientCertificate, ClientSide, ServerSide, TlsError, alpn};
 use countersign_certs::verify::{Trust, TrustedDomain};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
@@ -17,6 +17,7 @@ use crate::config::address::{ListenAddress, Protocol};
 use crate::config::checked::{Agent, Inbound, Outbound};
 use crate::identity::files::{FilesError, FromFiles};
 use crate::identity::{Credentials, TrustError, trusted_domains};
+use crate::issuers::{self, LiveIssuer};
 use crate::listener::{Listener, SocketMode};
 use crate::policy::credential::{CredentialKind, Demand};
 use crate::record::Direction;
@@ -34,6 +35,8 @@ pub(crate) enum AssembleError {
     Files(#[from] FilesError),
     #[error("{name:?} cannot listen on {address}")]
     Listen { name: Arc<str>, address: ListenAddress, source: io::Error },
+    #[error("TLS cannot be set up for an issuer of tokens")]
+    Tls(#[source] TlsError),
     #[error(transparent)]
     Trust(#[from] TrustError),
 }
@@ -61,6 +64,7 @@ pub(crate) struct Assembler {
     handed_over: HandedOver,
     listeners: HashMap<Entrance, Arc<Listener>>,
     counters: BTreeMap<(&'static str, Arc<str>), Vec<Arc<RouteCounters>>>,
+    issuers: Vec<Arc<LiveIssuer>>,
 }
 
 /// A new snapshot, and the routes that could not be in it yet.
@@ -108,7 +112,15 @@ struct AtHand<'taken> {
 impl Assembler {
     /// Nothing open yet.
     pub(crate) fn new(clock: Clock, workers: usize, handed_over: HandedOver) -> Self {
-        Self { clock, workers, generation: 0, handed_over, listeners: HashMap::new(), counters: BTreeMap::new() }
+        Self {
+            clock,
+            workers,
+            generation: 0,
+            handed_over,
+            listeners: HashMap::new(),
+            counters: BTreeMap::new(),
+            issuers: Vec::new(),
+        }
     }
 
     /// A snapshot of this config and these credentials. Sockets that both the old and the new one listen on stay open.
@@ -135,6 +147,8 @@ impl Assembler {
                 None => waiting.push(Waiting::new(Direction::Outbound, &outbound.name, Cause::Identity)),
             }
         }
+        let issuers =
+            issuers::follow(&config.accepted.issuers, &self.issuers, &self.clock).map_err(AssembleError::Tls)?;
         let mut listeners = HashMap::new();
         let mut modes = Vec::new();
         let mut routes = BTreeMap::new();
@@ -164,12 +178,14 @@ impl Assembler {
         }
         // Only now is anything changed: a socket that is no longer used is closed, a new one is kept.
         self.listeners = listeners;
+        self.issuers = issuers;
         self.generation += 1;
         let snapshot = Snapshot {
             generation: self.generation,
             limits: config.limits.clone(),
             roles: Arc::clone(&config.roles),
             accepted: Arc::clone(&config.accepted),
+            issuers: self.issuers.clone(),
             routes,
             phase,
         };
@@ -205,6 +221,7 @@ impl Assembler {
             },
             backend: inbound.backend.clone(),
             demand: inbound.demand,
+            bound_tokens_only: inbound.bound_tokens_only,
             policy: Arc::clone(&inbound.policy),
             inject: Arc::clone(&inbound.inject),
             counters: self.counters_of(Direction::Inbound, &inbound.name),

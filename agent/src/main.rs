@@ -14,6 +14,10 @@ mod identify;
 
 mod authenticate;
 
+mod issuers;
+
+mod web;
+
 mod authorize;
 
 mod forward;

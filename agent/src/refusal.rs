@@ -87,7 +87,7 @@ pub(crate) enum Refusal {
     Tls(#[source] countersign_certs::tls::TlsError),
     /// Our own certificate has ended.
     #[error("our own certificate for {identity} ended at {not_after}")]
-    OwnCertificate { identity: String, not_after: countersign_certs::time::Timestamp },
+    OwnCertificate { identity: String, not_after: Timestamp },
     /// Bytes could not be moved.
     #[error("the connection broke")]
     Transfer(#[source] io::Error),
@@ -104,7 +104,7 @@ pub(crate) enum Withdrawn {
     Credential(&'static str),
     /// The certificate of one side ended.
     #[error("a certificate of this connection ended at {0}")]
-    Expired(countersign_certs::time::Timestamp),
+    Expired(Timestamp),
     /// Nothing was sent for too long.
     #[error("nothing was sent for {0:?}")]
     Idle(std::time::Duration),

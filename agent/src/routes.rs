@@ -11,6 +11,7 @@ use countersign_certs::tls::{ClientSide, ServerSide};
 
 use crate::config::address::{BackendAddress, Endpoint, ListenAddress};
 use crate::config::checked::{Accepted, Injection, Limits, LocalUsers};
+use crate::issuers::LiveIssuer;
 use crate::listener::Listener;
 use crate::policy::credential::Demand;
 use crate::policy::role::Roles;
@@ -25,6 +26,7 @@ pub(crate) struct Snapshot {
     pub(crate) limits: Limits,
     pub(crate) roles: Arc<Roles>,
     pub(crate) accepted: Arc<Accepted>,
+    pub(crate) issuers: Vec<Arc<LiveIssuer>>,
     pub(crate) routes: BTreeMap<Entrance, Open>,
     pub(crate) phase: Phase,
 }
@@ -70,6 +72,8 @@ pub(crate) struct InboundRoute {
     pub(crate) backend: BackendAddress,
     /// What a request must show.
     pub(crate) demand: Demand,
+    /// A token that whoever holds it can show is not enough.
+    pub(crate) bound_tokens_only: bool,
     pub(crate) policy: Arc<Policy>,
     pub(crate) inject: Arc<[Injection]>,
     /// One for each worker.
@@ -121,7 +125,15 @@ impl Route {
 impl Snapshot {
     /// No routes: before the first is assembled, and after the last.
     pub(crate) fn empty(generation: u64, limits: Limits, phase: Phase) -> Self {
-        Self { generation, limits, roles: Arc::default(), accepted: Arc::default(), routes: BTreeMap::new(), phase }
+        Self {
+            generation,
+            limits,
+            roles: Arc::default(),
+            accepted: Arc::default(),
+            issuers: Vec::new(),
+            routes: BTreeMap::new(),
+            phase,
+        }
     }
 
     /// The inbound at an address, under the name that a connection knows it by.

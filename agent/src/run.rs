@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::assemble::{AssembleError, Assembler, Opening, Taken, Waiting};
-use crate::authenticate::{KeyUsage, PasswordChecks};
+use crate::authenticate::{KeyUsage, PasswordChecks, SpentProofs};
 use crate::config::address::ListenAddress;
 use crate::config::checked;
 use crate::config::{self, ConfigError, Secrets};
@@ -72,6 +72,7 @@ pub(crate) struct Agent {
     places: Arc<Places>,
     key_usage: Arc<KeyUsage>,
     password_checks: Arc<PasswordChecks>,
+    spent_proofs: Arc<SpentProofs>,
 }
 
 /// The config of a file, read with what is known of this host's enrollment.
@@ -112,6 +113,7 @@ pub(crate) async fn run(
         places: Arc::default(),
         key_usage,
         password_checks: Arc::new(PasswordChecks::new().map_err(no_randomness)?),
+        spent_proofs: Arc::default(),
     });
     let mut stop = StopSignals::new()?;
     agent.open_control()?;
@@ -221,6 +223,7 @@ impl Agent {
                     places: Arc::clone(&self.places),
                     key_usage: Arc::clone(&self.key_usage),
                     password_checks: Arc::clone(&self.password_checks),
+                    spent_proofs: Arc::clone(&self.spent_proofs),
                 };
                 std::thread::Builder::new()
                     .name(format!("worker-{index}"))

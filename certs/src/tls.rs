@@ -16,7 +16,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig};
 use rustls::sign::CertifiedKey;
-use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme, SupportedProtocolVersion};
+use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme, SupportedProtocolVersion};
 
 use crate::bundle::TrustBundle;
 use crate::digest::sha256;
@@ -206,6 +206,32 @@ pub fn enrollment(
     config.alpn_protocols = vec![alpn::HTTP_1_1.to_vec()];
     config.resumption = Resumption::disabled();
     Ok((Arc::new(config), handshake))
+}
+
+/// A client of servers that are no members of any trust domain, such as an identity provider: they prove their host name to these
+/// roots (RFC 9525). `own` is shown to a server that asks for a certificate (RFC 8705).
+///
+/// # Errors
+/// No root can serve as one (of a system's many, some may be unfit), or the library refuses the settings.
+pub fn web_client(
+    roots: &[CertificateDer<'static>],
+    own: Option<&Arc<X509Svid>>,
+    clock: &Clock,
+) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let mut store = RootCertStore::empty();
+    if store.add_parsable_certificates(roots.iter().cloned()).0 == 0 {
+        return Err(rustls::Error::General("none of the roots can serve as one".to_owned()));
+    }
+    let builder = ClientConfig::builder_with_details(Arc::clone(provider()), Arc::new(clock.clone()))
+        .with_protocol_versions(TLS_1_3)?
+        .with_root_certificates(store);
+    let mut config = match own {
+        Some(own) => builder.with_client_cert_resolver(Arc::new(Own(own.certified()))),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![alpn::HTTP_1_1.to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
 }
 
 /// The name that a client puts into its hello (SNI), so that a load balancer in between can route by it. Identity never

@@ -1,9 +1,5 @@
 //! HTTP Basic: right and wrong passwords, hashes that are imported, and a lockout that does not hit the victim.
-#![allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    reason = "a test that finds less than it expects has failed"
-)]
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that finds less than it expects has failed")]
 
 use std::io::Write;
 use std::process::Stdio;
@@ -35,7 +31,9 @@ fn gateway() -> Gateway {
     let path = agent.folder().join("passwords");
     let line = hash(&agent, "s3cret:with colon");
     write_secret(&path, &format!("# users\nalice:{line}\nold:{BCRYPT}\n"));
-    let before = format!("[passwords]\nfile = {path:?}\n[[role]]\nname = \"user\"\nmembers = [\"basic:alice\", \"basic:old\"]\n");
+    let before = format!(
+        "[passwords]\nfile = {path:?}\n[[role]]\nname = \"user\"\nmembers = [\"basic:alice\", \"basic:old\"]\n"
+    );
     Gateway::start_as(agent, &before, "any_of = [\"basic\"]\n[[inbound.allow]]\nroles = [\"user\"]\n")
 }
 
@@ -79,7 +77,8 @@ fn who_guesses_is_locked_out_and_the_victim_elsewhere_is_not() {
 #[test]
 fn a_caller_that_begins_with_many_requests_tries_one_password() {
     let gateway = gateway();
-    let calls: Vec<_> = (0..12).map(|_| gateway.start_call("/", &["-u", "alice:s3cret:with colon", "--http1.1"])).collect();
+    let calls: Vec<_> =
+        (0..12).map(|_| gateway.start_call("/", &["-u", "alice:s3cret:with colon", "--http1.1"])).collect();
     for mut call in calls {
         call.wait_for_end(std::time::Duration::from_secs(30));
         assert!(call.stdout().first().is_some_and(|line| line.contains("200")), "{:?}", call.stdout());

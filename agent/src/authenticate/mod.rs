@@ -15,6 +15,10 @@ mod keys;
 
 mod passwords;
 
+mod tokens;
+
+pub(crate) mod introspected;
+
 mod subjects;
 
 pub(crate) mod usage;
@@ -28,11 +32,13 @@ use crate::refusal::{Refusal, Withdrawn};
 use crate::request::NormalRequest;
 use crate::routes::Snapshot;
 use caller::Caller;
+pub(crate) use introspected::Introspections;
 pub(crate) use passwords::PasswordChecks;
 use refusal::CredentialRefusal;
-use shown::Shown;
+use shown::{Asked, Shown};
 use subject::{Proof, Subject};
 pub(crate) use subjects::Subjects;
+pub(crate) use tokens::SpentProofs;
 pub(crate) use usage::KeyUsage;
 
 /// Finds out who makes a request, and takes the credential out of it.
@@ -50,7 +56,15 @@ async fn with_credential(connection: &Rc<Connection>, request: &mut NormalReques
     let snapshot = connection.worker().snapshot();
     let shown = shown::take(request, snapshot.accepted.key_places(), route.demand.accepted()).map_err(refused)?;
     let subject = match shown {
-        Some(shown) => Some(verify(&shown, connection, &snapshot).await.map_err(refused)?),
+        Some(shown) => {
+            let asked = Asked {
+                method: &request.method,
+                authority: &request.authority,
+                path: request.target.path().as_str(),
+                bound_tokens_only: route.bound_tokens_only,
+            };
+            Some(verify(&shown, &asked, connection, &snapshot).await.map_err(refused)?)
+        }
         None => None,
     };
     subject.iter().for_each(|subject| subject.uses());
@@ -59,10 +73,13 @@ async fn with_credential(connection: &Rc<Connection>, request: &mut NormalReques
 
 async fn verify(
     shown: &Shown,
+    asked: &Asked<'_>,
     connection: &Connection,
     snapshot: &Arc<Snapshot>,
 ) -> Result<Rc<Subject>, CredentialRefusal> {
     match shown {
+        Shown::OpaqueToken(token) => introspected::verify(token, asked, connection, snapshot).await,
+        Shown::Jwt(token) => tokens::verify(token, asked, connection, snapshot).await,
         Shown::Basic(secret) => passwords::verify(secret, connection, snapshot).await,
         Shown::ApiKey(secret) => keys::verify(secret, connection.worker(), snapshot),
     }
@@ -99,6 +116,9 @@ pub(crate) fn still_believed(caller: &Caller, connection: &Connection, demand: D
         match subject.proof() {
             Proof::Key { digest, .. } => {
                 keys::look_up(digest, connection.worker(), &snapshot).map(drop).map_err(withdrawn)?;
+            }
+            Proof::Token(token) => {
+                tokens::still_counts(token, &snapshot, connection.worker().clock().now()).map_err(withdrawn)?;
             }
             Proof::Password { name, hash } => passwords::still_right(name, hash, &snapshot).map_err(withdrawn)?,
         }

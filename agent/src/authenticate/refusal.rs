@@ -2,6 +2,9 @@
 
 use countersign_certs::time::Timestamp;
 use countersign_credentials::api_key::ApiKeyError;
+use countersign_credentials::confirmation::Unconfirmed;
+use countersign_credentials::dpop::{ProofRefusal, ReplayRefusal};
+use countersign_credentials::jwt::TokenRefusal;
 use countersign_credentials::lockout::LockedUntil;
 use countersign_credentials::password::BasicError;
 use http::StatusCode;
@@ -13,6 +16,10 @@ use crate::policy::credential::CredentialSet;
 pub(crate) enum CredentialRefusal {
     #[error("too many passwords are checked at once")]
     Busy,
+    #[error("the keys of the issuer {0:?} cannot be had")]
+    IssuerUnavailable(String),
+    #[error("no issuer of tokens that is known here has made it")]
+    IssuerUnknown,
     #[error("the API key {id} is disabled since {since}")]
     KeyDisabled { id: String, since: Timestamp },
     #[error("the API key {id} expired at {at}")]
@@ -37,8 +44,18 @@ pub(crate) enum CredentialRefusal {
     PasswordMalformed(#[from] BasicError),
     #[error("nobody has this name and this password")]
     PasswordWrong,
+    #[error("the DPoP proof is refused")]
+    Proof(#[from] ProofRefusal),
+    #[error(transparent)]
+    ProofSpent(#[from] ReplayRefusal),
     #[error("it shows more than one credential")]
     Several,
+    #[error("the token is refused")]
+    Token(#[from] TokenRefusal),
+    #[error("the token is bound to nothing, and only bound ones are accepted")]
+    TokenUnbound,
+    #[error(transparent)]
+    Unconfirmed(#[from] Unconfirmed),
 }
 
 impl CredentialRefusal {
@@ -46,6 +63,8 @@ impl CredentialRefusal {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Busy => "password_busy",
+            Self::IssuerUnavailable(_) => "issuer_unavailable",
+            Self::IssuerUnknown => "token_issuer",
             Self::KeyDisabled { .. } => "key_disabled",
             Self::KeyExpired { .. } => "key_expired",
             Self::KeyMalformed(_) => "key_malformed",
@@ -58,7 +77,12 @@ impl CredentialRefusal {
             Self::NotText => "credential_malformed",
             Self::PasswordMalformed(_) => "password_malformed",
             Self::PasswordWrong => "password_wrong",
+            Self::Proof(refusal) => refusal.reason(),
+            Self::ProofSpent(refusal) => refusal.reason(),
             Self::Several => "credential_ambiguous",
+            Self::Token(refusal) => refusal.reason(),
+            Self::TokenUnbound => "token_unbound",
+            Self::Unconfirmed(refusal) => refusal.reason(),
         }
     }
 
@@ -66,9 +90,15 @@ impl CredentialRefusal {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::NotText | Self::Several => StatusCode::BAD_REQUEST,
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::IssuerUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::LockedOut(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::KeyDisabled { .. }
+            Self::IssuerUnknown
+            | Self::Proof(_)
+            | Self::ProofSpent(_)
+            | Self::Token(_)
+            | Self::TokenUnbound
+            | Self::Unconfirmed(_)
+            | Self::KeyDisabled { .. }
             | Self::KeyExpired { .. }
             | Self::KeyMalformed(_)
             | Self::KeyReplaced { .. }
@@ -85,7 +115,7 @@ impl CredentialRefusal {
     pub(crate) fn retry_after(&self, now: Timestamp) -> Option<u64> {
         match self {
             Self::LockedOut(locked) => Some(locked.until.since(now).as_secs().max(1)),
-            Self::Busy => Some(1),
+            Self::Busy | Self::IssuerUnavailable(_) => Some(1),
             _ => None,
         }
     }

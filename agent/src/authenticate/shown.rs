@@ -2,16 +2,42 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+use countersign_credentials::api_key::PREFIX as KEY_PREFIX;
+
 use super::refusal::CredentialRefusal;
 use crate::policy::credential::{CredentialKind, CredentialSet};
 use crate::policy::path::CheckedTarget;
 use crate::request::{NormalRequest, remove_spellings};
+
+/// Proofs of holding a key (RFC 9449 §4.1).
+const DPOP: HeaderName = HeaderName::from_static("dpop");
 
 /// A credential as it stood in a request. What is in it is a secret, and is never printed.
 pub(crate) enum Shown {
     ApiKey(Secret),
     /// With its scheme, as the header has it.
     Basic(Secret),
+    /// A signed token.
+    Jwt(TokenShown),
+    /// A token that only its issuer can read.
+    OpaqueToken(TokenShown),
+}
+
+/// A token, and the proofs beside it.
+pub(crate) struct TokenShown {
+    pub(crate) secret: Secret,
+    /// The caller says that it proves to hold a key (the scheme `DPoP`, RFC 9449 §7.1).
+    pub(crate) by_proof: bool,
+    pub(crate) proofs: Vec<HeaderValue>,
+}
+
+/// What a proof has to be made for, and what the route demands of tokens.
+pub(crate) struct Asked<'request> {
+    pub(crate) method: &'request http::Method,
+    pub(crate) authority: &'request http::uri::Authority,
+    pub(crate) path: &'request str,
+    /// A token that whoever holds it can show is not enough.
+    pub(crate) bound_tokens_only: bool,
 }
 
 /// The text of a credential.
@@ -68,13 +94,40 @@ fn take_authorization(headers: &mut HeaderMap, accepted: CredentialSet) -> Resul
     let split = value.as_bytes().iter().position(|byte| *byte == b' ').unwrap_or(value.len());
     let scheme = value.as_bytes().get(..split).unwrap_or_default();
     let is = |name: &str| scheme.eq_ignore_ascii_case(name.as_bytes());
-    if is("bearer") && accepted.has(CredentialKind::ApiKey) {
-        return Ok(Some(Shown::ApiKey(Secret::Header { value, from: split + 1 })));
+    let by_proof = is("dpop");
+    if is("bearer") || by_proof {
+        let proofs = headers.get_all(DPOP).iter().cloned().collect();
+        remove_spellings(headers, &DPOP);
+        return bearer(Secret::Header { value, from: split + 1 }, by_proof, proofs, accepted).map(Some);
     }
     if is("basic") && accepted.has(CredentialKind::Basic) {
         return Ok(Some(Shown::Basic(Secret::Header { value, from: 0 })));
     }
     Err(CredentialRefusal::NotAccepted)
+}
+
+/// What is meant tells its form: a key of ours has a prefix, a signed token has three parts.
+fn bearer(
+    secret: Secret,
+    by_proof: bool,
+    proofs: Vec<HeaderValue>,
+    accepted: CredentialSet,
+) -> Result<Shown, CredentialRefusal> {
+    let text = secret.expose();
+    let is_key = text.starts_with(KEY_PREFIX.as_bytes());
+    let is_signed = text.iter().filter(|byte| **byte == b'.').count() >= 2;
+    let has = |kind| accepted.has(kind);
+    if has(CredentialKind::ApiKey)
+        && !by_proof
+        && (is_key || !(has(CredentialKind::Jwt) || has(CredentialKind::OpaqueToken)))
+    {
+        return Ok(Shown::ApiKey(secret));
+    }
+    let token = TokenShown { secret, by_proof, proofs };
+    if has(CredentialKind::Jwt) && (is_signed || !has(CredentialKind::OpaqueToken)) {
+        return Ok(Shown::Jwt(token));
+    }
+    if has(CredentialKind::OpaqueToken) { Ok(Shown::OpaqueToken(token)) } else { Err(CredentialRefusal::NotAccepted) }
 }
 
 fn take_header(headers: &mut HeaderMap, name: &HeaderName) -> Result<Option<Secret>, CredentialRefusal> {
@@ -149,7 +202,10 @@ mod tests {
         let accepted = CredentialSet::default().with(CredentialKind::ApiKey);
         let taken = take(&mut request, Some(&places()), accepted);
         let text = |shown| match shown {
-            Shown::ApiKey(secret) | Shown::Basic(secret) => String::from_utf8(secret.expose().to_vec()).unwrap(),
+            Shown::Jwt(TokenShown { secret, .. })
+            | Shown::OpaqueToken(TokenShown { secret, .. })
+            | Shown::ApiKey(secret)
+            | Shown::Basic(secret) => String::from_utf8(secret.expose().to_vec()).unwrap(),
         };
         let taken = taken.map(|shown| shown.map(text));
         let taken = taken.map_err(|refusal| refusal.reason());

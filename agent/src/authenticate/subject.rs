@@ -9,6 +9,7 @@ use countersign_credentials::api_key::{KeyDigest, KeyId, KeyRecord};
 use countersign_credentials::password::PasswordHash;
 use http::{HeaderMap, HeaderValue};
 
+use super::tokens::TokenProof;
 use crate::policy::credential::CredentialKind;
 use crate::policy::role::RoleSet;
 use crate::policy::subject::SubjectNames;
@@ -33,6 +34,7 @@ pub(crate) struct Subject {
 pub(crate) enum Proof {
     Key { digest: KeyDigest, key: Arc<KeyRecord>, ends: Option<Timestamp> },
     Password { name: Box<str>, hash: Arc<PasswordHash> },
+    Token(Box<TokenProof>),
 }
 
 #[derive(Debug)]
@@ -119,6 +121,8 @@ impl Proof {
         match self {
             Self::Key { .. } => CredentialKind::ApiKey,
             Self::Password { .. } => CredentialKind::Basic,
+            Self::Token(token) if token.is_opaque() => CredentialKind::OpaqueToken,
+            Self::Token(_) => CredentialKind::Jwt,
         }
     }
 
@@ -126,7 +130,7 @@ impl Proof {
     pub(crate) fn key_id(&self) -> Option<&KeyId> {
         match self {
             Self::Key { key, .. } => Some(&key.id),
-            Self::Password { .. } => None,
+            Self::Password { .. } | Self::Token(_) => None,
         }
     }
 
@@ -135,6 +139,7 @@ impl Proof {
         match self {
             Self::Key { ends, .. } => *ends,
             Self::Password { .. } => None,
+            Self::Token(token) => Some(token.ends),
         }
     }
 }

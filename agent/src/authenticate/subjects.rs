@@ -77,7 +77,8 @@ impl Subjects {
         turn
     }
 
-    fn get(&self, digest: &[u8; 32]) -> Option<Rc<Subject>> {
+    /// Somebody who was believed before. Whether that still counts is for the caller to see.
+    pub(super) fn get(&self, digest: &[u8; 32]) -> Option<Rc<Subject>> {
         let mut remembered = self.remembered.borrow_mut();
         if let Some(subject) = remembered.young.get(digest) {
             return Some(Rc::clone(subject));

@@ -9,8 +9,15 @@ use countersign_certs::bundle::TrustBundle;
 use countersign_certs::san::San;
 use countersign_certs::tls::KeyExchange;
 use countersign_credentials::api_key::KeyIndex;
+use countersign_credentials::discovery::Transport;
+use countersign_credentials::introspection::IntrospectionSettings;
+use countersign_credentials::jwk::KeySet;
 use countersign_credentials::password::PasswordHash;
+use countersign_credentials::reach::AddressRule;
+use countersign_credentials::url::HttpUrl;
 use http::{HeaderName, HeaderValue};
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use zeroize::Zeroizing;
 
 use super::address::{BackendAddress, Endpoint, ListenAddress};
 use crate::authenticate::shown::KeyPlaces;
@@ -111,6 +118,96 @@ impl Default for Limits {
 pub(crate) struct Accepted {
     pub(crate) api_keys: Option<ApiKeys>,
     pub(crate) passwords: Option<Passwords>,
+    pub(crate) issuers: Vec<Arc<Issuer>>,
+}
+
+/// Somebody who issues tokens.
+#[derive(Debug)]
+pub(crate) struct Issuer {
+    pub(crate) name: Arc<str>,
+    /// What is expected of its tokens.
+    pub(crate) tokens: countersign_credentials::jwt::Issuer,
+    pub(crate) keys: KeySource,
+    /// How often its keys are fetched anew.
+    pub(crate) refresh: Duration,
+    /// How long keys count that cannot be fetched anew.
+    pub(crate) stale_max: Duration,
+    /// The claim that lists groups: a name, or a path that begins with `/`.
+    pub(crate) groups_claim: Box<str>,
+    /// Claims that roles or conditions may look at.
+    pub(crate) claims: Vec<Box<str>>,
+    /// How it is asked about tokens that only it can read.
+    pub(crate) introspection: Option<Introspection>,
+}
+
+/// How an issuer is asked about a token (RFC 7662).
+pub(crate) struct Introspection {
+    /// None to take what its metadata names.
+    pub(crate) endpoint: Option<HttpUrl>,
+    pub(crate) client_id: String,
+    pub(crate) client_secret: Zeroizing<String>,
+    /// How long an answer counts.
+    pub(crate) cache: Duration,
+    pub(crate) expected: IntrospectionSettings,
+}
+
+impl std::fmt::Debug for Introspection {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Introspection({})", self.client_id)
+    }
+}
+
+impl PartialEq for Introspection {
+    fn eq(&self, other: &Self) -> bool {
+        let all = |one: &Self| {
+            (one.endpoint.clone(), one.client_id.clone(), one.client_secret.clone(), one.cache, one.expected.clone())
+        };
+        all(self) == all(other)
+    }
+}
+
+/// Where the keys of an issuer are.
+pub(crate) enum KeySource {
+    File { keys: Arc<KeySet>, digest: [u8; 32] },
+    Fetched { server: WebServer, jwks_uri: Option<HttpUrl>, transport: Transport },
+}
+
+/// A server of the web: by which roots it is believed, and which addresses may be contacted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WebServer {
+    pub(crate) roots: Arc<[CertificateDer<'static>]>,
+    pub(crate) reach: Arc<AddressRule>,
+}
+
+impl PartialEq for Issuer {
+    /// Whether what is known of the one counts for the other.
+    fn eq(&self, other: &Self) -> bool {
+        let same_keys = match (&self.keys, &other.keys) {
+            (KeySource::File { digest, .. }, KeySource::File { digest: of_other, .. }) => digest == of_other,
+            (
+                KeySource::Fetched { server, jwks_uri, transport },
+                KeySource::Fetched { server: other, jwks_uri: other_uri, transport: other_transport },
+            ) => (server, jwks_uri, transport) == (other, other_uri, other_transport),
+            (KeySource::File { .. }, KeySource::Fetched { .. })
+            | (KeySource::Fetched { .. }, KeySource::File { .. }) => false,
+        };
+        let rest = |issuer: &Self| {
+            (issuer.name.clone(), issuer.tokens.clone(), issuer.refresh, issuer.stale_max, issuer.groups_claim.clone())
+        };
+        same_keys
+            && rest(self) == rest(other)
+            && self.claims == other.claims
+            && self.introspection == other.introspection
+    }
+}
+
+impl std::fmt::Debug for KeySource {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::File { .. } => "File",
+            Self::Fetched { .. } => "Fetched",
+        })
+    }
 }
 
 /// The hashes of passwords by the names of their users.
@@ -159,6 +256,8 @@ pub(crate) struct Inbound {
     pub(crate) backend: BackendAddress,
     /// What a request must show.
     pub(crate) demand: Demand,
+    /// A token that whoever holds it can show is not enough.
+    pub(crate) bound_tokens_only: bool,
     pub(crate) policy: Arc<Policy>,
     pub(crate) inject: Arc<[Injection]>,
     /// Authorities for peers without a SPIFFE ID.

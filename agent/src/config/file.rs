@@ -26,6 +26,8 @@ pub(crate) struct Agent {
     pub(crate) api_keys: Option<Spanned<ApiKeys>>,
     pub(crate) passwords: Option<Passwords>,
     #[serde(default)]
+    pub(crate) issuer: Vec<Issuer>,
+    #[serde(default)]
     pub(crate) trust_domain: Vec<ExtraTrustDomain>,
     #[serde(default)]
     pub(crate) role: Vec<Role>,
@@ -93,6 +95,46 @@ pub(crate) struct Passwords {
     pub(crate) file: Spanned<PathBuf>,
 }
 
+/// `[[issuer]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Issuer {
+    pub(crate) name: Spanned<String>,
+    pub(crate) issuer: Spanned<String>,
+    pub(crate) audiences: Spanned<Vec<String>>,
+    pub(crate) algorithms: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(crate) types: Option<Spanned<String>>,
+    pub(crate) jwks_uri: Option<Spanned<String>>,
+    pub(crate) jwks_file: Option<Spanned<PathBuf>>,
+    pub(crate) bundle: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    pub(crate) private_addresses: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) unsafe_http_on_loopback: bool,
+    pub(crate) leeway: Option<Spanned<String>>,
+    pub(crate) age_max: Option<Spanned<String>>,
+    pub(crate) lifetime_max: Option<Spanned<String>>,
+    pub(crate) refresh: Option<Spanned<String>>,
+    pub(crate) stale_max: Option<Spanned<String>>,
+    pub(crate) groups_claim: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) claims: Vec<Spanned<String>>,
+    pub(crate) introspection: Option<Spanned<Introspection>>,
+}
+
+/// `[issuer.introspection]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Introspection {
+    pub(crate) endpoint: Option<Spanned<String>>,
+    pub(crate) client_id: String,
+    pub(crate) client_secret: Spanned<String>,
+    pub(crate) cache: Option<Spanned<String>>,
+    pub(crate) lifetime_unnamed: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) unsafe_any_audience: bool,
+}
+
 /// `[[trust_domain]]`
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -135,6 +177,8 @@ pub(crate) struct Inbound {
     pub(crate) foreign_bundle: Option<Spanned<PathBuf>>,
     pub(crate) require: Option<Spanned<Vec<Spanned<String>>>>,
     pub(crate) any_of: Option<Spanned<Vec<Spanned<String>>>>,
+    #[serde(default)]
+    pub(crate) bound_tokens_only: bool,
     #[serde(default)]
     pub(crate) allow: Vec<Spanned<Rule>>,
     #[serde(default)]

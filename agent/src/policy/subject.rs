@@ -249,6 +249,14 @@ impl SubjectPattern {
         }
     }
 
+    /// The claim that it looks at.
+    pub(crate) fn claim(&self) -> Option<&str> {
+        match self {
+            Self::Token { fact: TokenFact::Claim { name, .. }, .. } => Some(name),
+            Self::Key(_) | Self::Password(_) | Self::Team(_) | Self::Token { .. } => None,
+        }
+    }
+
     /// The issuer that must be configured for this pattern ever to match.
     pub(crate) fn issuer(&self) -> Option<&str> {
         match self {

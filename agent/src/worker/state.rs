@@ -9,7 +9,7 @@ use countersign_certs::time::{Clock, Timestamp};
 use tokio::sync::{Notify, watch};
 
 use super::places::{HandshakeTurn, Handshakes, Place, Places};
-use crate::authenticate::{KeyUsage, PasswordChecks, Subjects};
+use crate::authenticate::{Introspections, KeyUsage, PasswordChecks, SpentProofs, Subjects};
 use crate::authorize::Ongoing;
 use crate::config::address::BackendAddress;
 use crate::connection::Connection;
@@ -36,6 +36,7 @@ pub(crate) struct WorkerSetup {
     pub(crate) places: Arc<Places>,
     pub(crate) key_usage: Arc<KeyUsage>,
     pub(crate) password_checks: Arc<PasswordChecks>,
+    pub(crate) spent_proofs: Arc<SpentProofs>,
 }
 
 /// The state of one worker.
@@ -54,6 +55,7 @@ pub(crate) struct Worker {
     pub(super) hops: Rc<Live<Hop>>,
     pub(super) peers: Peers,
     subjects: Subjects,
+    introspections: Introspections,
     pub(super) backends: RefCell<HashMap<BackendAddress, Rc<BackendPool>>>,
     pub(super) hop_pools: RefCell<HashMap<Arc<str>, Rc<HopPool>>>,
     handshakes: Rc<Handshakes>,
@@ -62,6 +64,7 @@ pub(crate) struct Worker {
     places: Arc<Places>,
     key_usage: Arc<KeyUsage>,
     password_checks: Arc<PasswordChecks>,
+    spent_proofs: Arc<SpentProofs>,
     audit: Rc<AuditBuffer>,
 }
 
@@ -83,6 +86,7 @@ impl Worker {
             hops: Rc::default(),
             peers: Peers::default(),
             subjects: Subjects::default(),
+            introspections: Introspections::default(),
             backends: RefCell::default(),
             hop_pools: RefCell::default(),
             handshakes: Rc::default(),
@@ -90,6 +94,7 @@ impl Worker {
             places: setup.places,
             key_usage: setup.key_usage,
             password_checks: setup.password_checks,
+            spent_proofs: setup.spent_proofs,
             audit: Rc::new(AuditBuffer::new(setup.sink)),
         }
     }
@@ -176,6 +181,16 @@ impl Worker {
     /// Users and services that were believed lately.
     pub(crate) fn subjects(&self) -> &Subjects {
         &self.subjects
+    }
+
+    /// Questions to issuers about tokens.
+    pub(crate) fn introspections(&self) -> &Introspections {
+        &self.introspections
+    }
+
+    /// Proofs that no worker takes again.
+    pub(crate) fn spent_proofs(&self) -> &SpentProofs {
+        &self.spent_proofs
     }
 
     /// What all workers share about passwords.

@@ -13,11 +13,13 @@ use toml::Spanned;
 use zeroize::Zeroizing;
 
 use super::super::address::{BackendAddress, Protocol};
-use super::super::checked::{Accepted, ApiKeys, Passwords};
+use super::super::checked::{Accepted, ApiKeys, Issuer, Passwords};
 use super::super::{Secrets, file};
+use super::issuers;
 use super::scalars::absolute;
 use crate::authenticate::shown::KeyPlaces;
 use crate::policy::credential::{CredentialKind, CredentialSet, Demand, DemandError};
+use crate::policy::subject::SubjectPattern;
 use crate::refusal::in_one_line;
 use crate::request::{is_hop_by_hop, is_identity_header};
 
@@ -31,7 +33,21 @@ const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 const KEY_HEADERS_MAX: usize = 16;
 
 pub(super) fn accepted(file: &file::Agent, secrets: Secrets, files: &mut Vec<PathBuf>) -> Result<Accepted, Finding> {
-    Ok(Accepted { api_keys: api_keys(file, secrets, files)?, passwords: passwords(file, secrets, files)? })
+    let issuers = issuers::issuers(&file.issuer, secrets, files)?;
+    if let Some(demand) = demands(file, "jwt").next().filter(|_| issuers.is_empty()) {
+        let hint = "write an [[issuer]]";
+        return Err(Finding::with_hint(
+            demand.span(),
+            "no issuer of tokens is configured, so that nobody could show one",
+            hint,
+        ));
+    }
+    let asked = issuers.iter().any(|issuer| issuer.introspection.is_some());
+    if let Some(demand) = demands(file, "opaque_token").next().filter(|_| !asked) {
+        let hint = "write an [issuer.introspection]";
+        return Err(Finding::with_hint(demand.span(), "no issuer can be asked about opaque tokens", hint));
+    }
+    Ok(Accepted { api_keys: api_keys(file, secrets, files)?, passwords: passwords(file, secrets, files)?, issuers })
 }
 
 /// Keys are accepted where the config speaks of them: in a table of their own, or in an inbound.
@@ -231,35 +247,58 @@ fn set(list: &Spanned<Vec<Spanned<String>>>) -> Result<CredentialSet, Finding> {
 }
 
 /// Everything that patterns over users and services can name.
-pub(super) struct KnownSubjects {
+pub(super) struct KnownSubjects<'accepted> {
     pub(super) api_keys: bool,
     pub(super) passwords: bool,
+    issuers: &'accepted [Arc<Issuer>],
 }
 
-impl KnownSubjects {
+impl KnownSubjects<'_> {
     /// An error if a pattern could never match, because nobody could show such a credential.
-    pub(super) fn check(
-        &self,
-        text: &Spanned<String>,
-        pattern: &crate::policy::subject::SubjectPattern,
-    ) -> Result<(), Finding> {
-        use crate::policy::subject::SubjectPattern;
+    pub(super) fn check(&self, text: &Spanned<String>, pattern: &SubjectPattern) -> Result<(), Finding> {
+        if let Some(issuer) = pattern.issuer() {
+            return self.check_issuer(text, pattern, issuer);
+        }
         match pattern {
             SubjectPattern::Key(_) | SubjectPattern::Team(_) if !self.api_keys => {
                 let hint = "name \"api_key\" in require or any_of of an inbound";
                 Err(Finding::with_hint(text.span(), "this member can never call: no inbound takes API keys", hint))
             }
-            SubjectPattern::Key(_) | SubjectPattern::Team(_) => Ok(()),
-            SubjectPattern::Password(_) if self.passwords => Ok(()),
-            SubjectPattern::Password(_) | SubjectPattern::Token { .. } => {
-                Err(Finding::new(text.span(), "this member can never call: nothing vouches for it"))
+            SubjectPattern::Password(_) if !self.passwords => {
+                let hint = "name a file of passwords in [passwords]";
+                Err(Finding::with_hint(text.span(), "this member can never call: there are no passwords", hint))
             }
+            SubjectPattern::Key(_)
+            | SubjectPattern::Password(_)
+            | SubjectPattern::Team(_)
+            | SubjectPattern::Token { .. } => Ok(()),
         }
     }
 }
 
-impl From<&Arc<Accepted>> for KnownSubjects {
-    fn from(accepted: &Arc<Accepted>) -> Self {
-        Self { api_keys: accepted.api_keys.is_some(), passwords: accepted.passwords.is_some() }
+impl KnownSubjects<'_> {
+    fn check_issuer(&self, text: &Spanned<String>, pattern: &SubjectPattern, issuer: &str) -> Result<(), Finding> {
+        let Some(known) = self.issuers.iter().find(|known| *known.name == *issuer) else {
+            let hint = did_you_mean(issuer, self.issuers.iter().map(|known| &*known.name));
+            let message = format!("this member can never call: there is no issuer {issuer:?}");
+            return Err(Finding { span: text.span(), message, hint });
+        };
+        match pattern.claim() {
+            Some(claim) if !known.claims.iter().any(|known| **known == *claim) => {
+                let hint = format!("add {claim:?} to the claims of the issuer {issuer:?}");
+                Err(Finding::with_hint(text.span(), format!("the claim {claim:?} is not looked at"), hint))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+impl<'accepted> From<&'accepted Arc<Accepted>> for KnownSubjects<'accepted> {
+    fn from(accepted: &'accepted Arc<Accepted>) -> Self {
+        Self {
+            api_keys: accepted.api_keys.is_some(),
+            passwords: accepted.passwords.is_some(),
+            issuers: &accepted.issuers,
+        }
     }
 }

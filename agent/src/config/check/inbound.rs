@@ -56,6 +56,7 @@ pub(super) fn inbound(
         identity: identities.check(&written.identity)?,
         listen: parsed(&written.listen)?,
         demand,
+        bound_tokens_only: written.bound_tokens_only,
         policy: Arc::new(policy),
         foreign_bundle: written.foreign_bundle.as_ref().map(absolute).transpose()?,
         name,

@@ -4,6 +4,8 @@ mod domains;
 
 pub(super) mod credentials;
 
+mod issuers;
+
 mod roles;
 
 mod inbound;

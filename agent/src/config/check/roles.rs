@@ -13,7 +13,7 @@ use countersign_certs::settings::diagnostic::{Finding, did_you_mean};
 pub(super) fn roles(
     definitions: &[file::Role],
     known: &KnownDomains,
-    subjects: &KnownSubjects,
+    subjects: &KnownSubjects<'_>,
 ) -> Result<Roles, Finding> {
     let mut compiled = Vec::new();
     for definition in definitions {

@@ -1,0 +1,234 @@
+//! Issuers of tokens: what is expected of their tokens, and where their keys are.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_certs::digest::sha256;
+use countersign_certs::settings::diagnostic::Finding;
+use countersign_certs::{pem, store};
+use countersign_credentials::algorithm::Algorithm;
+use countersign_credentials::discovery::{Transport, locations};
+use countersign_credentials::introspection::IntrospectionSettings;
+use countersign_credentials::jwk::KeySet;
+use countersign_credentials::jwt::{self, IssuerSettings, TokenTypes};
+use countersign_credentials::reach::AddressRule;
+use countersign_credentials::url::{HttpUrl, Scheme};
+use toml::Spanned;
+
+use super::super::checked::{Introspection, Issuer, KeySource, WebServer};
+use super::super::{Secrets, file, secret};
+use super::scalars::{absolute, name, span_of_time};
+use crate::refusal::in_one_line;
+
+/// Most issuers of one config.
+const ISSUERS_MAX: usize = 64;
+
+/// Most claims of one issuer that roles and conditions may look at.
+const CLAIMS_MAX: usize = 64;
+
+/// Where distributions keep the roots that their users believe.
+const SYSTEM_ROOTS: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
+
+pub(super) fn issuers(
+    written: &[file::Issuer],
+    secrets: Secrets,
+    files: &mut Vec<PathBuf>,
+) -> Result<Vec<Arc<Issuer>>, Finding> {
+    let mut issuers: Vec<Arc<Issuer>> = Vec::new();
+    for issuer in written {
+        let place = issuer.name.span();
+        if issuers.len() == ISSUERS_MAX {
+            return Err(Finding::new(place, format!("{} issuers; the limit is {ISSUERS_MAX}", written.len())));
+        }
+        let checked = one(issuer, secrets, files)?;
+        if issuers.iter().any(|other| other.name == checked.name) {
+            return Err(Finding::new(place, format!("two issuers are called {:?}", checked.name)));
+        }
+        let url = &checked.tokens.settings().issuer;
+        if issuers.iter().any(|other| other.tokens.settings().issuer == *url) {
+            return Err(Finding::new(issuer.issuer.span(), format!("{url:?} is an issuer already")));
+        }
+        let asks = |issuer: &&Arc<Issuer>| issuer.introspection.is_some();
+        if let Some(other) = issuers.iter().find(asks).filter(|_| checked.introspection.is_some()) {
+            let message =
+                format!("an opaque token does not tell whose it is, and {:?} is asked about them already", other.name);
+            return Err(Finding::new(place, message));
+        }
+        issuers.push(Arc::new(checked));
+    }
+    Ok(issuers)
+}
+
+fn one(written: &file::Issuer, secrets: Secrets, files: &mut Vec<PathBuf>) -> Result<Issuer, Finding> {
+    let optional =
+        |text: &Option<Spanned<String>>| text.clone().map(|text| span_of_time(Some(text), Duration::ZERO)).transpose();
+    let mut settings = IssuerSettings::new(
+        written.issuer.get_ref(),
+        written.audiences.get_ref().clone(),
+        algorithms(written.algorithms.as_ref())?,
+    );
+    settings.types = types(written.types.as_ref())?;
+    settings.leeway = optional(&written.leeway)?.unwrap_or(settings.leeway);
+    settings.age_max = optional(&written.age_max)?;
+    settings.lifetime_max = optional(&written.lifetime_max)?;
+    let tokens = jwt::Issuer::new(settings)
+        .map_err(|error| Finding::new(written.issuer.span(), format!("this issuer cannot be used: {error}")))?;
+    if let Some(one_too_many) = written.claims.get(CLAIMS_MAX) {
+        return Err(Finding::new(one_too_many.span(), format!("more than {CLAIMS_MAX} claims")));
+    }
+    let groups_claim = written.groups_claim.as_ref().map_or("groups", |claim| claim.get_ref().as_str());
+    Ok(Issuer {
+        name: name(&written.name)?,
+        keys: keys(written, &tokens, secrets, files)?,
+        tokens,
+        // Keys are announced long before they are used; a new one that was not is fetched when it is met.
+        refresh: span_of_time(written.refresh.clone(), Duration::from_secs(10 * 60))?,
+        stale_max: span_of_time(written.stale_max.clone(), Duration::from_secs(6 * 60 * 60))?,
+        groups_claim: groups_claim.into(),
+        introspection: written
+            .introspection
+            .as_ref()
+            .map(|table| introspection(table, written, secrets, files))
+            .transpose()?,
+        claims: written.claims.iter().map(|claim| claim.get_ref().as_str().into()).collect(),
+    })
+}
+
+fn introspection(
+    table: &Spanned<file::Introspection>,
+    issuer: &file::Issuer,
+    secrets: Secrets,
+    files: &mut Vec<PathBuf>,
+) -> Result<Introspection, Finding> {
+    if let Some(file) = &issuer.jwks_file {
+        return Err(Finding::new(
+            file.span(),
+            "an issuer that is asked about tokens is asked for its keys too; leave jwks_file out",
+        ));
+    }
+    let written = table.get_ref();
+    let transport = if issuer.unsafe_http_on_loopback { Transport::HttpOnLoopback } else { Transport::HttpsOnly };
+    let mut expected = IntrospectionSettings::new(issuer.issuer.get_ref(), issuer.audiences.get_ref().clone());
+    expected.leeway = span_of_time(issuer.leeway.clone(), expected.leeway)?;
+    expected.require_audience = !written.unsafe_any_audience;
+    expected.lifetime_unnamed =
+        written.lifetime_unnamed.clone().map(|text| span_of_time(Some(text), Duration::ZERO)).transpose()?;
+    let secret = secret::resolve(written.client_secret.get_ref(), secrets)
+        .map_err(|error| Finding::new(written.client_secret.span(), in_one_line(&error)))?;
+    files.extend(secret.files);
+    Ok(Introspection {
+        endpoint: written.endpoint.as_ref().map(|text| url(text, transport)).transpose()?,
+        client_id: written.client_id.clone(),
+        client_secret: secret.value,
+        cache: span_of_time(written.cache.clone(), Duration::from_secs(60))?,
+        expected,
+    })
+}
+
+/// Those with a public key that most issuers use, if the config does not say.
+fn algorithms(written: Option<&Spanned<Vec<Spanned<String>>>>) -> Result<Vec<Algorithm>, Finding> {
+    let Some(written) = written else { return Ok(vec![Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa]) };
+    let parsed = |text: &Spanned<String>| text.get_ref().parse().map_err(|error| Finding::new(text.span(), error));
+    written.get_ref().iter().map(parsed).collect()
+}
+
+fn types(written: Option<&Spanned<String>>) -> Result<TokenTypes, Finding> {
+    match written.map(|text| (text.get_ref().as_str(), text.span())) {
+        None | Some(("access_token", _)) => Ok(TokenTypes::AccessToken),
+        Some(("any_jwt", _)) => Ok(TokenTypes::AnyJwt),
+        Some((other, span)) => {
+            Err(Finding::new(span, format!("unknown types {other:?}; it is access_token or any_jwt")))
+        }
+    }
+}
+
+fn keys(
+    written: &file::Issuer,
+    tokens: &jwt::Issuer,
+    secrets: Secrets,
+    files: &mut Vec<PathBuf>,
+) -> Result<KeySource, Finding> {
+    if let Some(path) = &written.jwks_file {
+        return key_file(path, tokens, secrets, files);
+    }
+    let transport = if written.unsafe_http_on_loopback { Transport::HttpOnLoopback } else { Transport::HttpsOnly };
+    let algorithms = &tokens.settings().algorithms;
+    if let Some(symmetric) = algorithms.iter().find(|algorithm| algorithm.is_symmetric()) {
+        let hint = "name a file of mode 0600 with the secret as a JWK: jwks_file = \"/PATH\"";
+        return Err(Finding::with_hint(
+            written.issuer.span(),
+            format!("{symmetric} needs a secret, which is not fetched"),
+            hint,
+        ));
+    }
+    let jwks_uri = written.jwks_uri.as_ref().map(|text| url(text, transport)).transpose()?;
+    if jwks_uri.is_none() {
+        locations(written.issuer.get_ref(), transport)
+            .map_err(|error| Finding::new(written.issuer.span(), in_one_line(&error)))?;
+    }
+    let server = web_server(written.bundle.as_ref(), &written.private_addresses, files)?;
+    Ok(KeySource::Fetched { server, jwks_uri, transport })
+}
+
+fn key_file(
+    path: &Spanned<PathBuf>,
+    tokens: &jwt::Issuer,
+    secrets: Secrets,
+    files: &mut Vec<PathBuf>,
+) -> Result<KeySource, Finding> {
+    let algorithms = &tokens.settings().algorithms;
+    let place = absolute(path)?;
+    files.push(place.clone());
+    if secrets == Secrets::Named {
+        let empty = br#"{"keys":[]}"#;
+        let keys = KeySet::parse(empty, algorithms).map_err(|error| Finding::new(path.span(), in_one_line(&error)))?;
+        return Ok(KeySource::File { keys: Arc::new(keys), digest: sha256(empty) });
+    }
+    let is_secret = algorithms.iter().any(|algorithm| algorithm.is_symmetric());
+    let read = if is_secret { store::read_secret(&place) } else { store::read(&place) };
+    let document = read.map_err(|error| Finding::new(path.span(), in_one_line(&error)))?;
+    let keys = KeySet::parse(&document, algorithms).map_err(|error| Finding::new(path.span(), in_one_line(&error)))?;
+    if keys.is_empty() {
+        return Err(Finding::new(path.span(), "it holds no key for an accepted algorithm"));
+    }
+    Ok(KeySource::File { keys: Arc::new(keys), digest: sha256(&document) })
+}
+
+/// A URL that is asked by TLS, or on this machine where that was allowed.
+pub(super) fn url(text: &Spanned<String>, transport: Transport) -> Result<HttpUrl, Finding> {
+    let url = HttpUrl::parse(text.get_ref()).map_err(|error| Finding::new(text.span(), error))?;
+    let plain = url.scheme() == Scheme::Http;
+    if plain && !(transport == Transport::HttpOnLoopback && url.host().is_loopback()) {
+        return Err(Finding::new(text.span(), "it is asked in clear text; write https://"));
+    }
+    Ok(url)
+}
+
+/// Whom to believe, and what may be contacted.
+pub(super) fn web_server(
+    bundle: Option<&Spanned<PathBuf>>,
+    exceptions: &[Spanned<String>],
+    files: &mut Vec<PathBuf>,
+) -> Result<WebServer, Finding> {
+    let span = bundle.map(Spanned::span).unwrap_or_default();
+    let at_bundle = |error: &dyn std::error::Error| Finding::new(span.clone(), in_one_line(error));
+    let path = match bundle {
+        Some(path) => absolute(path)?,
+        None => {
+            let found = SYSTEM_ROOTS.into_iter().map(Path::new).find(|path| path.exists());
+            let hint = "install ca-certificates, or name a file of roots: bundle = \"/PATH\"";
+            found
+                .ok_or_else(|| Finding::with_hint(0..0, "this system has no roots to believe servers by", hint))?
+                .to_owned()
+        }
+    };
+    let text = store::read(&path).map_err(|error| at_bundle(&error))?;
+    let roots = pem::certificates(&text).map_err(|error| at_bundle(&error))?;
+    files.push(path);
+    let first = exceptions.first().map(Spanned::span).unwrap_or_default();
+    let reach = AddressRule::new(exceptions.iter().map(|text| text.get_ref().as_str()))
+        .map_err(|error| Finding::new(first, error))?;
+    Ok(WebServer { roots: roots.into(), reach: Arc::new(reach) })
+}

@@ -1,0 +1,275 @@
+//! The issuers of tokens and their keys: fetched by one task for each issuer, looked at by every worker.
+//!
+//! A worker that meets a key that is not known asks for newer ones and waits. However many wait, one fetch is made, and not more often
+//! than the issuer can bear. Keys that cannot be fetched anew count for a bounded time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use countersign_certs::digest::sha256;
+use countersign_certs::time::{Clock, Timestamp};
+use countersign_certs::tls::TlsError;
+use countersign_credentials::discovery::{Discovery, DiscoveryError, Endpoints, Transport, locations};
+use countersign_credentials::jwk::{KeySet, KeySetError};
+use countersign_credentials::url::HttpUrl;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+use crate::config::checked::{Issuer, KeySource};
+use crate::refusal::in_one_line;
+use crate::web::{Question, Web, WebError};
+
+/// How long after a fetch the next one may be made because of a key that is not known. Whoever can send tokens can ask for it.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// How long a request waits for keys.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// An issuer and what is known of it now.
+pub(crate) struct LiveIssuer {
+    pub(crate) settings: Arc<Issuer>,
+    known: watch::Receiver<Known>,
+    /// Grows with each set of keys that differs from the one before.
+    epoch: Arc<AtomicU64>,
+    wanted: Arc<Notify>,
+    clock: Clock,
+    task: Option<JoinHandle<()>>,
+    web: Option<Web>,
+}
+
+/// The state of an issuer's keys.
+#[derive(Clone, Default)]
+struct Known {
+    keys: Option<Arc<KeySet>>,
+    /// SHA-256 of the document that they stood in.
+    document: [u8; 32],
+    endpoints: Endpoints,
+    /// When they were fetched; none for keys in a file, which do not age.
+    fetched: Option<Timestamp>,
+    /// When fetching was tried last, well or badly.
+    tried: Option<Timestamp>,
+    tries: u64,
+}
+
+/// Why keys cannot be had.
+#[derive(Debug, thiserror::Error)]
+enum KeysError {
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
+    #[error("the metadata of the issuer names no jwks_uri")]
+    NoKeys,
+    #[error(transparent)]
+    Set(#[from] KeySetError),
+    #[error("none of the keys is for an accepted algorithm")]
+    Unusable,
+    #[error(transparent)]
+    Web(#[from] WebError),
+}
+
+/// Every issuer of a config. One whose settings stay the same goes on with what it knows.
+pub(crate) fn follow(
+    wanted: &[Arc<Issuer>],
+    now: &[Arc<LiveIssuer>],
+    clock: &Clock,
+) -> Result<Vec<Arc<LiveIssuer>>, TlsError> {
+    let live = |settings: &Arc<Issuer>| match now.iter().find(|live| live.settings == *settings) {
+        Some(live) => Ok(Arc::clone(live)),
+        None => LiveIssuer::start(Arc::clone(settings), clock).map(Arc::new),
+    };
+    wanted.iter().map(live).collect()
+}
+
+impl LiveIssuer {
+    fn start(settings: Arc<Issuer>, clock: &Clock) -> Result<Self, TlsError> {
+        let (epoch, wanted) = (Arc::<AtomicU64>::default(), Arc::<Notify>::default());
+        let mut web = None;
+        let (known, task) = match &settings.keys {
+            KeySource::File { keys, .. } => {
+                let known = Known { keys: Some(Arc::clone(keys)), ..Known::default() };
+                (watch::Sender::new(known).subscribe(), None)
+            }
+            KeySource::Fetched { server, .. } => {
+                let (sender, receiver) = watch::channel(Known::default());
+                let fetching = Fetching {
+                    web: web.insert(Web::new(server, None, clock)?).clone(),
+                    settings: Arc::clone(&settings),
+                    known: sender,
+                    epoch: Arc::clone(&epoch),
+                    wanted: Arc::clone(&wanted),
+                    clock: clock.clone(),
+                };
+                (receiver, Some(tokio::task::spawn_local(fetching.fetch_for_ever())))
+            }
+        };
+        Ok(Self { settings, known, epoch, wanted, clock: clock.clone(), task, web })
+    }
+
+    /// Which keys are in use: a token that was verified with others is verified again.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// The keys, if there are any that are not too old. Waits a while for the first ones.
+    pub(crate) async fn keys(&self) -> Option<Arc<KeySet>> {
+        if let Some(keys) = self.fresh() {
+            return Some(keys);
+        }
+        self.newer().await;
+        self.fresh()
+    }
+
+    /// Keys that are newer than these, if there are any soon. At most one fetch is made for all who ask, and not one right after another.
+    pub(crate) async fn keys_after(&self, seen: &Arc<KeySet>) -> Option<Arc<KeySet>> {
+        let is_new = |keys: &Arc<KeySet>| !Arc::ptr_eq(keys, seen);
+        if let Some(keys) = self.fresh().filter(is_new) {
+            return Some(keys);
+        }
+        let tried = self.known.borrow().tried;
+        if tried.is_some_and(|tried| self.clock.now().since(tried) < PAUSE && tried <= self.clock.now()) {
+            return None;
+        }
+        self.newer().await;
+        self.fresh().filter(is_new)
+    }
+
+    /// How the issuer is asked; none if its keys are a file.
+    pub(crate) fn web(&self) -> Option<&Web> {
+        self.web.as_ref()
+    }
+
+    /// Where the issuer is asked about tokens.
+    pub(crate) fn endpoints(&self) -> Endpoints {
+        self.known.borrow().endpoints.clone()
+    }
+
+    fn fresh(&self) -> Option<Arc<KeySet>> {
+        let known = self.known.borrow();
+        let is_stale = known.fetched.is_some_and(|fetched| self.clock.now().since(fetched) > self.settings.stale_max);
+        known.keys.clone().filter(|_| !is_stale)
+    }
+
+    /// Asks for a fetch and waits for its end.
+    async fn newer(&self) {
+        if self.task.is_none() {
+            return;
+        }
+        let mut known = self.known.clone();
+        let tries = known.borrow_and_update().tries;
+        self.wanted.notify_one();
+        // Who has waited long enough goes on with what there is.
+        tokio::time::timeout(PATIENCE, known.wait_for(|known| known.tries > tries)).await.ok();
+    }
+}
+
+impl Drop for LiveIssuer {
+    fn drop(&mut self) {
+        self.task.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// What one fetch has brought.
+struct Fetched {
+    keys: KeySet,
+    document: [u8; 32],
+    endpoints: Endpoints,
+}
+
+struct Fetching {
+    web: Web,
+    settings: Arc<Issuer>,
+    known: watch::Sender<Known>,
+    epoch: Arc<AtomicU64>,
+    wanted: Arc<Notify>,
+    clock: Clock,
+}
+
+impl Fetching {
+    async fn fetch_for_ever(self) {
+        loop {
+            let fetched = self.fetch().await;
+            let failed = fetched.is_err();
+            match fetched {
+                Ok(fetched) => self.take_up(fetched),
+                Err(error) => {
+                    let error = in_one_line(&error);
+                    tracing::warn!(issuer = &*self.settings.name, error, "the keys of an issuer cannot be fetched");
+                    self.note_try(|_known| ());
+                }
+            }
+            let regular = if failed { self.settings.refresh.min(PAUSE * 3) } else { self.settings.refresh };
+            tokio::select! {
+                () = tokio::time::sleep(regular) => {}
+                () = self.wanted.notified() => self.pause_if_failed(failed).await,
+            }
+        }
+    }
+
+    /// An issuer that is down is not asked again for every request that needs it.
+    async fn pause_if_failed(&self, failed: bool) {
+        if failed {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    fn take_up(&self, fetched: Fetched) {
+        let now = self.clock.now();
+        let Fetched { keys, document, endpoints } = fetched;
+        self.note_try(|known| {
+            // The same keys stay the same, so that tokens verified with them need not be verified again.
+            if known.keys.is_none() || known.document != document {
+                self.epoch.fetch_add(1, Ordering::Release);
+                tracing::info!(issuer = &*self.settings.name, keys = keys.len(), "keys of an issuer taken up");
+                known.keys = Some(Arc::new(keys));
+                known.document = document;
+            }
+            known.endpoints = endpoints;
+            known.fetched = Some(now);
+        });
+    }
+
+    fn note_try(&self, change: impl FnOnce(&mut Known)) {
+        let now = self.clock.now();
+        self.known.send_modify(|known| {
+            change(known);
+            known.tried = Some(now);
+            known.tries += 1;
+        });
+    }
+
+    async fn fetch(&self) -> Result<Fetched, KeysError> {
+        let KeySource::Fetched { jwks_uri, transport, .. } = &self.settings.keys else { return Err(KeysError::NoKeys) };
+        let (uri, endpoints) = match jwks_uri {
+            Some(uri) => (uri.clone(), Endpoints::default()),
+            None => {
+                let discovery = self.discover(*transport).await?;
+                (discovery.jwks_uri.ok_or(KeysError::NoKeys)?, discovery.endpoints)
+            }
+        };
+        let document = self.web.ask(&uri, Question::get()).await?;
+        let keys = KeySet::parse(&document, &self.settings.tokens.settings().algorithms)?;
+        if keys.is_empty() {
+            return Err(KeysError::Unusable);
+        }
+        Ok(Fetched { keys, document: sha256(&document), endpoints })
+    }
+
+    /// The metadata is in one of two places; the first that answers counts.
+    async fn discover(&self, transport: Transport) -> Result<Discovery, KeysError> {
+        let issuer = &self.settings.tokens.settings().issuer;
+        let [first, second] = locations(issuer, transport)?;
+        let ask = async |url: &HttpUrl| self.web.ask(url, Question::get()).await;
+        let document = match ask(&first).await {
+            Ok(document) => document,
+            Err(WebError::Status { .. }) => ask(&second).await?,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Discovery::parse(&document, issuer, transport)?)
+    }
+}
+
+impl std::fmt::Debug for LiveIssuer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "LiveIssuer({})", self.settings.name)
+    }
+}
