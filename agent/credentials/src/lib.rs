@@ -33,3 +33,6 @@ mod encoding;
 
 mod random;
 mod text;
+
+#[cfg(test)]
+mod testing;

@@ -263,3 +263,6 @@ impl VerifiedToken {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
