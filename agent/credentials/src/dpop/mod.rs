@@ -258,3 +258,6 @@ impl ProofRefusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,3 +69,6 @@ fn optional_text(members: &Map<String, Value>, name: &'static str) -> Result<Opt
         None => Ok(None),
     }
 }
+
+#[cfg(test)]
+mod tests;
