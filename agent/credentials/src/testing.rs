@@ -43,7 +43,12 @@ impl Signer {
                 rand::fill(&mut secret).unwrap();
                 Key::Secret(secret)
             }
-            _ => Key::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).unwrap()),
+            Algorithm::Ps256
+            | Algorithm::Ps384
+            | Algorithm::Ps512
+            | Algorithm::Rs256
+            | Algorithm::Rs384
+            | Algorithm::Rs512 => Key::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).unwrap()),
         };
         Self { algorithm, key }
     }
@@ -101,24 +106,26 @@ impl Signer {
             Key::Ec(key) => key.sign(&random, message).unwrap().as_ref().to_vec(),
             Key::Ed25519(key) => key.sign(message).as_ref().to_vec(),
             Key::Rsa(key) => {
-                let encoding: &'static RsaSignatureEncoding = match self.algorithm {
-                    Algorithm::Ps256 => &RSA_PSS_SHA256,
-                    Algorithm::Ps384 => &RSA_PSS_SHA384,
-                    Algorithm::Ps512 => &RSA_PSS_SHA512,
-                    Algorithm::Rs384 => &RSA_PKCS1_SHA384,
-                    Algorithm::Rs512 => &RSA_PKCS1_SHA512,
-                    _ => &RSA_PKCS1_SHA256,
-                };
+                let encodings: [(Algorithm, &'static RsaSignatureEncoding); 6] = [
+                    (Algorithm::Ps256, &RSA_PSS_SHA256),
+                    (Algorithm::Ps384, &RSA_PSS_SHA384),
+                    (Algorithm::Ps512, &RSA_PSS_SHA512),
+                    (Algorithm::Rs256, &RSA_PKCS1_SHA256),
+                    (Algorithm::Rs384, &RSA_PKCS1_SHA384),
+                    (Algorithm::Rs512, &RSA_PKCS1_SHA512),
+                ];
+                let (_, encoding) = encodings.into_iter().find(|(own, _)| *own == self.algorithm).unwrap();
                 let mut signature = vec![0; key.public_modulus_len()];
                 key.sign(encoding, &random, message, &mut signature).unwrap();
                 signature
             }
             Key::Secret(secret) => {
-                let hash = match self.algorithm {
-                    Algorithm::Hs384 => hmac::HMAC_SHA384,
-                    Algorithm::Hs512 => hmac::HMAC_SHA512,
-                    _ => hmac::HMAC_SHA256,
-                };
+                let hashes = [
+                    (Algorithm::Hs256, hmac::HMAC_SHA256),
+                    (Algorithm::Hs384, hmac::HMAC_SHA384),
+                    (Algorithm::Hs512, hmac::HMAC_SHA512),
+                ];
+                let (_, hash) = hashes.into_iter().find(|(own, _)| *own == self.algorithm).unwrap();
                 hmac::sign(&hmac::Key::new(hash, secret), message).as_ref().to_vec()
             }
         }
