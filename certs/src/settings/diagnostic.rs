@@ -62,7 +62,12 @@ enum Tells {
 impl Diagnostic {
     /// Looks the place up in the text. `file` is shown as it is given.
     pub fn new(file: &str, text: &str, finding: Finding, secrets: &SecretLines) -> Self {
-        Self::of(file, text, finding, Tells::Value, secrets)
+        Self::of(file, text, finding, Tells::Value, Some(secrets))
+    }
+
+    /// The same in a text that holds no secrets, so that every line is shown.
+    pub fn public(file: &str, text: &str, finding: Finding) -> Self {
+        Self::of(file, text, finding, Tells::Value, None)
     }
 
     /// What the TOML reader found, in our words: syntax, an unknown key, a wrong type.
@@ -87,10 +92,10 @@ impl Diagnostic {
                 (Tells::Value, Finding::with_hint(span, found.lines().next().unwrap_or(found), hint))
             }
         };
-        Self::of(file, text, finding, tells, secrets)
+        Self::of(file, text, finding, tells, Some(secrets))
     }
 
-    fn of(file: &str, text: &str, finding: Finding, tells: Tells, secrets: &SecretLines) -> Self {
+    fn of(file: &str, text: &str, finding: Finding, tells: Tells, secrets: Option<&SecretLines>) -> Self {
         let Finding { span, message, hint } = finding;
         let start = floor_to_character(text, span.start);
         let before = text.get(..start).unwrap_or_default();
@@ -98,12 +103,12 @@ impl Diagnostic {
         let source = text.get(line_start..).unwrap_or_default().lines().next().unwrap_or_default();
         let marked = text.get(start..floor_to_character(text, span.end)).unwrap_or_default();
         let earlier = before.get(..line_start).unwrap_or_default();
-        let is_secret = secrets.cover(source) || secrets.go_on_after(earlier);
-        let (message, hint) = match tells {
-            Tells::Value if is_secret => {
+        let is_secret = secrets.is_some_and(|secrets| secrets.cover(source) || secrets.go_on_after(earlier));
+        let (message, hint) = match (tells, secrets) {
+            (Tells::Value, Some(secrets)) if is_secret => {
                 ("this line is wrong, and may hold a secret".to_owned(), Some(secrets.hint.to_owned()))
             }
-            Tells::Key | Tells::Value => (message, hint),
+            (Tells::Key | Tells::Value, _) => (message, hint),
         };
         Self {
             file: file.to_owned(),
@@ -217,6 +222,13 @@ mod tests {
             assert!(!shown.to_string().contains("hunter2"), "{shown}");
             assert!(shown.to_string().contains("agent.toml:"), "{shown}");
         }
+    }
+
+    #[test]
+    fn a_text_without_secrets_is_shown_whole() {
+        let text = "permit(principal == \"pass\");";
+        let shown = Diagnostic::public("llm.cedar", text, Finding::new(7..16, "no")).to_string();
+        assert_eq!(shown, format!("llm.cedar:1:8: no\n  |\n1 | {text}\n  |        ^^^^^^^^^"));
     }
 
     #[test]

@@ -1,0 +1,119 @@
+//! Texts and names in a policy that nothing can ever equal. Cedar's validator knows types, not values.
+
+use std::ops::Range;
+
+use cedar_policy_core::ast::{BinaryOp, EntityUID, Expr, ExprKind, Literal, Var};
+use cedar_policy_core::parser::Loc;
+use countersign_certs::san::San;
+use countersign_certs::settings::diagnostic::{Finding, did_you_mean};
+
+use crate::clock::Weekday;
+use crate::principal::UserKind;
+use crate::schema::Names;
+
+/// The methods that HTTP itself defines (RFC 9110 §9.3, RFC 5789). Methods are compared with case.
+const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
+
+/// What can never equal anything in this expression.
+pub(crate) fn findings(expression: &Expr, names: &Names) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for part in expression.subexpressions() {
+        if let ExprKind::Lit(Literal::EntityUID(entity)) = part.expr_kind() {
+            findings.extend(entity_finding(entity, part, names));
+        } else if let ExprKind::BinaryApp { op: BinaryOp::Eq, arg1, arg2 } = part.expr_kind() {
+            findings.extend(text_finding(arg1, arg2));
+            findings.extend(text_finding(arg2, arg1));
+        } else if let ExprKind::BinaryApp { op: BinaryOp::Contains, arg1, arg2 } = part.expr_kind()
+            && let ExprKind::Set(members) = arg1.expr_kind()
+        {
+            findings.extend(members.iter().filter_map(|member| text_finding(arg2, member)));
+        }
+    }
+    findings
+}
+
+fn entity_finding(entity: &EntityUID, part: &Expr, names: &Names) -> Option<Finding> {
+    let id: &str = entity.eid().as_ref();
+    let (message, hint) = match entity.entity_type().to_string().as_str() {
+        "LocalCaller" => numbered(id)?,
+        "Role" => unknown("role", id, &names.roles)?,
+        "Service" => unknown("service", id, &names.services)?,
+        "User" => qualified(id)?,
+        "Workload" => canonical(id)?,
+        _ => return None,
+    };
+    let span = span(entity.loc().or_else(|| part.source_loc()));
+    Some(Finding { span, message, hint: Some(hint) })
+}
+
+fn unknown(kind: &str, id: &str, known: &std::collections::BTreeSet<String>) -> Option<(String, String)> {
+    if known.contains(id) {
+        return None;
+    }
+    let hint = did_you_mean(id, known.iter().map(String::as_str)).unwrap_or_else(|| {
+        let some: Vec<&str> = known.iter().map(String::as_str).take(10).collect();
+        let more = if known.len() > some.len() { ", ..." } else { "" };
+        format!("the config knows these: {}{more}", some.join(", "))
+    });
+    Some((format!("there is no {kind} {id:?}"), hint))
+}
+
+fn numbered(id: &str) -> Option<(String, String)> {
+    let is_number = id.parse::<u32>().is_ok_and(|uid| uid.to_string() == id);
+    let hint = "write `principal has uid && principal.uid == 1000`";
+    (!is_number && id != "loopback").then(|| (format!("{id:?} is no user id"), hint.to_owned()))
+}
+
+fn qualified(id: &str) -> Option<(String, String)> {
+    let hint = "write User::\"ISSUER#SUBJECT\", for example User::\"https://login.example#alice\"";
+    (!id.contains('#')).then(|| (format!("the user {id:?} names no issuer"), hint.to_owned()))
+}
+
+fn canonical(id: &str) -> Option<(String, String)> {
+    match id.parse::<San>() {
+        Ok(name) if name.to_string() == id => None,
+        Ok(name) => Some((format!("no workload is named {id:?}"), format!("write it as \"{name}\""))),
+        Err(error) => Some((
+            format!("no workload is named {id:?}: {error}"),
+            "write Workload::\"spiffe://TRUST-DOMAIN/PATH\", or dns:, email: or ip: and the name".to_owned(),
+        )),
+    }
+}
+
+/// A text that is compared with something that never has this value.
+fn text_finding(compared: &Expr, with: &Expr) -> Option<Finding> {
+    let ExprKind::Lit(Literal::String(found)) = with.expr_kind() else { return None };
+    let ExprKind::GetAttr { expr, attr } = compared.expr_kind() else { return None };
+    let ExprKind::Var(of) = expr.expr_kind() else { return None };
+    let (message, hint) = match (of, attr.as_str()) {
+        (Var::Context, "date") => {
+            let is_date = found.parse::<jiff::civil::Date>().is_ok_and(|date| date.to_string() == found.as_str());
+            (!is_date).then(|| (format!("{found:?} is no date"), "write it like \"2026-11-24\"".to_owned()))
+        }
+        (Var::Context, "method") => {
+            let upper = found.to_ascii_uppercase();
+            let is_misspelt = found.as_str() != upper && METHODS.contains(&upper.as_str());
+            is_misspelt
+                .then(|| (format!("the method {found:?} is never asked for"), format!("did you mean {upper:?}?")))
+        }
+        (Var::Context, "weekday") => one_of("weekday", found, &Weekday::ALL.map(Weekday::as_str)),
+        (Var::Principal, "kind") => {
+            one_of("kind of user", found, &[UserKind::User, UserKind::Service].map(UserKind::as_str))
+        }
+        _ => None,
+    }?;
+    Some(Finding { span: span(with.source_loc()), message, hint: Some(hint) })
+}
+
+fn one_of(kind: &str, found: &str, known: &[&str]) -> Option<(String, String)> {
+    if known.contains(&found) {
+        return None;
+    }
+    let hint = did_you_mean(&found.to_ascii_lowercase(), known.iter().copied())
+        .unwrap_or_else(|| format!("there are: {}", known.join(", ")));
+    Some((format!("there is no {kind} {found:?}"), hint))
+}
+
+fn span(loc: Option<&Loc>) -> Range<usize> {
+    loc.map_or(0..0, |loc| loc.start()..loc.end())
+}

@@ -1,0 +1,214 @@
+//! The Cedar schema that follows from a [`Vocabulary`], and what is looked up in it while attributes are gathered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write};
+use std::sync::Arc;
+
+use cedar_policy_core::ast::{Eid, EntityType, EntityUID, EntityUIDEntry, Name};
+use cedar_policy_core::extensions::Extensions;
+use cedar_policy_core::validator::{Validator, ValidatorSchema};
+
+use crate::vocabulary::{ClaimKind, Vocabulary, VocabularyError, header_attribute};
+
+/// Which way a request goes. Who can ask depends on it: peers with a certificate and users come in, local programs go out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From another host to a service of this one. Principals are `Workload` and `User`.
+    Inbound,
+    /// From this host out. Principals are `LocalCaller` and `User`.
+    Outbound,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// A connection whose bytes are not looked at: `Action::"connect"`.
+    Connect,
+    /// One HTTP request: `Action::"request"`.
+    Request,
+}
+
+/// Everything that conditions are checked against. Made once per config, cheap to clone.
+#[derive(Clone)]
+pub struct Schema(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) inbound: Validator,
+    pub(crate) outbound: Validator,
+    pub(crate) types: Types,
+    pub(crate) names: Names,
+}
+
+/// The entity types, parsed once: parsing a name costs more than deciding.
+pub(crate) struct Types {
+    pub(crate) ip: Name,
+    pub(crate) local_caller: EntityType,
+    pub(crate) role: EntityType,
+    pub(crate) service: EntityType,
+    pub(crate) user: EntityType,
+    pub(crate) workload: EntityType,
+    pub(crate) connect: EntityUIDEntry,
+    pub(crate) request: EntityUIDEntry,
+}
+
+/// The declared names.
+pub(crate) struct Names {
+    pub(crate) roles: BTreeSet<String>,
+    pub(crate) services: BTreeSet<String>,
+    pub(crate) labels: BTreeSet<String>,
+    pub(crate) claims: BTreeMap<String, ClaimKind>,
+    /// Lower-case header name -> as a condition writes it.
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) queries: BTreeSet<String>,
+}
+
+impl Schema {
+    /// The schema of a config.
+    ///
+    /// # Errors
+    /// A name that no condition could write, or two that it could not tell apart.
+    pub fn new(vocabulary: &Vocabulary) -> Result<Self, VocabularyError> {
+        vocabulary.check()?;
+        Ok(Self(Arc::new(Inner {
+            inbound: validator(vocabulary, Direction::Inbound)?,
+            outbound: validator(vocabulary, Direction::Outbound)?,
+            types: Types::parse()?,
+            names: Names::of(vocabulary),
+        })))
+    }
+
+    /// The schema as Cedar's own tools read it, for operators who check their policy files with an editor or with `cedar`.
+    pub fn text(vocabulary: &Vocabulary, direction: Direction) -> String {
+        text(vocabulary, direction)
+    }
+
+    pub(crate) fn validator(&self, direction: Direction) -> &Validator {
+        match direction {
+            Direction::Inbound => &self.0.inbound,
+            Direction::Outbound => &self.0.outbound,
+        }
+    }
+}
+
+impl fmt::Debug for Schema {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Schema")
+    }
+}
+
+impl Types {
+    fn parse() -> Result<Self, VocabularyError> {
+        let name =
+            |text: &str| Name::parse_unqualified_name(text).map_err(|error| VocabularyError::Schema(error.to_string()));
+        let action = EntityType::from(name("Action")?);
+        Ok(Self {
+            ip: name("ip")?,
+            local_caller: name("LocalCaller")?.into(),
+            role: name("Role")?.into(),
+            service: name("Service")?.into(),
+            user: name("User")?.into(),
+            workload: name("Workload")?.into(),
+            connect: entity(&action, "connect").into(),
+            request: entity(&action, "request").into(),
+        })
+    }
+
+    pub(crate) fn action(&self, action: Action) -> &EntityUIDEntry {
+        match action {
+            Action::Connect => &self.connect,
+            Action::Request => &self.request,
+        }
+    }
+}
+
+/// `Type::"id"`.
+pub(crate) fn entity(of_type: &EntityType, id: &str) -> EntityUID {
+    EntityUID::from_components(of_type.clone(), Eid::new(id), None)
+}
+
+impl Names {
+    fn of(vocabulary: &Vocabulary) -> Self {
+        let set = |names: &[String]| names.iter().cloned().collect();
+        Self {
+            roles: set(&vocabulary.roles),
+            services: set(&vocabulary.services),
+            labels: set(&vocabulary.labels),
+            claims: vocabulary.claims.iter().cloned().collect(),
+            headers: vocabulary
+                .headers
+                .iter()
+                .map(|name| (name.to_ascii_lowercase(), header_attribute(name)))
+                .collect(),
+            queries: set(&vocabulary.queries),
+        }
+    }
+}
+
+fn validator(vocabulary: &Vocabulary, direction: Direction) -> Result<Validator, VocabularyError> {
+    let text = text(vocabulary, direction);
+    // Warnings are about names that hide built-in ones; ours are fixed, and the config's are quoted.
+    let (schema, _warnings) = ValidatorSchema::from_cedarschema_str(&text, Extensions::all_available())
+        .map_err(|error| VocabularyError::Schema(error.to_string()))?;
+    Ok(Validator::new(schema))
+}
+
+const TIME: &str = "hour: Long, minute: Long, weekday: String, date: String, zone: String, unix_time: Long";
+
+fn text(vocabulary: &Vocabulary, direction: Direction) -> String {
+    let labels = optional_texts(vocabulary.labels.iter().map(String::as_str));
+    let query = optional_texts(vocabulary.queries.iter().map(String::as_str));
+    let headers: Vec<String> = vocabulary.headers.iter().map(|name| header_attribute(name)).collect();
+    let headers = optional_texts(headers.iter().map(String::as_str));
+    let claims = optional(vocabulary.claims.iter().map(|(name, kind)| (name.as_str(), kind.in_schema())));
+    let (callers, via, origin) = match direction {
+        Direction::Inbound => (
+            "entity Workload in [Role] { id: String, trust_domain: String, names: Set<String>, \
+             certificate_age_seconds: Long, certificate_seconds_left: Long };\n",
+            ", via?: Workload",
+            "address: __cedar::ipaddr",
+        ),
+        Direction::Outbound => {
+            ("entity LocalCaller { uid?: Long, gid?: Long };\n", "", "local?: { uid: Long, gid: Long }")
+        }
+    };
+    let principals = match direction {
+        Direction::Inbound => "Workload, User",
+        Direction::Outbound => "LocalCaller, User",
+    };
+    format!(
+        "entity Role;\n\
+         entity Service {{ name: String, labels: {{{labels}}} }};\n\
+         {callers}\
+         entity User in [Role] {{ kind: String, id: String, issuer: String, team?: String, scopes: Set<String>, \
+         groups: Set<String>, claims: {{{claims}}}{via} }};\n\
+         action \"request\" appliesTo {{ principal: [{principals}], resource: [Service], context: {{ method: String, \
+         path: String, query: {{{query}}}, headers: {{{headers}}}, {origin}, {TIME} }} }};\n\
+         action \"connect\" appliesTo {{ principal: [{principals}], resource: [Service], context: {{ {origin}, {TIME} }} \
+         }};\n"
+    )
+}
+
+fn optional_texts<'name>(names: impl Iterator<Item = &'name str>) -> String {
+    optional(names.map(|name| (name, "String")))
+}
+
+/// Attributes that need not be there. Names have no quotes: the vocabulary was checked.
+fn optional<'name>(attributes: impl Iterator<Item = (&'name str, &'static str)>) -> String {
+    let mut text = String::new();
+    for (name, of_type) in attributes {
+        // Writing into a String cannot fail.
+        let _ = write!(text, " \"{name}\"?: {of_type},");
+    }
+    text
+}
+
+impl ClaimKind {
+    fn in_schema(self) -> &'static str {
+        match self {
+            Self::Boolean => "Bool",
+            Self::Number => "Long",
+            Self::Text => "String",
+            Self::Texts => "Set<String>",
+        }
+    }
+}
