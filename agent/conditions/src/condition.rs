@@ -149,15 +149,11 @@ fn as_policy(expression: &Expr, action: &EntityUID) -> Result<PolicySet, String>
 
 /// The operands of the outermost chain of `&&`.
 fn parts(expression: &Expr, text: &str) -> Vec<(Expr, String)> {
-    match expression.expr_kind() {
-        ExprKind::And { left, right } => {
-            let mut all = parts(left, text);
-            all.extend(parts(right, text));
-            all
-        }
-        _ => {
-            let place = expression.source_loc().and_then(|loc| text.get(loc.start()..loc.end()));
-            vec![(expression.clone(), place.unwrap_or(text).trim().to_owned())]
-        }
+    if let ExprKind::And { left, right } = expression.expr_kind() {
+        let mut all = parts(left, text);
+        all.extend(parts(right, text));
+        return all;
     }
+    let place = expression.source_loc().and_then(|loc| text.get(loc.start()..loc.end()));
+    vec![(expression.clone(), place.unwrap_or(text).trim().to_owned())]
 }
