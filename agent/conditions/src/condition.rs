@@ -1,6 +1,7 @@
 //! One condition beside a rule: a Cedar expression that is true or false.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use cedar_policy_core::ast::{
@@ -11,6 +12,7 @@ use countersign_certs::settings::diagnostic::Finding;
 
 use crate::attributes::Attributes;
 use crate::evaluate::Evaluation;
+use crate::room::with_room;
 use crate::schema::{Action, Direction, Inner, Schema};
 use crate::text;
 use crate::uses::Uses;
@@ -23,6 +25,7 @@ pub const CONDITION_BYTES_MAX: usize = 4096;
 #[derive(Clone)]
 pub struct Condition {
     schema: Arc<Inner>,
+    text: Arc<str>,
     expression: Arc<Expr>,
     /// The parts that must all hold, in order, with their text.
     parts: Arc<[(Expr, String)]>,
@@ -41,6 +44,9 @@ pub enum ConditionError {
         /// Bytes found.
         found: usize,
     },
+    /// The system gives no thread to read it on.
+    #[error("no thread can be started to read a condition on")]
+    Thread(#[source] io::Error),
 }
 
 /// Why it cannot be told whether a condition holds. Deny.
@@ -62,6 +68,10 @@ impl ConditionError {
             long @ Self::Long { .. } => {
                 Finding::with_hint(0..CONDITION_BYTES_MAX, &long, "write a policy file, or use roles")
             }
+            Self::Thread(error) => {
+                let message = format!("no thread can be started to read a condition on: {error}");
+                Finding::with_hint(0..0, message, "look at the limits of this process (TasksMax, RLIMIT_NPROC)")
+            }
         }
     }
 }
@@ -71,11 +81,15 @@ impl Condition {
     /// exist. It becomes a policy as a syntax tree, never as text, so it cannot become two.
     ///
     /// # Errors
-    /// The first thing that is wrong, with its place in `text`.
+    /// The first thing that is wrong, with its place in `text`; or the system gives no thread to read it on.
     pub fn parse(text: &str, schema: &Schema, direction: Direction, action: Action) -> Result<Self, ConditionError> {
         if text.len() > CONDITION_BYTES_MAX {
             return Err(ConditionError::Long { found: text.len() });
         }
+        with_room(|| Self::read(text, schema, direction, action)).map_err(ConditionError::Thread)?
+    }
+
+    fn read(text: &str, schema: &Schema, direction: Direction, action: Action) -> Result<Self, ConditionError> {
         text::check(text).map_err(|excess| ConditionError::Invalid(validate::of_excess(excess)))?;
         let expression: Expr = text.parse().map_err(|errors| invalid(validate::of_syntax(&errors), text))?;
         let action = schema.0.types.action(action).uid().ok_or_else(|| invalid(Vec::new(), text))?;
@@ -91,7 +105,13 @@ impl Condition {
             return Err(invalid(found, text));
         }
         let parts = parts(&expression, text).into();
-        Ok(Self { schema: Arc::clone(&schema.0), uses: Uses::of(&expression), expression: Arc::new(expression), parts })
+        Ok(Self {
+            schema: Arc::clone(&schema.0),
+            text: text.into(),
+            uses: Uses::of(&expression),
+            expression: Arc::new(expression),
+            parts,
+        })
     }
 
     /// Whether it holds.
@@ -119,7 +139,7 @@ impl Condition {
 
 impl fmt::Debug for Condition {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Condition({})", self.expression)
+        write!(formatter, "Condition({})", self.text)
     }
 }
 

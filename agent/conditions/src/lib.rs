@@ -33,4 +33,6 @@ mod literals;
 
 mod text;
 
+mod room;
+
 pub mod value;

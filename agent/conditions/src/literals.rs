@@ -1,18 +1,25 @@
 //! Texts and names in a policy that nothing can ever equal. Cedar's validator knows types, not values.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use cedar_policy_core::ast::{BinaryOp, EntityUID, Expr, ExprKind, Literal, Var};
 use cedar_policy_core::parser::Loc;
 use countersign_certs::san::San;
 use countersign_certs::settings::diagnostic::{Finding, did_you_mean};
+use smol_str::SmolStr;
 
 use crate::clock::Weekday;
 use crate::principal::UserKind;
-use crate::schema::Names;
+use crate::schema::{
+    CONTEXT_ATTRIBUTES, LOCAL_CALLER_ATTRIBUTES, Names, SERVICE_ATTRIBUTES, USER_ATTRIBUTES, WORKLOAD_ATTRIBUTES,
+};
 
 /// The methods that HTTP itself defines (RFC 9110 §9.3, RFC 5789). Methods are compared with case.
 const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
+
+/// Most names that a hint lists.
+const LISTED_MAX: usize = 10;
 
 /// What can never equal anything in this expression.
 pub(crate) fn findings(expression: &Expr, names: &Names) -> Vec<Finding> {
@@ -27,6 +34,8 @@ pub(crate) fn findings(expression: &Expr, names: &Names) -> Vec<Finding> {
             && let ExprKind::Set(members) = arg1.expr_kind()
         {
             findings.extend(members.iter().filter_map(|member| text_finding(arg2, member)));
+        } else if let Some(path) = asked_with_has(part) {
+            findings.extend(attribute_finding(&path, part, names));
         }
     }
     findings
@@ -46,16 +55,9 @@ fn entity_finding(entity: &EntityUID, part: &Expr, names: &Names) -> Option<Find
     Some(Finding { span, message, hint: Some(hint) })
 }
 
-fn unknown(kind: &str, id: &str, known: &std::collections::BTreeSet<String>) -> Option<(String, String)> {
-    if known.contains(id) {
-        return None;
-    }
-    let hint = did_you_mean(id, known.iter().map(String::as_str)).unwrap_or_else(|| {
-        let some: Vec<&str> = known.iter().map(String::as_str).take(10).collect();
-        let more = if known.len() > some.len() { ", ..." } else { "" };
-        format!("the config knows these: {}{more}", some.join(", "))
-    });
-    Some((format!("there is no {kind} {id:?}"), hint))
+fn unknown(kind: &str, id: &str, known: &BTreeSet<String>) -> Option<(String, String)> {
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    one_of(kind, id, &known)
 }
 
 fn numbered(id: &str) -> Option<(String, String)> {
@@ -78,6 +80,58 @@ fn canonical(id: &str) -> Option<(String, String)> {
             "write Workload::\"spiffe://TRUST-DOMAIN/PATH\", or dns:, email: or ip: and the name".to_owned(),
         )),
     }
+}
+
+/// Where a test with `has` looks: what it begins with, and each step.
+fn asked_with_has(part: &Expr) -> Option<(Var, Vec<&str>)> {
+    let (base, steps): (&Expr, Vec<&str>) = if let ExprKind::HasAttr { expr, attr } = part.expr_kind() {
+        (expr, vec![attr.as_str()])
+    } else if let ExprKind::ExtHasAttr { expr, attrs } = part.expr_kind() {
+        (expr, attrs.iter().map(SmolStr::as_str).collect())
+    } else {
+        return None;
+    };
+    let (begin, mut path) = path_to(base)?;
+    path.extend(steps);
+    Some((begin, path))
+}
+
+fn path_to(expression: &Expr) -> Option<(Var, Vec<&str>)> {
+    if let ExprKind::GetAttr { expr, attr } = expression.expr_kind() {
+        let (begin, mut path) = path_to(expr)?;
+        path.push(attr);
+        return Some((begin, path));
+    }
+    let ExprKind::Var(begin) = expression.expr_kind() else { return None };
+    Some((*begin, Vec::new()))
+}
+
+/// A name that nothing declares, asked for with `has`: the validator takes it for "no", and `!` of that for "yes".
+fn attribute_finding((begin, path): &(Var, Vec<&str>), part: &Expr, names: &Names) -> Option<Finding> {
+    let all =
+        |kinds: &[&'static [&'static str]]| kinds.iter().flat_map(|kind| kind.iter().copied()).collect::<Vec<_>>();
+    let (kind, name, known) = match (begin, path.as_slice()) {
+        (Var::Context, ["headers", name, ..]) => {
+            ("declared header", name, names.headers.values().map(String::as_str).collect())
+        }
+        (Var::Context, ["local", name, ..]) => ("attribute", name, all(&[&LOCAL_CALLER_ATTRIBUTES])),
+        (Var::Context, ["query", name, ..]) => {
+            ("declared parameter", name, names.queries.iter().map(String::as_str).collect())
+        }
+        (Var::Context, [name, ..]) => ("attribute", name, all(&[&CONTEXT_ATTRIBUTES])),
+        (Var::Principal, ["claims", name, ..]) => {
+            ("declared claim", name, names.claims.keys().map(String::as_str).collect())
+        }
+        (Var::Principal, ["via", name, ..]) => ("attribute", name, all(&[&WORKLOAD_ATTRIBUTES])),
+        (Var::Principal, [name, ..]) => {
+            ("attribute", name, all(&[&USER_ATTRIBUTES, &WORKLOAD_ATTRIBUTES, &LOCAL_CALLER_ATTRIBUTES]))
+        }
+        (Var::Resource, ["labels", name, ..]) => ("label", name, names.labels.iter().map(String::as_str).collect()),
+        (Var::Resource, [name, ..]) => ("attribute", name, all(&[&SERVICE_ATTRIBUTES])),
+        _ => return None,
+    };
+    let (message, hint) = one_of(kind, name, &known)?;
+    Some(Finding { span: span(part.source_loc()), message, hint: Some(hint) })
 }
 
 /// A text that is compared with something that never has this value.
@@ -109,8 +163,15 @@ fn one_of(kind: &str, found: &str, known: &[&str]) -> Option<(String, String)> {
     if known.contains(&found) {
         return None;
     }
-    let hint = did_you_mean(&found.to_ascii_lowercase(), known.iter().copied())
-        .unwrap_or_else(|| format!("there are: {}", known.join(", ")));
+    let hint = did_you_mean(&found.to_ascii_lowercase(), known.iter().copied()).unwrap_or_else(|| {
+        let some: Vec<&str> = known.iter().copied().take(LISTED_MAX).collect();
+        let more = if known.len() > some.len() { ", ..." } else { "" };
+        if known.is_empty() {
+            format!("the config has no {kind}")
+        } else {
+            format!("there are: {}{more}", some.join(", "))
+        }
+    });
     Some((format!("there is no {kind} {found:?}"), hint))
 }
 

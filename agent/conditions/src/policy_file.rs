@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use countersign_certs::settings::diagnostic::{Diagnostic, Finding};
 use crate::attributes::Attributes;
 use crate::condition::ConditionFailure;
 use crate::evaluate::Evaluation;
+use crate::room::with_room;
 use crate::schema::{Direction, Inner, Schema};
 use crate::text;
 use crate::uses::Uses;
@@ -95,7 +97,8 @@ impl PolicyFile {
     /// Everything that is wrong, in the order of the text: syntax, unknown names, types, policies that can never apply, templates,
     /// ids that are there twice, more or longer policies than are allowed.
     pub fn parse(name: &str, text: &str, schema: &Schema, direction: Direction) -> Result<Self, PolicyErrors> {
-        let policies = read(name, text, schema, direction).map_err(|findings| {
+        let read = with_room(|| read(name, text, schema, direction)).unwrap_or_else(|error| Err(no_thread(&error)));
+        let policies = read.map_err(|findings| {
             let more = findings.len().saturating_sub(FINDINGS_MAX);
             let shown = findings.into_iter().take(FINDINGS_MAX);
             PolicyErrors { found: shown.map(|finding| Diagnostic::public(name, text, finding)).collect(), more }
@@ -200,6 +203,11 @@ fn read(name: &str, text: &str, schema: &Schema, direction: Direction) -> Result
         findings.extend(validate::findings(&set, schema, direction));
     }
     if findings.is_empty() { Ok(Policies::compile(name, &set, schema)) } else { Err(findings) }
+}
+
+fn no_thread(error: &io::Error) -> Vec<Finding> {
+    let message = format!("no thread can be started to read the file on: {error}");
+    vec![Finding::with_hint(0..0, message, "look at the limits of this process (TasksMax, RLIMIT_NPROC)")]
 }
 
 fn templates(set: &PolicySet) -> Vec<Finding> {

@@ -152,6 +152,31 @@ fn validator(vocabulary: &Vocabulary, direction: Direction) -> Result<Validator,
     Ok(Validator::new(schema))
 }
 
+/// What the schema says of a connection or request, in either direction.
+pub(crate) const CONTEXT_ATTRIBUTES: [&str; 12] = [
+    "address",
+    "date",
+    "headers",
+    "hour",
+    "local",
+    "method",
+    "minute",
+    "path",
+    "query",
+    "unix_time",
+    "weekday",
+    "zone",
+];
+
+pub(crate) const LOCAL_CALLER_ATTRIBUTES: [&str; 2] = ["gid", "uid"];
+
+pub(crate) const SERVICE_ATTRIBUTES: [&str; 2] = ["labels", "name"];
+
+pub(crate) const USER_ATTRIBUTES: [&str; 8] = ["claims", "groups", "id", "issuer", "kind", "scopes", "team", "via"];
+
+pub(crate) const WORKLOAD_ATTRIBUTES: [&str; 5] =
+    ["certificate_age_seconds", "certificate_seconds_left", "id", "names", "trust_domain"];
+
 const TIME: &str = "hour: Long, minute: Long, weekday: String, date: String, zone: String, unix_time: Long";
 
 fn text(vocabulary: &Vocabulary, direction: Direction) -> String {
@@ -210,5 +235,46 @@ impl ClaimKind {
             Self::Text => "String",
             Self::Texts => "Set<String>",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The names before colons in what stands between `begin` and the next `}`, without what the config declares.
+    fn attributes(begin: &str) -> BTreeSet<String> {
+        let both = [Direction::Inbound, Direction::Outbound].map(|direction| text(&Vocabulary::default(), direction));
+        let mut names = BTreeSet::new();
+        for text in &both {
+            let of_kind = text.split(begin).skip(1).filter_map(|rest| rest.split(";\n").next());
+            for part in of_kind.flat_map(|of_kind| of_kind.split(", ")) {
+                let name = part.split(':').next().unwrap_or_default();
+                names.insert(name.trim_matches([' ', '{', '?']).to_owned());
+            }
+        }
+        names
+    }
+
+    #[track_caller]
+    fn check(begin: &str, expected: &[&str]) {
+        let expected: BTreeSet<String> = expected.iter().map(|name| (*name).to_owned()).collect();
+        let mut found = attributes(begin);
+        // The second part of `local: { uid: Long, gid: Long }` looks like an attribute of the whole.
+        if begin.starts_with("context") {
+            assert!(found.remove("gid"), "{found:?}");
+        }
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_lists_of_attributes_are_those_of_the_schema() {
+        check("context: {", &CONTEXT_ATTRIBUTES);
+        check("entity LocalCaller {", &LOCAL_CALLER_ATTRIBUTES);
+        check("entity Service {", &SERVICE_ATTRIBUTES);
+        check("entity User in [Role] {", &USER_ATTRIBUTES);
+        check("entity Workload in [Role] {", &WORKLOAD_ATTRIBUTES);
     }
 }

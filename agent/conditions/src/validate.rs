@@ -12,18 +12,11 @@ use countersign_certs::settings::diagnostic::{Finding, did_you_mean};
 use miette::Diagnostic;
 
 use crate::literals;
-use crate::schema::{Direction, Schema};
+use crate::schema::{Direction, LOCAL_CALLER_ATTRIBUTES, Schema, USER_ATTRIBUTES, WORKLOAD_ATTRIBUTES};
 use crate::text::{self, DEPTH_MAX, Excess, OPERATORS_MAX, POLICY_BYTES_MAX};
 
 /// A policy that is never true is a mistake of whoever wrote it.
 const IMPOSSIBLE: &str = "this can never hold: it is false whatever is asked by whomever";
-
-const LOCAL_CALLER_ATTRIBUTES: [&str; 2] = ["gid", "uid"];
-
-const USER_ATTRIBUTES: [&str; 8] = ["claims", "groups", "id", "issuer", "kind", "scopes", "team", "via"];
-
-const WORKLOAD_ATTRIBUTES: [&str; 5] =
-    ["certificate_age_seconds", "certificate_seconds_left", "id", "names", "trust_domain"];
 
 /// Everything that is wrong with these policies, in the order of the text.
 ///
@@ -104,6 +97,8 @@ fn of_error(error: &ValidationError, direction: Direction) -> Finding {
     let message = without_policy(&error.to_string());
     let hint = if let ValidationError::UnsafeAttributeAccess(access) = error {
         unknown_attribute(access, direction)
+    } else if let ValidationError::UnrecognizedEntityType(unknown) = error {
+        Some(known_types(&unknown.actual_entity_type, direction))
     } else {
         help(error).map(|help| without_policy(&help))
     };
@@ -115,6 +110,15 @@ fn of_warning(warning: &ValidationWarning) -> Finding {
         matches!(warning, ValidationWarning::ImpossiblePolicy(_) | ValidationWarning::InvalidActionApplication(_));
     let message = if is_impossible { IMPOSSIBLE.to_owned() } else { without_policy(&warning.to_string()) };
     Finding { span: span(warning), message, hint: help(warning) }
+}
+
+/// The engine offers any type that is as near as another, a different one each time.
+fn known_types(unknown: &str, direction: Direction) -> String {
+    let known = match direction {
+        Direction::Inbound => ["Workload", "User", "Role", "Service", "Action"],
+        Direction::Outbound => ["LocalCaller", "User", "Role", "Service", "Action"],
+    };
+    did_you_mean(unknown, known).unwrap_or_else(|| format!("here there are: {}", known.join(", ")))
 }
 
 /// What is to be done about an attribute that is not there. Another kind of principal may have it; or a similar name is meant,
