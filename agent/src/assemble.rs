@@ -223,6 +223,7 @@ impl Assembler {
             demand: inbound.demand,
             bound_tokens_only: inbound.bound_tokens_only,
             policy: Arc::clone(&inbound.policy),
+            service: inbound.service.clone(),
             inject: Arc::clone(&inbound.inject),
             counters: self.counters_of(Direction::Inbound, &inbound.name),
         }))

@@ -8,18 +8,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use countersign_certs::time::Timestamp;
-use http::Method;
+use http::{HeaderMap, Method};
 
 use crate::authenticate;
 use crate::authenticate::caller::Caller;
 use crate::authenticate::subject::Proof;
 use crate::config::address::Protocol;
 use crate::connection::{Connection, Current};
+use crate::facts::{self, Asked};
 use crate::listener::LocalUser;
 use crate::live::{Live, Member, Signal};
+use crate::policy::condition::Facts;
 use crate::policy::decide::{self, Decision, Holders, Question};
-use crate::policy::explain::obstacle_in_words;
-use crate::policy::path::{CheckedPath, CheckedTarget};
+use crate::policy::explain::{observed_in_words, obstacle_in_words};
+use crate::policy::path::CheckedTarget;
 use crate::refusal::{Refusal, Withdrawn};
 use crate::request::NormalRequest;
 use crate::routes::{InboundRoute, OutboundRoute, Phase};
@@ -31,6 +33,7 @@ use crate::worker::Worker;
 pub(crate) struct Permit {
     ongoing: Member<Ongoing>,
     rule: Option<Arc<str>>,
+    observed: Option<Box<str>>,
 }
 
 /// What was asked, so that it can be asked again.
@@ -40,6 +43,8 @@ pub(crate) struct Ongoing {
     caller: Caller,
     method: Method,
     target: CheckedTarget,
+    /// Kept only where conditions look at them.
+    headers: Option<Box<HeaderMap>>,
     signal: Signal,
     /// The body is still on its way to the backend.
     asking: Cell<bool>,
@@ -53,6 +58,11 @@ impl Permit {
     /// The rule that allowed it.
     pub(crate) fn rule(&self) -> Option<Arc<str>> {
         self.rule.clone()
+    }
+
+    /// What the rules that are only observed would have changed.
+    pub(crate) fn observed(&mut self) -> Option<Box<str>> {
+        self.observed.take()
     }
 
     /// What must be watched while it is spent.
@@ -119,8 +129,22 @@ impl Ongoing {
 pub(crate) fn request(connection: &Rc<Connection>, caller: Caller, request: &NormalRequest) -> Result<Permit, Refusal> {
     let worker = connection.worker();
     still_open(connection)?;
+    let mut headers = None;
+    let mut observed = None;
     let rule = match still_as_begun(connection)? {
-        Current::Inbound(route) => Some(rule_for(&route, connection, &caller, &request.method, request.target.path())?),
+        Current::Inbound(route) => {
+            let asked = Asked {
+                method: &request.method,
+                path: request.target.path(),
+                query: request.target.query(),
+                headers: Some(&request.headers),
+                now: connection.worker().clock().now(),
+            };
+            let (rule, would) = decided(&route, connection, &caller, asked)?;
+            headers = route.policy.uses.map(|_uses| Box::new(request.headers.clone()));
+            observed = would;
+            Some(rule)
+        }
         // A local program was judged by its socket when it connected; whom it may call is the other agent's to say.
         Current::Outbound(_) => None,
     };
@@ -129,12 +153,13 @@ pub(crate) fn request(connection: &Rc<Connection>, caller: Caller, request: &Nor
         caller,
         method: request.method.clone(),
         target: request.target.clone(),
+        headers,
         signal: Signal::default(),
         asking: Cell::new(false),
         last_byte: Cell::new(worker.tick()),
         seen_cut: Cell::new(None),
     };
-    Ok(Permit { ongoing: Live::enter(worker.requests(), Rc::new(ongoing)), rule })
+    Ok(Permit { ongoing: Live::enter(worker.requests(), Rc::new(ongoing)), rule, observed })
 }
 
 /// Evidence that one connection may be carried as it is. Made only by [`connection`].
@@ -250,22 +275,41 @@ fn still_allowed(ongoing: &Ongoing) -> Result<(), Withdrawn> {
     still_connected(&ongoing.connection)?;
     let Current::Inbound(route) = still_as_begun(&ongoing.connection)? else { return Ok(()) };
     authenticate::still_believed(&ongoing.caller, &ongoing.connection, route.demand)?;
-    rule_for(&route, &ongoing.connection, &ongoing.caller, &ongoing.method, ongoing.target.path())
+    let asked = Asked {
+        method: &ongoing.method,
+        path: ongoing.target.path(),
+        query: ongoing.target.query(),
+        headers: ongoing.headers.as_deref(),
+        now: ongoing.connection.worker().clock().now(),
+    };
+    decided(&route, &ongoing.connection, &ongoing.caller, asked)
         .map(drop)
         .map_err(|refusal| Withdrawn::Policy(refusal.detail()))
 }
 
-fn rule_for(
+/// The rule that allows a request, and what the rules that are only observed would have changed.
+fn decided(
     route: &InboundRoute,
     connection: &Connection,
     caller: &Caller,
-    method: &Method,
-    path: CheckedPath<'_>,
-) -> Result<Arc<str>, Refusal> {
-    good_for(caller, route, method)?;
+    asked: Asked<'_>,
+) -> Result<(Arc<str>, Option<Box<str>>), Refusal> {
+    good_for(caller, route, asked.method)?;
     let roles = caller.roles();
-    let question = Question { holders: roles.holders(), address: connection.address().ip(), method, path };
-    rule_of(decide::request(&route.policy, question))
+    let (holders, address, Asked { method, path, .. }) = (roles.holders(), connection.address().ip(), asked);
+    let policy = &route.policy;
+    facts::with(caller, connection, route, asked, |facts| {
+        let question = Question { holders, address, method, path, facts };
+        let decision = decide::request(policy, question);
+        let observed = policy.observed.as_ref().and_then(|_rules| observed_in_words(policy, question, &decision));
+        match decision {
+            Decision::Allow(rule) => Ok((rule, observed.map(Into::into))),
+            Decision::Deny(obstacle) => {
+                let words = obstacle_in_words(policy, &obstacle, facts);
+                Err(Refusal::Denied { reason: obstacle.reason(), words, observed })
+            }
+        }
+    })
 }
 
 /// An API key may be made for some routes and methods only.
@@ -288,14 +332,11 @@ fn whole_connection(route: &InboundRoute, connection: &Connection) -> Result<Arc
     let peer = connection.peer().ok_or(Refusal::Withdrawn(Withdrawn::Route))?;
     let roles = peer.roles();
     let holders = Holders { roles: &roles, via: None };
-    rule_of(decide::connection(&route.policy, holders, connection.address().ip()))
-}
-
-fn rule_of(decision: Decision<'_>) -> Result<Arc<str>, Refusal> {
-    match decision {
-        Decision::Allow(rule) => Ok(Arc::clone(&rule.name)),
+    match decide::connection(&route.policy, holders, connection.address().ip()) {
+        Decision::Allow(rule) => Ok(rule),
         Decision::Deny(obstacle) => {
-            Err(Refusal::Denied { reason: obstacle.reason(), words: obstacle_in_words(obstacle) })
+            let words = obstacle_in_words(&route.policy, &obstacle, &Facts::of_nobody());
+            Err(Refusal::Denied { reason: obstacle.reason(), words, observed: None })
         }
     }
 }

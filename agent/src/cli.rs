@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use countersign_certs::time::Timestamp;
 use countersign_credentials::api_key::KeyId;
 
 /// Terminates and originates mutual TLS for the AI services of one host.
@@ -45,14 +46,30 @@ pub(crate) enum Command {
         #[command(flatten)]
         config: ConfigFile,
         /// The ID of a decision that the running agent has made.
-        #[arg(conflicts_with_all = ["inbound", "peer", "method", "path"], required_unless_present = "inbound")]
+        #[arg(conflicts_with_all = ["inbound", "peer", "subject", "method", "path"], required_unless_present = "inbound")]
         decision: Option<String>,
         /// The inbound that would be asked.
-        #[arg(long, requires = "peer")]
+        #[arg(long)]
         inbound: Option<String>,
-        /// Who would ask: a SPIFFE ID, dns:NAME, email:ADDRESS or ip:ADDRESS. May be given more than once.
+        /// Which workload would ask: a SPIFFE ID, dns:NAME, email:ADDRESS or ip:ADDRESS. May be given more than once.
         #[arg(long)]
         peer: Vec<String>,
+        /// For which user or service: user:ISSUER/NAME, client:ISSUER/ID, key:ID or basic:NAME.
+        #[arg(long)]
+        subject: Option<String>,
+        /// What its credential would say: group:ISSUER/NAME, scope:ISSUER/NAME, claim:ISSUER/NAME=VALUE, team:NAME or
+        /// grant:ROLE. May be given more than once.
+        #[arg(long = "fact", value_name = "FACT", requires = "subject")]
+        facts: Vec<String>,
+        /// From where.
+        #[arg(long)]
+        address: Option<String>,
+        /// A header of the request, NAME: VALUE. May be given more than once.
+        #[arg(long = "header", value_name = "HEADER")]
+        headers: Vec<String>,
+        /// When, such as 2026-11-24T08:00:00Z; now without it.
+        #[arg(long, value_name = "TIME")]
+        at: Option<Timestamp>,
         /// The method that would be used.
         #[arg(long, default_value = "GET")]
         method: String,
@@ -81,11 +98,35 @@ pub(crate) enum Command {
         #[arg(long)]
         id: Option<String>,
     },
+    /// Say which recorded decisions another config would change.
+    #[command(
+        after_help = "Example: countersign-agent replay --policy new/agent.toml --audit /var/log/countersign/audit.log"
+    )]
+    Replay {
+        /// The config that would be used.
+        #[arg(long, value_name = "FILE")]
+        policy: PathBuf,
+        /// A file of audit lines. May be given more than once.
+        #[arg(long, value_name = "FILE", required = true)]
+        audit: Vec<PathBuf>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Run until SIGTERM. SIGHUP has the config read again; a changed file is noticed without it.
     #[command(after_help = "Example: countersign-agent run --config /etc/countersign/agent.toml")]
     Run {
         #[command(flatten)]
         config: ConfigFile,
+    },
+    /// Test a config against a table of decisions that are expected of it.
+    #[command(after_help = "Example: countersign-agent test policy.test.toml")]
+    Test {
+        /// The table.
+        file: PathBuf,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Show what a running agent does.
     #[command(after_help = "Example: countersign-agent status --config /etc/countersign/agent.toml --json")]

@@ -2,29 +2,31 @@
 
 pub(crate) mod keys;
 
+pub(crate) mod question;
+
+pub(crate) mod explain;
+
+pub(crate) mod replay;
+
+pub(crate) mod expected;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use countersign_certs::issuance::Reason;
-use countersign_certs::san::{San, SanError};
 use countersign_certs::store::{self, StoreError};
 use countersign_certs::time::Clock;
 use countersign_certs::token::{JoinToken, TOKEN_BYTES_MAX, TokenError};
 use countersign_credentials::api_key::NoRandomness;
 use countersign_credentials::password::{BasicError, PASSWORD_BYTES_MAX, Password, PasswordHash};
 use http::Method;
-use serde::Deserialize;
 
 use crate::config::Secrets;
 use crate::control::client::{self, ControlError};
-use crate::control::server::{DECISION_PATH, RENEW_PATH, STATUS_PATH};
+use crate::control::server::{RENEW_PATH, STATUS_PATH};
 use crate::control::status::Status;
 use crate::identity::ca::CaError;
 use crate::identity::enroll::{self, EnrollError};
-use crate::policy::explain::{Asked, Explanation, explain};
-use crate::policy::path::{CheckedPath, PathError};
-use crate::record::Direction;
-use crate::refusal::{AMBIGUOUS, in_one_line};
 use crate::run::{self, RunError};
 
 /// Why a command could not do its work.
@@ -34,22 +36,20 @@ pub(crate) enum CommandError {
     Control(#[from] ControlError),
     #[error(transparent)]
     Enroll(#[from] EnrollError),
-    #[error("there is no inbound {name:?}; there are: {known}")]
-    Inbound { name: String, known: String },
+    #[error(transparent)]
+    Expected(#[from] expected::ExpectedError),
+    #[error(transparent)]
+    Question(#[from] question::QuestionError),
+    #[error(transparent)]
+    Replay(#[from] replay::ReplayError),
     #[error("the answer of the agent cannot be read")]
     Malformed(#[from] serde_json::Error),
     #[error(transparent)]
     Key(#[from] keys::KeyCommandError),
-    #[error("{0:?} is no method")]
-    Method(String),
-    #[error("a request for {path:?} would be refused before any rule is asked")]
-    Path { path: String, source: PathError },
     #[error("this cannot be a password")]
     Password(#[from] BasicError),
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
-    #[error(transparent)]
-    Peer(#[from] SanError),
     #[error(transparent)]
     Run(#[from] RunError),
     #[error("standard input cannot be read")]
@@ -122,89 +122,6 @@ pub(crate) async fn renew(config: &Path, id: Option<&str>) -> Result<String, Com
     Ok(client::ask(&socket(config)?, Method::POST, &path).await?)
 }
 
-/// What `explain` needs of an audit line.
-#[derive(Deserialize)]
-struct Recorded {
-    direction: String,
-    route: String,
-    #[serde(default)]
-    peer: Option<String>,
-    #[serde(default)]
-    names: Vec<String>,
-    #[serde(default)]
-    method: Option<String>,
-    #[serde(default)]
-    path: Option<String>,
-    #[serde(default)]
-    reason: Option<String>,
-}
-
-impl Recorded {
-    /// What was asked, if it was something that a policy decides on.
-    fn question(self) -> Option<Question> {
-        if self.reason.as_deref() == Some(AMBIGUOUS) {
-            return None;
-        }
-        let peer = if self.names.is_empty() { self.peer.into_iter().collect() } else { self.names };
-        let decided = self.direction == Direction::Inbound.as_str() && !peer.is_empty();
-        let (method, path) = self.method.zip(self.path)?;
-        decided.then_some(Question { inbound: self.route, peer, method, path })
-    }
-}
-
-/// What `explain` is asked about.
-pub(crate) struct Question {
-    pub(crate) inbound: String,
-    pub(crate) peer: Vec<String>,
-    pub(crate) method: String,
-    pub(crate) path: String,
-}
-
-/// `explain DECISION_ID`: what was recorded, and what the config says to it now.
-pub(crate) async fn explain_decision(config: &Path, decision: &str, json: bool) -> Result<String, CommandError> {
-    let line = client::ask(&socket(config)?, Method::GET, &format!("{DECISION_PATH}{decision}")).await?;
-    let recorded: Recorded = serde_json::from_str(&line)?;
-    let unasked = recorded.reason.as_deref() == Some(AMBIGUOUS);
-    // What was recorded is told even where nothing can be said about now, as of a path that is refused before any rule.
-    let now = recorded.question().map(|question| decide(config, &question).map_err(|error| in_one_line(&error)));
-    if json {
-        let recorded: serde_json::Value = serde_json::from_str(&line)?;
-        let said = match now.transpose() {
-            Ok(now) => serde_json::json!({ "recorded": recorded, "now": now }),
-            Err(error) => serde_json::json!({ "recorded": recorded, "error": error }),
-        };
-        return Ok(format!("{said}\n"));
-    }
-    let now = match now.transpose() {
-        Ok(None) if unasked => "it was refused before any rule was asked, and would be again\n".to_owned(),
-        Ok(now) => now.map(|now| format!("with the config as it is now:\n{now}")).unwrap_or_default(),
-        Err(error) => format!("with the config as it is now: {error}\n"),
-    };
-    Ok(format!("recorded: {}\n{now}", line.trim_end()))
-}
-
-/// `explain --inbound ...`: what would be decided.
-pub(crate) fn explain_question(config: &Path, question: &Question, json: bool) -> Result<String, CommandError> {
-    let explanation = decide(config, question)?;
-    Ok(if json { serde_json::to_string(&explanation)? + "\n" } else { explanation.to_string() })
-}
-
-fn decide(config: &Path, question: &Question) -> Result<Explanation, CommandError> {
-    let Question { inbound: name, peer, method, path } = question;
-    let config = run::load(config, Secrets::Named)?;
-    let known = || config.inbounds.iter().map(|inbound| &*inbound.name).collect::<Vec<_>>().join(", ");
-    let inbound = config
-        .inbounds
-        .iter()
-        .find(|known| *known.name == **name)
-        .ok_or_else(|| CommandError::Inbound { name: name.clone(), known: known() })?;
-    let peer: Vec<San> = peer.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
-    let method: Method = method.parse().map_err(|_not_a_method| CommandError::Method(method.clone()))?;
-    let checked = CheckedPath::parse(path).map_err(|source| CommandError::Path { path: path.clone(), source })?;
-    let asked = Asked { workload: &peer, subject: None, address: None, method: &method, path: checked };
-    Ok(explain(&inbound.policy, &asked))
-}
-
 fn socket(config: &Path) -> Result<PathBuf, CommandError> {
     // Only the socket's place is needed, so a config that is wrong elsewhere does not keep an operator from asking.
     Ok(crate::config::control_socket(config).map_err(RunError::Config)?)
@@ -215,8 +132,15 @@ impl CommandError {
     pub(crate) fn is_config(&self) -> bool {
         match self {
             Self::Key(error) => error.is_config(),
+            Self::Expected(error) => error.is_config(),
             other => matches!(other, Self::Run(RunError::Config(_))),
         }
+    }
+
+    /// What is printed all the same, because it is data.
+    pub(crate) fn data(&self) -> Option<&str> {
+        let Self::Expected(error) = self else { return None };
+        error.data()
     }
 
     /// What to do about it, where that is known.

@@ -48,8 +48,8 @@ async fn answer_recorded(
     let mut normal = normalise(parts)?;
     record.decided_on(&normal.method);
     let caller = record.caller(authenticate::request(connection, &mut normal).await?);
-    let permit = authorize::request(connection, caller, &normal)?;
-    record.rule(permit.rule());
+    let mut permit = authorize::request(connection, caller, &normal)?;
+    record.permitted(&mut permit);
     let body = RequestBody::new(body, &permit, record);
     if normal.upgrade.is_some() {
         let asked = upgrade::Asked { normal, body, upgrading, version };

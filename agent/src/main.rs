@@ -28,6 +28,10 @@ mod connection;
 
 mod request;
 
+mod query;
+
+mod facts;
+
 mod refusal;
 
 mod http2;
@@ -69,7 +73,8 @@ use clap::Parser;
 use countersign_certs::time::Clock;
 
 use cli::{Arguments, Command};
-use commands::{CommandError, Question};
+use commands::CommandError;
+use commands::question::Question;
 use config::Secrets;
 use run::RunError;
 use systemd::HandedOver;
@@ -104,6 +109,9 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, None, FAILED),
         },
+        Err(error) if error.data().is_some_and(|data| std::io::stdout().write_all(data.as_bytes()).is_err()) => {
+            ExitCode::from(FAILED)
+        }
         Err(error) => fail(&error, error.hint(), if error.is_config() { BAD_CONFIG } else { FAILED }),
     }
 }
@@ -113,12 +121,28 @@ async fn carry_out(command: Command, clock: Clock, handed_over: HandedOver) -> R
         Command::Check { config } => commands::check(&config.path),
         Command::Enroll { token, token_file, dir } => commands::enroll(token, token_file, &dir, &clock).await,
         Command::Explain { config, decision: Some(decision), json, .. } => {
-            commands::explain_decision(&config.path, &decision, json).await
+            commands::explain::decision(&config.path, &decision, json, &clock).await
         }
-        Command::Explain { config, decision: None, inbound, peer, method, path, json } => {
-            let question = Question { inbound: inbound.unwrap_or_default(), peer, method, path };
-            commands::explain_question(&config.path, &question, json)
+        Command::Explain {
+            config,
+            decision: None,
+            inbound,
+            peer,
+            subject,
+            facts,
+            address,
+            headers,
+            at,
+            method,
+            path,
+            json,
+        } => {
+            let inbound = inbound.unwrap_or_default();
+            let question = Question { inbound, peer, subject, facts, address, method, path, headers, at };
+            commands::explain::question(&config.path, &question, json, &clock)
         }
+        Command::Replay { policy, audit, json } => commands::replay::replay(&policy, &audit, json, &clock),
+        Command::Test { file, json } => Ok(commands::expected::test(&file, json, &clock)?),
         Command::Key(command) => Ok(commands::keys::carry_out(command, &clock).await?),
         Command::PasswordHash => commands::password_hash(),
         Command::Renew { config, id } => commands::renew(&config.path, id.as_deref()).await,

@@ -44,7 +44,7 @@ pub(crate) enum Refusal {
     // The policy.
     /// No rule allows it.
     #[error("denied: {words}")]
-    Denied { reason: &'static str, words: String },
+    Denied { reason: &'static str, words: String, observed: Option<String> },
     /// The API key is not good for what it is used for.
     #[error("the API key {id} is not for {what}")]
     KeyNotFor { id: String, what: String },
@@ -179,10 +179,8 @@ impl Refusal {
 
     /// In how many seconds it is worth trying again (RFC 9110 §10.2.3); none where waiting does not help.
     pub(crate) fn retry_after(&self, now: Timestamp) -> Option<u64> {
-        match self {
-            Self::Credential { source, .. } => source.retry_after(now),
-            _ => None,
-        }
+        let Self::Credential { source, .. } = self else { return None };
+        source.retry_after(now)
     }
 
     /// The gRPC status that a gRPC caller gets (grpc/grpc: doc/statuscodes.md).
@@ -212,6 +210,12 @@ impl Refusal {
                 | Self::Request(_)
                 | Self::TooMany { .. }
         )
+    }
+
+    /// What the rules that are only observed would have changed.
+    pub(crate) fn observed(&self) -> Option<&str> {
+        let Self::Denied { observed, .. } = self else { return None };
+        observed.as_deref()
     }
 
     /// The whole story in one line.

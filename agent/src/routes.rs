@@ -13,6 +13,7 @@ use crate::config::address::{BackendAddress, Endpoint, ListenAddress};
 use crate::config::checked::{Accepted, Injection, Limits, LocalUsers};
 use crate::issuers::LiveIssuer;
 use crate::listener::Listener;
+use crate::policy::condition::{ServiceFacts, Uses};
 use crate::policy::credential::Demand;
 use crate::policy::role::Roles;
 use crate::policy::rule::Policy;
@@ -75,6 +76,8 @@ pub(crate) struct InboundRoute {
     /// A token that whoever holds it can show is not enough.
     pub(crate) bound_tokens_only: bool,
     pub(crate) policy: Arc<Policy>,
+    /// The service as conditions see it.
+    pub(crate) service: ServiceFacts,
     pub(crate) inject: Arc<[Injection]>,
     /// One for each worker.
     pub(crate) counters: Vec<Arc<RouteCounters>>,
@@ -141,6 +144,14 @@ impl Snapshot {
         self.routes.values().find_map(|open| match &open.route {
             Route::Inbound(route) if *route.name == *name => Some(route),
             Route::Inbound(_) | Route::Outbound(_) => None,
+        })
+    }
+
+    /// Whether the hour can take back what was allowed.
+    pub(crate) fn looks_at_time(&self) -> bool {
+        self.routes.values().any(|open| match &open.route {
+            Route::Inbound(route) => route.policy.uses.is_some_and(Uses::looks_at_time),
+            Route::Outbound(_) => false,
         })
     }
 

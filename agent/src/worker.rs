@@ -23,6 +23,9 @@ use crate::{inbound, outbound};
 /// One sweep over everything under way; also the grain of idle times.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How many ticks until it is looked again whether conditions over the time still hold for what is under way.
+const CONDITIONS_EVERY: u64 = 30;
+
 /// A request that was told to end and has not for this many ticks takes its connection with it.
 const STUCK_TICKS: u64 = 2;
 
@@ -210,6 +213,9 @@ impl Worker {
             } else if now.plus(limits.drain) >= hop.ends() {
                 hop.signal().drain();
             }
+        }
+        if tick.is_multiple_of(CONDITIONS_EVERY) && snapshot.looks_at_time() {
+            authorize::again(self);
         }
         self.peers.tidy();
         self.report_used_keys(now);

@@ -106,6 +106,23 @@ impl fmt::Display for Timestamp {
     }
 }
 
+impl std::str::FromStr for Timestamp {
+    type Err = TimestampError;
+
+    /// RFC 3339, for example `2026-11-23T03:00:00Z` or `2026-11-23T04:00:00+01:00`; what is less than a second is dropped.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let refused = || TimestampError(text.chars().take(64).collect());
+        let format = &time::format_description::well_known::Rfc3339;
+        let moment = time::OffsetDateTime::parse(text, format).map_err(|_not_a_time| refused())?;
+        u64::try_from(moment.unix_timestamp()).map(Self).map_err(|_before_1970| refused())
+    }
+}
+
+/// A text that is no point in time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no point in time since 1970; write it as 2026-11-23T03:00:00Z")]
+pub struct TimestampError(String);
+
 /// From when until when a certificate may be used, both ends included (RFC 5280 §4.1.2.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Validity {

@@ -113,10 +113,9 @@ impl CredentialRefusal {
 
     /// From when on it is worth trying again; none where waiting does not help.
     pub(crate) fn retry_after(&self, now: Timestamp) -> Option<u64> {
-        match self {
-            Self::LockedOut(locked) => Some(locked.until.since(now).as_secs().max(1)),
-            Self::Busy | Self::IssuerUnavailable(_) => Some(1),
-            _ => None,
+        if let Self::LockedOut(locked) = self {
+            return Some(locked.until.since(now).as_secs().max(1));
         }
+        matches!(self, Self::Busy | Self::IssuerUnavailable(_)).then_some(1)
     }
 }

@@ -7,6 +7,7 @@ use countersign_credentials::api_key::PREFIX as KEY_PREFIX;
 use super::refusal::CredentialRefusal;
 use crate::policy::credential::{CredentialKind, CredentialSet};
 use crate::policy::path::CheckedTarget;
+use crate::query::decoded;
 use crate::request::{NormalRequest, remove_spellings};
 
 /// Proofs of holding a key (RFC 9449 §4.1).
@@ -158,25 +159,6 @@ fn take_query(target: &mut CheckedTarget, name: &str) -> Result<Option<Secret>, 
     let rest: Vec<&str> = query.split('&').filter(|parameter| !is_named(parameter)).collect();
     *target = target.with_query(&rest.join("&")).map_err(|_target| CredentialRefusal::NotText)?;
     Ok(Some(Secret::Query(value)))
-}
-
-/// A name or value of a query without its percent-encoding; none if that is broken. A plus sign stands for a space
-/// (WHATWG URL, application/x-www-form-urlencoded).
-fn decoded(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = text.bytes();
-    let mut decoded = Vec::with_capacity(text.len());
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let mut digit = || char::from(bytes.next()?).to_digit(16);
-                let (high, low) = (digit()?, digit()?);
-                u8::try_from(high * 16 + low).ok()?
-            }
-            _ => byte,
-        });
-    }
-    Some(decoded)
 }
 
 #[cfg(test)]

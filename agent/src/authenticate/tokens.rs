@@ -165,7 +165,7 @@ fn subject_of(
         client: token.client_id.as_deref().map(Into::into),
         scopes: token.scopes.iter().map(|scope| scope.as_str().into()).collect(),
         groups: groups(token, settings),
-        claims: settings.claims.iter().filter_map(|name| token.claims.get_key_value(&**name)).map(owned).collect(),
+        claims: settings.claims.keys().filter_map(|name| token.claims.get_key_value(&**name)).map(owned).collect(),
     });
     let ends = token.expires.plus(settings.tokens.settings().leeway).minus(std::time::Duration::from_secs(1));
     let proof = TokenProof { issuer: Arc::clone(issuer), epoch, ends, confirmation: token.confirmation, answer_until };

@@ -210,7 +210,7 @@ fn edit_checked<T>(
 ) -> Result<T, KeyCommandError> {
     let config = run::load(config, Secrets::Named)?;
     let path = path_of(&config)?;
-    let folder = path.parent().unwrap_or(Path::new("/"));
+    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
     let (owner, own) = (store::owner(folder)?, rustix::process::geteuid().as_raw());
     if owner != own {
         return Err(KeyCommandError::NotOwner { folder: folder.to_owned(), owner, own });

@@ -1,6 +1,6 @@
 //! The config as used: every name resolved, every value in range, every reference answered.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 
 use super::address::{BackendAddress, Endpoint, ListenAddress};
 use crate::authenticate::shown::KeyPlaces;
+use crate::policy::condition::ServiceFacts;
 use crate::policy::credential::Demand;
 use crate::policy::role::Roles;
 use crate::policy::rule::Policy;
@@ -134,10 +135,19 @@ pub(crate) struct Issuer {
     pub(crate) stale_max: Duration,
     /// The claim that lists groups: a name, or a path that begins with `/`.
     pub(crate) groups_claim: Box<str>,
-    /// Claims that roles or conditions may look at.
-    pub(crate) claims: Vec<Box<str>>,
+    /// Claims that roles or conditions may look at, with their types.
+    pub(crate) claims: BTreeMap<Box<str>, ClaimType>,
     /// How it is asked about tokens that only it can read.
     pub(crate) introspection: Option<Introspection>,
+}
+
+/// The type of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClaimType {
+    Boolean,
+    Number,
+    Text,
+    Texts,
 }
 
 /// How an issuer is asked about a token (RFC 7662).
@@ -259,6 +269,8 @@ pub(crate) struct Inbound {
     /// A token that whoever holds it can show is not enough.
     pub(crate) bound_tokens_only: bool,
     pub(crate) policy: Arc<Policy>,
+    /// The service as conditions see it.
+    pub(crate) service: ServiceFacts,
     pub(crate) inject: Arc<[Injection]>,
     /// Authorities for peers without a SPIFFE ID.
     pub(crate) foreign_bundle: Option<PathBuf>,

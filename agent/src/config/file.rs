@@ -1,5 +1,6 @@
 //! The config as written: field by field what stands in `agent.toml`, with the places where it stands.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -27,6 +28,8 @@ pub(crate) struct Agent {
     pub(crate) passwords: Option<Passwords>,
     #[serde(default)]
     pub(crate) issuer: Vec<Issuer>,
+    #[serde(default)]
+    pub(crate) conditions: Conditions,
     #[serde(default)]
     pub(crate) trust_domain: Vec<ExtraTrustDomain>,
     #[serde(default)]
@@ -118,7 +121,7 @@ pub(crate) struct Issuer {
     pub(crate) stale_max: Option<Spanned<String>>,
     pub(crate) groups_claim: Option<Spanned<String>>,
     #[serde(default)]
-    pub(crate) claims: Vec<Spanned<String>>,
+    pub(crate) claims: BTreeMap<Spanned<String>, Spanned<String>>,
     pub(crate) introspection: Option<Spanned<Introspection>>,
 }
 
@@ -133,6 +136,25 @@ pub(crate) struct Introspection {
     pub(crate) lifetime_unnamed: Option<Spanned<String>>,
     #[serde(default)]
     pub(crate) unsafe_any_audience: bool,
+}
+
+/// `[conditions]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Conditions {
+    pub(crate) zone: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) headers: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) query: Vec<Spanned<String>>,
+}
+
+/// `[inbound.policy]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PolicyFile {
+    pub(crate) file: Spanned<PathBuf>,
+    pub(crate) mode: Option<Spanned<String>>,
 }
 
 /// `[[trust_domain]]`
@@ -180,6 +202,9 @@ pub(crate) struct Inbound {
     #[serde(default)]
     pub(crate) bound_tokens_only: bool,
     #[serde(default)]
+    pub(crate) labels: BTreeMap<String, Spanned<String>>,
+    pub(crate) policy: Option<PolicyFile>,
+    #[serde(default)]
     pub(crate) allow: Vec<Spanned<Rule>>,
     #[serde(default)]
     pub(crate) deny: Vec<Spanned<Rule>>,
@@ -198,6 +223,7 @@ pub(crate) struct Rule {
     pub(crate) networks: Option<Spanned<Vec<Spanned<String>>>>,
     pub(crate) methods: Option<Spanned<Vec<Spanned<String>>>>,
     pub(crate) paths: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(crate) when: Option<Spanned<String>>,
 }
 
 /// `[inbound.inject]` or several `[[inbound.inject]]`

@@ -92,6 +92,11 @@ pub(crate) fn control_socket(path: &Path) -> Result<std::path::PathBuf, ConfigEr
     Ok(socket.unwrap_or(checked::CONTROL_SOCKET).into())
 }
 
+/// Opens an audit file to read it again.
+pub(crate) fn open_audit(path: &Path) -> std::io::Result<impl std::io::Read> {
+    std::fs::File::open(path)
+}
+
 fn read(path: &Path) -> Result<(String, String), ConfigError> {
     let name = path.display().to_string();
     let bytes = store::read(path)?;

@@ -1,9 +1,11 @@
 //! The decision itself: an explicit denial first, then what is allowed, then no.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::Method;
 
+use super::condition::{Facts, FileEffect, Verdict};
 use super::path::CheckedPath;
 use super::role::RoleSet;
 use super::rule::{Policy, Rule, Rules, Table};
@@ -19,6 +21,8 @@ pub(crate) struct Question<'request> {
     pub(crate) method: &'request Method,
     /// The path.
     pub(crate) path: CheckedPath<'request>,
+    /// Everything else, for conditions.
+    pub(crate) facts: &'request Facts<'request>,
 }
 
 /// The roles of everybody who stands behind a request.
@@ -30,18 +34,18 @@ pub(crate) struct Holders<'request> {
     pub(crate) via: Option<&'request RoleSet>,
 }
 
-/// Yes with the rule that said so, or no with why.
-#[derive(Debug, Clone, Copy)]
+/// Yes with what said so, or no with why.
+#[derive(Debug, Clone)]
 #[must_use]
 pub(crate) enum Decision<'policy> {
-    /// The first rule that allows it.
-    Allow(&'policy Rule),
+    /// The name of the first rule that allows it, or of a policy.
+    Allow(Arc<str>),
     /// Nothing allows it, or a rule denies it.
     Deny(Obstacle<'policy>),
 }
 
 /// What stands between a request and its permission. Of several rules the one that came furthest counts.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) enum Obstacle<'policy> {
     /// Whom it is made for holds no role at all.
     AnyRole,
@@ -55,8 +59,16 @@ pub(crate) enum Obstacle<'policy> {
     Method(&'policy Rule),
     /// A rule fits so far, but not this path.
     Path(&'policy Rule),
+    /// A rule fits but for its condition.
+    Condition(&'policy Rule),
+    /// Whether the condition of a rule holds cannot be told.
+    Unclear(&'policy Rule),
+    /// What the file of policies says cannot be told, because of this policy.
+    UnclearPolicy(Arc<str>),
     /// A rule denies it, whatever others allow.
     Denied(&'policy Rule),
+    /// A policy of the file forbids it, whatever others allow.
+    Forbidden(Arc<str>),
 }
 
 /// Decides on one HTTP request.
@@ -76,32 +88,45 @@ pub(crate) fn connection<'policy>(
     address: Option<IpAddr>,
 ) -> Decision<'policy> {
     let obstacle_of = |rule: &'policy Rule| who_and_whence(rule, holders, address);
-    let denied = |rule: &'policy Rule| covers_anybody_of(rule, holders) && rule.covers_address(address);
-    decide_by(&policy.enforced, holders, denied, obstacle_of)
+    let denied = |rule: &'policy Rule| {
+        let covers = covers_anybody_of(rule, holders) && rule.covers_address(address);
+        covers.then_some(Obstacle::Denied(rule))
+    };
+    if let Some(denied) = first_denial(&policy.enforced.deny, holders, denied) {
+        return Decision::Deny(denied);
+    }
+    allowed_by(&policy.enforced.allow, holders, obstacle_of)
 }
 
 fn decide<'policy>(rules: &'policy Rules, question: Question<'_>) -> Decision<'policy> {
     let denied = |rule: &'policy Rule| denies(rule, question);
-    decide_by(rules, question.holders, denied, |rule| first_obstacle(rule, question))
+    if let Some(denied) = first_denial(&rules.deny, question.holders, denied) {
+        return Decision::Deny(denied);
+    }
+    let allowed =
+        |question: Question<'_>| allowed_by(&rules.allow, question.holders, |rule| first_obstacle(rule, question));
+    let Some(file) = &rules.file else { return allowed(question) };
+    match file.decide(question.facts) {
+        FileEffect::Forbids(policy) => Decision::Deny(Obstacle::Forbidden(policy)),
+        FileEffect::Unclear(policy) => Decision::Deny(Obstacle::UnclearPolicy(policy)),
+        FileEffect::Permits(policy) => Decision::Allow(policy),
+        FileEffect::SaysNothing => allowed(question),
+    }
 }
 
-fn decide_by<'policy>(
-    rules: &'policy Rules,
+fn allowed_by<'policy>(
+    allow: &'policy Table,
     holders: Holders<'_>,
-    denies: impl Fn(&'policy Rule) -> bool,
     obstacle_of: impl Fn(&'policy Rule) -> Option<Obstacle<'policy>>,
 ) -> Decision<'policy> {
-    if let Some(rule) = first_denial(&rules.deny, holders, denies) {
-        return Decision::Deny(Obstacle::Denied(rule));
-    }
     let mut obstacle = nothing_yet(holders);
     let mut allowing: Option<usize> = None;
-    for candidates in rules.allow.concerning(holders.roles) {
+    for candidates in allow.concerning(holders.roles) {
         for index in candidates.iter().copied() {
             if allowing.is_some_and(|first| first <= index) {
                 break;
             }
-            let Some(rule) = rules.allow.rule(index) else { continue };
+            let Some(rule) = allow.rule(index) else { continue };
             match obstacle_of(rule) {
                 None => allowing = Some(index),
                 Some(found) if found.rank() > obstacle.rank() => obstacle = found,
@@ -109,8 +134,8 @@ fn decide_by<'policy>(
             }
         }
     }
-    match allowing.and_then(|index| rules.allow.rule(index)) {
-        Some(rule) => Decision::Allow(rule),
+    match allowing.and_then(|index| allow.rule(index)) {
+        Some(rule) => Decision::Allow(Arc::clone(&rule.name)),
         None => Decision::Deny(obstacle),
     }
 }
@@ -120,24 +145,32 @@ fn decide_by<'policy>(
 fn first_denial<'policy>(
     table: &'policy Table,
     holders: Holders<'_>,
-    denies: impl Fn(&'policy Rule) -> bool,
-) -> Option<&'policy Rule> {
+    denies: impl Fn(&'policy Rule) -> Option<Obstacle<'policy>>,
+) -> Option<Obstacle<'policy>> {
     if table.is_empty() {
         return None;
     }
     let of_carrier = holders.via.into_iter().flat_map(|via| table.concerning(via).skip(1));
     let concerning = table.concerning(holders.roles).chain(of_carrier);
-    let denying =
-        concerning.filter_map(|list| list.iter().copied().find(|index| table.rule(*index).is_some_and(&denies)));
-    denying.min().and_then(|index| table.rule(index))
+    let indices = concerning
+        .filter_map(|list| list.iter().copied().find_map(|index| Some((index, table.rule(index).and_then(&denies)?))));
+    indices.min_by_key(|(index, _)| *index).map(|(_, denied)| denied)
 }
 
-/// Whether a denial covers a request.
-pub(super) fn denies(rule: &Rule, question: Question<'_>) -> bool {
-    covers_anybody_of(rule, question.holders)
+/// How a denial stands in the way of a request; nothing if it does not cover it. One whose condition is not clear does.
+pub(super) fn denies<'policy>(rule: &'policy Rule, question: Question<'_>) -> Option<Obstacle<'policy>> {
+    let covers = covers_anybody_of(rule, question.holders)
         && rule.covers_address(question.address)
         && rule.covers_method(question.method)
-        && rule.covers_path(question.path)
+        && rule.covers_path(question.path);
+    if !covers {
+        return None;
+    }
+    match rule.condition.as_ref().map(|condition| condition.verdict(question.facts)) {
+        None | Some(Verdict::Holds) => Some(Obstacle::Denied(rule)),
+        Some(Verdict::Unclear) => Some(Obstacle::Unclear(rule)),
+        Some(Verdict::Fails) => None,
+    }
 }
 
 fn covers_anybody_of(rule: &Rule, holders: Holders<'_>) -> bool {
@@ -157,7 +190,11 @@ pub(super) fn first_obstacle<'policy>(rule: &'policy Rule, question: Question<'_
     if !rule.covers_path(question.path) {
         return Some(Obstacle::Path(rule));
     }
-    None
+    match rule.condition.as_ref().map(|condition| condition.verdict(question.facts)) {
+        None | Some(Verdict::Holds) => None,
+        Some(Verdict::Fails) => Some(Obstacle::Condition(rule)),
+        Some(Verdict::Unclear) => Some(Obstacle::Unclear(rule)),
+    }
 }
 
 fn who_and_whence<'policy>(
@@ -195,7 +232,11 @@ impl Obstacle<'_> {
             Self::Network(_) => 3,
             Self::Method(_) => 4,
             Self::Path(_) => 5,
-            Self::Denied(_) => 6,
+            Self::Condition(_) => 6,
+            Self::Unclear(_) => 7,
+            Self::UnclearPolicy(_) => 8,
+            Self::Denied(_) => 9,
+            Self::Forbidden(_) => 10,
         }
     }
 
@@ -208,7 +249,10 @@ impl Obstacle<'_> {
             Self::Network(_) => "network_not_allowed",
             Self::Method(_) => "method_not_allowed",
             Self::Path(_) => "path_not_allowed",
+            Self::Condition(_) => "condition_not_met",
+            Self::Unclear(_) | Self::UnclearPolicy(_) => "condition_unclear",
             Self::Denied(_) => "denied_by_rule",
+            Self::Forbidden(_) => "forbidden_by_policy",
         }
     }
 }
@@ -238,6 +282,7 @@ mod tests {
             let some = |list: std::str::SplitWhitespace<'static>| list.clone().next().map(|_first| list);
             let name = name.collect::<String>();
             Rule {
+                condition: None,
                 is_observed: name.starts_with('?'),
                 name: name.into(),
                 roles: set(named),
@@ -248,7 +293,7 @@ mod tests {
                     .map(|list| list.map(|text| super::super::path::PathPattern::parse(text).unwrap()).collect()),
             }
         };
-        Policy::compile(Arc::clone(&roles), deny.iter().map(rule).collect(), allow.iter().map(rule).collect())
+        Policy::compile(Arc::clone(&roles), deny.iter().map(rule).collect(), allow.iter().map(rule).collect(), None)
     }
 
     fn plain_policy(allow: &[Written]) -> Policy {
@@ -257,7 +302,7 @@ mod tests {
 
     fn said(decision: Decision<'_>) -> String {
         match decision {
-            Decision::Allow(rule) => format!("allowed by {}", rule.name),
+            Decision::Allow(rule) => format!("allowed by {rule}"),
             Decision::Deny(Obstacle::Denied(rule)) => format!("denied by {}", rule.name),
             Decision::Deny(obstacle) => obstacle.reason().to_owned(),
         }
@@ -269,7 +314,9 @@ mod tests {
         let set = |names: &str| policy.roles.set(names.split('+').filter(|name| *name != "-")).unwrap();
         let (holder, via) = who.split_once('>').map_or((who, None), |(holder, via)| (holder, Some(set(via))));
         let (roles, method) = (set(holder), method.parse().unwrap());
+        let nothing = || unreachable!("no rule here has a condition");
         answer(Question {
+            facts: &Facts::new(&nothing),
             holders: Holders { roles: &roles, via: via.as_ref() },
             address: address.parse().ok(),
             method: &method,

@@ -7,6 +7,7 @@ use countersign_certs::san::San;
 use http::Method;
 use serde::Serialize;
 
+use super::condition::Facts;
 use super::decide::{Decision, Holders, Obstacle, Question, denies, first_obstacle, observed, request};
 use super::path::CheckedPath;
 use super::role::{RoleSet, Roles};
@@ -22,6 +23,7 @@ pub(crate) struct Asked<'asked> {
     pub(crate) address: Option<IpAddr>,
     pub(crate) method: &'asked Method,
     pub(crate) path: CheckedPath<'asked>,
+    pub(crate) facts: &'asked Facts<'asked>,
 }
 
 /// The whole reasoning about one request. Its text has one fact a line.
@@ -79,10 +81,11 @@ pub(crate) fn explain(policy: &Policy, asked: &Asked<'_>) -> Explanation {
         Some(roles) => Holders { roles, via: (!asked.workload.is_empty()).then_some(&of_workload) },
         None => Holders { roles: &of_workload, via: None },
     };
-    let question = Question { holders, address: asked.address, method: asked.method, path: asked.path };
+    let Asked { address, method, path, facts, .. } = *asked;
+    let question = Question { holders, address, method, path, facts };
     let decision = request(policy, question);
-    let (rule, obstacle) = match decision {
-        Decision::Allow(rule) => (Some(rule.name.to_string()), None),
+    let (rule, obstacle) = match &decision {
+        Decision::Allow(rule) => (Some(rule.to_string()), None),
         Decision::Deny(obstacle) => (None, Some(obstacle)),
     };
     let names = |set: &RoleSet| policy.roles.names(set).iter().map(ToString::to_string).collect();
@@ -97,8 +100,8 @@ pub(crate) fn explain(policy: &Policy, asked: &Asked<'_>) -> Explanation {
         rules: policy.all_rules().map(|(effect, rule)| looked(policy, effect, rule, question)).collect(),
         allowed: decision.is_allowed(),
         rule,
-        reason: obstacle.map(|obstacle| obstacle.reason()),
-        detail: obstacle.map(|obstacle| obstacle_in_words(obstacle)),
+        reason: obstacle.map(Obstacle::reason),
+        detail: obstacle.map(|obstacle| obstacle_in_words(policy, obstacle, facts)),
         observed: observed_in_words(policy, question, &decision),
     }
 }
@@ -121,11 +124,13 @@ fn memberships(roles: &Roles, asked: &Asked<'_>) -> Vec<Membership> {
 
 fn looked(policy: &Policy, effect: Effect, rule: &Rule, question: Question<'_>) -> Looked {
     let (applies, finding) = match effect {
-        Effect::Deny if denies(rule, question) => (true, "denies it".to_owned()),
-        Effect::Deny => (false, "does not concern it".to_owned()),
+        Effect::Deny => match denies(rule, question) {
+            Some(obstacle) => (true, need_in_words(policy, rule, &obstacle, question.facts)),
+            None => (false, "does not concern it".to_owned()),
+        },
         Effect::Allow => match first_obstacle(rule, question) {
             None => (true, "allows it".to_owned()),
-            Some(obstacle) => (false, need_in_words(policy, rule, obstacle)),
+            Some(obstacle) => (false, need_in_words(policy, rule, &obstacle, question.facts)),
         },
     };
     let effect = match effect {
@@ -135,13 +140,44 @@ fn looked(policy: &Policy, effect: Effect, rule: &Rule, question: Question<'_>) 
     Looked { rule: rule.name.to_string(), effect, observed: rule.is_observed, applies, finding }
 }
 
+impl Explanation {
+    /// Whether it would be allowed.
+    pub(crate) fn is_allowed(&self) -> bool {
+        self.allowed
+    }
+
+    /// Whether it is denied because a condition cannot be decided.
+    pub(crate) fn is_unclear(&self) -> bool {
+        self.reason == Some("condition_unclear")
+    }
+
+    /// The rule that allows it.
+    pub(crate) fn rule(&self) -> Option<&str> {
+        self.rule.as_deref()
+    }
+
+    /// Why it is denied, as in audit lines.
+    pub(crate) fn reason(&self) -> Option<&str> {
+        self.reason
+    }
+
+    /// The decision in one line.
+    pub(crate) fn in_short(&self) -> String {
+        match (&self.rule, self.reason, &self.detail) {
+            (Some(rule), _, _) => format!("allowed by {rule}"),
+            (None, Some(reason), Some(detail)) => format!("denied: {reason}, {detail}"),
+            (None, _, _) => "denied".to_owned(),
+        }
+    }
+}
+
 /// What the observed rules would change, for the operator; none if nothing.
 pub(crate) fn observed_in_words(policy: &Policy, question: Question<'_>, enforced: &Decision<'_>) -> Option<String> {
     match (enforced, observed(policy, question)?) {
         (Decision::Allow(_), Decision::Deny(obstacle)) => {
-            Some(format!("would be denied, {}", obstacle_in_words(obstacle)))
+            Some(format!("would be denied, {}", obstacle_in_words(policy, &obstacle, question.facts)))
         }
-        (Decision::Deny(_), Decision::Allow(rule)) => Some(format!("would be allowed by {}", rule.name)),
+        (Decision::Deny(_), Decision::Allow(rule)) => Some(format!("would be allowed by {rule}")),
         (Decision::Allow(_), Decision::Allow(_)) | (Decision::Deny(_), Decision::Deny(_)) => None,
     }
 }
@@ -177,7 +213,7 @@ impl fmt::Display for Explanation {
 }
 
 /// Why there is no permission, for the operator.
-pub(crate) fn obstacle_in_words(obstacle: Obstacle<'_>) -> String {
+pub(crate) fn obstacle_in_words(policy: &Policy, obstacle: &Obstacle<'_>, facts: &Facts<'_>) -> String {
     match obstacle {
         Obstacle::AnyRole => "the caller holds no role".to_owned(),
         Obstacle::Role => "no rule names a role of the caller".to_owned(),
@@ -185,12 +221,22 @@ pub(crate) fn obstacle_in_words(obstacle: Obstacle<'_>) -> String {
         Obstacle::Network(rule) => format!("{} allows the role but only from {}", rule.name, networks_of(rule)),
         Obstacle::Method(rule) => format!("{} allows the role but only {}", rule.name, methods_of(rule)),
         Obstacle::Path(rule) => format!("{} allows role and method but only {}", rule.name, paths_of(rule)),
+        Obstacle::Condition(rule) => format!("{} would allow it if {}", rule.name, condition_of(rule, facts)),
+        Obstacle::Unclear(rule) => {
+            format!("whether {} concerns it cannot be told: {}", rule.name, condition_of(rule, facts))
+        }
+        Obstacle::UnclearPolicy(id) => {
+            let file = policy.enforced.file.as_ref().or_else(|| policy.observed.as_ref()?.file.as_ref());
+            let detail = file.map(|file| file.detail(facts)).unwrap_or_default();
+            format!("whether the policy {id} concerns it cannot be told: {detail}")
+        }
         Obstacle::Denied(rule) => format!("{} denies it", rule.name),
+        Obstacle::Forbidden(id) => format!("the policy {id} forbids it"),
     }
 }
 
 /// What a rule still asks for.
-fn need_in_words(policy: &Policy, rule: &Rule, obstacle: Obstacle<'_>) -> String {
+fn need_in_words(policy: &Policy, rule: &Rule, obstacle: &Obstacle<'_>, facts: &Facts<'_>) -> String {
     let names = |roles: Option<&RoleSet>| roles.map(|roles| policy.roles.names(roles).join(" or ")).unwrap_or_default();
     match obstacle {
         Obstacle::AnyRole | Obstacle::Role => format!("needs role {}", names(rule.roles.as_ref())),
@@ -198,8 +244,16 @@ fn need_in_words(policy: &Policy, rule: &Rule, obstacle: Obstacle<'_>) -> String
         Obstacle::Network(_) => format!("role fits, the caller must come from {}", networks_of(rule)),
         Obstacle::Method(_) => format!("role fits, method must be {}", methods_of(rule)),
         Obstacle::Path(_) => format!("role and method fit, path must be {}", paths_of(rule)),
-        Obstacle::Denied(_) => "denies it".to_owned(),
+        Obstacle::Condition(_) => format!("all fits but the condition: {}", condition_of(rule, facts)),
+        Obstacle::Unclear(_) | Obstacle::UnclearPolicy(_) => {
+            format!("its condition cannot be decided: {}", condition_of(rule, facts))
+        }
+        Obstacle::Denied(_) | Obstacle::Forbidden(_) => "denies it".to_owned(),
     }
+}
+
+fn condition_of(rule: &Rule, facts: &Facts<'_>) -> String {
+    rule.condition.as_ref().map(|condition| condition.in_words(facts)).unwrap_or_default()
 }
 
 fn networks_of(rule: &Rule) -> String {

@@ -13,6 +13,8 @@ pub(crate) mod member;
 
 pub(crate) mod role;
 
+pub(crate) mod condition;
+
 pub(crate) mod rule;
 
 pub(crate) mod decide;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::Method;
 
+use super::condition::{Compiler, Condition, PolicyFile, Uses};
 use super::network::Network;
 use super::path::PathPattern;
 use super::role::{RoleSet, Roles};
@@ -13,17 +14,28 @@ use super::role::{RoleSet, Roles};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Policy {
     pub(crate) roles: Arc<Roles>,
+    /// What conditions look at; none where there are no conditions.
+    pub(crate) uses: Option<Uses>,
     /// What decides.
     pub(crate) enforced: Rules,
     /// What would decide if the rules that are only observed were enforced; none where there are no such rules.
     pub(crate) observed: Option<Rules>,
 }
 
-/// Both kinds of rules.
+/// Both kinds of rules, and policies that stand in a file of their own.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Rules {
     pub(crate) deny: Table,
     pub(crate) allow: Table,
+    pub(crate) file: Option<Arc<PolicyFile>>,
+}
+
+/// The file of policies of a service.
+#[derive(Debug, Clone)]
+pub(crate) struct NamedFile {
+    pub(crate) file: Arc<PolicyFile>,
+    /// Its policies take no part in the decision yet.
+    pub(crate) is_observed: bool,
 }
 
 /// One `[[inbound.allow]]` or `[[inbound.deny]]`.
@@ -41,6 +53,8 @@ pub(crate) struct Rule {
     pub(crate) methods: Option<Box<[Method]>>,
     /// Paths that one of these covers; none named means every path.
     pub(crate) paths: Option<Box<[PathPattern]>>,
+    /// What must hold besides.
+    pub(crate) condition: Option<Condition>,
     /// It takes no part in the decision yet; what it would change is recorded.
     pub(crate) is_observed: bool,
 }
@@ -57,14 +71,23 @@ pub(crate) struct Table {
 
 impl Policy {
     /// Compiles the rules of one service, in the order of the config.
-    pub(crate) fn compile(roles: Arc<Roles>, deny: Vec<Rule>, allow: Vec<Rule>) -> Self {
-        let observed = deny.iter().chain(&allow).any(|rule| rule.is_observed);
+    pub(crate) fn compile(roles: Arc<Roles>, deny: Vec<Rule>, allow: Vec<Rule>, file: Option<NamedFile>) -> Self {
+        let all = || deny.iter().chain(&allow);
+        let observed = all().any(|rule| rule.is_observed) || file.as_ref().is_some_and(|file| file.is_observed);
+        let conditions = || all().filter_map(|rule| rule.condition.as_ref());
+        let policies = file.as_ref().map(|named| &*named.file);
+        let uses =
+            (conditions().next().is_some() || policies.is_some()).then(|| Compiler::uses(conditions(), policies));
         let count = roles.all_names().len();
         let compile = |rules: &[Rule], with_observed: bool| {
             Table::compile(rules.iter().filter(|rule| with_observed || !rule.is_observed).cloned(), count)
         };
-        let both = |with_observed| Rules { deny: compile(&deny, with_observed), allow: compile(&allow, with_observed) };
-        Self { roles, enforced: both(false), observed: observed.then(|| both(true)) }
+        let both = |with_observed| Rules {
+            deny: compile(&deny, with_observed),
+            allow: compile(&allow, with_observed),
+            file: file.as_ref().filter(|file| with_observed || !file.is_observed).map(|named| Arc::clone(&named.file)),
+        };
+        Self { roles, uses, enforced: both(false), observed: observed.then(|| both(true)) }
     }
 
     /// Every rule, those that are only observed too: first what denies, then what allows.

@@ -87,7 +87,7 @@ impl Histogram {
 }
 
 /// The reasons that metrics tell apart, the last for any other. Fixed, so that no peer can make a label.
-pub(crate) const REASONS: [&str; 100] = [
+pub(crate) const REASONS: [&str; 103] = [
     "audit_unavailable",
     "backend_broke",
     "backend_full",
@@ -99,12 +99,15 @@ pub(crate) const REASONS: [&str; 100] = [
     "certificate_not_yet_valid",
     "certificate_revoked",
     "chain_length",
+    "condition_not_met",
+    "condition_unclear",
     "connection_broke",
     "credential_ambiguous",
     "credential_malformed",
     "credential_missing",
     "credential_not_accepted",
     "denied_by_rule",
+    "forbidden_by_policy",
     "foreign_not_admitted",
     "handshake_abandoned",
     "handshake_failed",

@@ -21,7 +21,7 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use crate::authenticate::caller::Caller;
-use crate::authorize::ConnectionPermit;
+use crate::authorize::{ConnectionPermit, Permit};
 use crate::connection::Connection;
 use crate::identify::Peer;
 use crate::listener::PeerAddress;
@@ -161,6 +161,7 @@ impl ConnectionRecord {
             reason: refusal.map(Refusal::reason),
             detail: detail.as_deref(),
             rule: self.rule.as_deref(),
+            observed: None,
             method: None,
             path: None,
             status: None,
@@ -209,6 +210,8 @@ pub(crate) struct RequestRecord {
     method: Method,
     target: Option<PathAndQuery>,
     rule: Option<Arc<str>>,
+    /// What the rules that are only observed would have changed.
+    observed: Option<Box<str>>,
     status: Option<StatusCode>,
     transfer: Rc<Transfer>,
     closed: bool,
@@ -227,6 +230,7 @@ impl RequestRecord {
             method: method.clone(),
             target: target.cloned(),
             rule: None,
+            observed: None,
             status: None,
             transfer: Rc::default(),
             closed: false,
@@ -251,9 +255,10 @@ impl RequestRecord {
         caller
     }
 
-    /// Notes the rule that allowed the request.
-    pub(crate) fn rule(&mut self, rule: Option<Arc<str>>) {
-        self.rule = rule;
+    /// Notes the rule that allowed the request, and what those that are only observed would have changed.
+    pub(crate) fn permitted(&mut self, permit: &mut Permit) {
+        self.rule = permit.rule();
+        self.observed = permit.observed();
     }
 
     /// The time, by the clock of the worker.
@@ -307,6 +312,7 @@ impl RequestRecord {
             reason: refusal.map(Refusal::reason),
             detail: detail.as_deref(),
             rule: self.rule.as_deref(),
+            observed: self.observed.as_deref().or_else(|| refusal.and_then(Refusal::observed)),
             method: Some(&self.method),
             path: self.target.as_ref().map(PathAndQuery::path),
             status: self.status,

@@ -209,7 +209,7 @@ pub(super) fn demand(
         (None, None) => return Ok(Demand::certificate()),
         (Some(list), _) | (None, Some(list)) => list.span(),
     };
-    let named = |list: Option<&Spanned<Vec<Spanned<String>>>>| list.map_or(Ok(CredentialSet::default()), set);
+    let named = |list: Option<&Spanned<Vec<Spanned<String>>>>| list.map_or_else(|| Ok(CredentialSet::default()), set);
     let demand = Demand::new(named(require)?, named(any_of)?).map_err(|error| {
         let hint = match error {
             DemandError::Nothing => "leave both keys out to demand a certificate",
@@ -284,7 +284,7 @@ impl KnownSubjects<'_> {
             return Err(Finding { span: text.span(), message, hint });
         };
         match pattern.claim() {
-            Some(claim) if !known.claims.iter().any(|known| **known == *claim) => {
+            Some(claim) if !known.claims.contains_key(claim) => {
                 let hint = format!("add {claim:?} to the claims of the issuer {issuer:?}");
                 Err(Finding::with_hint(text.span(), format!("the claim {claim:?} is not looked at"), hint))
             }

@@ -9,11 +9,13 @@ use http::{HeaderName, HeaderValue};
 use super::super::address::{BackendAddress, BackendSocket, Protocol};
 use super::super::checked::{Inbound, Injection};
 use super::super::{Secrets, file, secret};
+use super::conditions;
 use super::credentials;
 use super::domains::Identities;
 use super::routes::Places;
 use super::rules;
 use super::scalars::{absolute, name, parsed};
+use crate::policy::condition::Compiler;
 use crate::policy::role::Roles;
 use crate::refusal::in_one_line;
 use crate::request::is_identity_header;
@@ -22,6 +24,7 @@ use countersign_certs::settings::diagnostic::Finding;
 pub(super) fn inbound(
     written: file::Inbound,
     roles: &Arc<Roles>,
+    compiler: &Compiler,
     identities: &Identities<'_>,
     secrets: Secrets,
     files: &mut Vec<PathBuf>,
@@ -41,7 +44,7 @@ pub(super) fn inbound(
             hint,
         ));
     }
-    if written.allow.is_empty() {
+    if written.allow.is_empty() && written.policy.is_none() {
         let hint = "add an [[inbound.allow]] with the roles that may use it";
         return Err(Finding::with_hint(
             places.name,
@@ -49,7 +52,16 @@ pub(super) fn inbound(
             hint,
         ));
     }
-    let policy = rules::policy(&name, written.deny, written.allow, roles, &backend)?;
+    let service = conditions::service(&written, compiler)?;
+    let file = match &written.policy {
+        Some(table) if backend.protocol == Protocol::Tcp => {
+            return Err(Finding::new(table.file.span(), "a plain TCP backend has no requests for policies to look at"));
+        }
+        Some(table) => Some(conditions::policy_file(table, compiler, files)?),
+        None => None,
+    };
+    let around = rules::Around { inbound: &name, roles, backend: &backend, compiler };
+    let policy = rules::policy(&around, written.deny, written.allow, file)?;
     let demand = credentials::demand(written.require.as_ref(), written.any_of.as_ref(), &backend)?;
     let inject = injections(written.inject.0, &backend, secrets, files)?;
     let inbound = Inbound {
@@ -58,6 +70,7 @@ pub(super) fn inbound(
         demand,
         bound_tokens_only: written.bound_tokens_only,
         policy: Arc::new(policy),
+        service,
         foreign_bundle: written.foreign_bundle.as_ref().map(absolute).transpose()?,
         name,
         backend,

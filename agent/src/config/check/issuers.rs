@@ -16,7 +16,7 @@ use countersign_credentials::reach::AddressRule;
 use countersign_credentials::url::{HttpUrl, Scheme};
 use toml::Spanned;
 
-use super::super::checked::{Introspection, Issuer, KeySource, WebServer};
+use super::super::checked::{ClaimType, Introspection, Issuer, KeySource, WebServer};
 use super::super::{Secrets, file, secret};
 use super::scalars::{absolute, name, span_of_time};
 use crate::refusal::in_one_line;
@@ -75,8 +75,8 @@ fn one(written: &file::Issuer, secrets: Secrets, files: &mut Vec<PathBuf>) -> Re
     settings.lifetime_max = optional(&written.lifetime_max)?;
     let tokens = jwt::Issuer::new(settings)
         .map_err(|error| Finding::new(written.issuer.span(), format!("this issuer cannot be used: {error}")))?;
-    if let Some(one_too_many) = written.claims.get(CLAIMS_MAX) {
-        return Err(Finding::new(one_too_many.span(), format!("more than {CLAIMS_MAX} claims")));
+    if let Some((name, _)) = written.claims.iter().nth(CLAIMS_MAX) {
+        return Err(Finding::new(name.span(), format!("more than {CLAIMS_MAX} claims")));
     }
     let groups_claim = written.groups_claim.as_ref().map_or("groups", |claim| claim.get_ref().as_str());
     Ok(Issuer {
@@ -92,7 +92,7 @@ fn one(written: &file::Issuer, secrets: Secrets, files: &mut Vec<PathBuf>) -> Re
             .as_ref()
             .map(|table| introspection(table, written, secrets, files))
             .transpose()?,
-        claims: written.claims.iter().map(|claim| claim.get_ref().as_str().into()).collect(),
+        claims: written.claims.iter().map(claim).collect::<Result<_, _>>()?,
     })
 }
 
@@ -125,6 +125,20 @@ fn introspection(
         cache: span_of_time(written.cache.clone(), Duration::from_secs(60))?,
         expected,
     })
+}
+
+fn claim((name, kind): (&Spanned<String>, &Spanned<String>)) -> Result<(Box<str>, ClaimType), Finding> {
+    let kind = match kind.get_ref().as_str() {
+        "boolean" => ClaimType::Boolean,
+        "number" => ClaimType::Number,
+        "text" => ClaimType::Text,
+        "texts" => ClaimType::Texts,
+        other => {
+            let message = format!("unknown type {other:?}; a claim is a text, texts, a number or a boolean");
+            return Err(Finding::new(kind.span(), message));
+        }
+    };
+    Ok((name.get_ref().as_str().into(), kind))
 }
 
 /// Those with a public key that most issuers use, if the config does not say.

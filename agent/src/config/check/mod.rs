@@ -6,6 +6,8 @@ pub(super) mod credentials;
 
 mod issuers;
 
+mod conditions;
+
 mod roles;
 
 mod inbound;
@@ -40,10 +42,11 @@ pub(super) fn agent(file: file::Agent, enrolled: Option<&TrustDomain>, secrets: 
     let roles = Arc::new(roles::roles(&file.role, &known, &KnownSubjects::from(&accepted))?);
     let certificates = domains::certificates(&file.certificate)?;
     let trust_domains = domains::trust_domains(&file.trust_domain, &mut files)?;
+    let compiler = conditions::compiler(&file, &accepted.issuers)?;
     let identities = Identities { certificates: &certificates, enrolled, has_state: file.state_dir.is_some() };
     let mut inbounds = Vec::new();
     for inbound in file.inbound {
-        inbounds.push(inbound::inbound(inbound, &roles, &identities, secrets, &mut files)?);
+        inbounds.push(inbound::inbound(inbound, &roles, &compiler, &identities, secrets, &mut files)?);
     }
     let mut outbounds = Vec::new();
     for outbound in file.outbound {

@@ -10,22 +10,31 @@ use toml::Spanned;
 
 use super::super::address::{BackendAddress, Protocol};
 use super::super::file;
+use super::conditions;
 use super::scalars::name;
+use crate::policy::condition::Compiler;
 use crate::policy::network::Network;
 use crate::policy::path::PathPattern;
 use crate::policy::role::{RoleSet, Roles};
-use crate::policy::rule::{Effect, Policy, Rule};
+use crate::policy::rule::{Effect, NamedFile, Policy, Rule};
 use countersign_certs::settings::diagnostic::{Finding, did_you_mean};
 
 /// Most rules of one inbound.
 const RULES_MAX: usize = 65_536;
 
+/// What rules are checked against.
+pub(super) struct Around<'config> {
+    pub(super) inbound: &'config str,
+    pub(super) roles: &'config Arc<Roles>,
+    pub(super) backend: &'config BackendAddress,
+    pub(super) compiler: &'config Compiler,
+}
+
 pub(super) fn policy(
-    inbound: &str,
+    around: &Around<'_>,
     deny: Vec<Spanned<file::Rule>>,
     allow: Vec<Spanned<file::Rule>>,
-    roles: &Arc<Roles>,
-    backend: &BackendAddress,
+    file: Option<NamedFile>,
 ) -> Result<Policy, Finding> {
     let count = deny.len() + allow.len();
     if let Some(one_too_many) = deny.iter().chain(&allow).nth(RULES_MAX) {
@@ -37,8 +46,8 @@ pub(super) fn policy(
     let mut names = HashSet::new();
     let mut compile = |effect: Effect, word: &str, written: Vec<Spanned<file::Rule>>| {
         let each = written.into_iter().enumerate().map(|(index, written)| {
-            let place = written.get_ref().name.as_ref().map_or(written.span(), Spanned::span);
-            let rule = rule(effect, format!("{inbound}.{word}[{index}]").into(), written, roles, backend)?;
+            let place = written.get_ref().name.as_ref().map_or_else(|| written.span(), Spanned::span);
+            let rule = rule(effect, format!("{}.{word}[{index}]", around.inbound).into(), written, around)?;
             if names.insert(Arc::clone(&rule.name)) {
                 Ok(rule)
             } else {
@@ -49,26 +58,22 @@ pub(super) fn policy(
     };
     let deny = compile(Effect::Deny, "deny", deny)?;
     let allow = compile(Effect::Allow, "allow", allow)?;
-    Ok(Policy::compile(Arc::clone(roles), deny, allow))
+    Ok(Policy::compile(Arc::clone(around.roles), deny, allow, file))
 }
 
-fn rule(
-    effect: Effect,
-    place: Arc<str>,
-    written: Spanned<file::Rule>,
-    roles: &Roles,
-    backend: &BackendAddress,
-) -> Result<Rule, Finding> {
+fn rule(effect: Effect, place: Arc<str>, written: Spanned<file::Rule>, around: &Around<'_>) -> Result<Rule, Finding> {
     let span = written.span();
     let written = written.into_inner();
     if written.roles.is_none() && effect == Effect::Allow {
         return Err(Finding::with_hint(span, "this rule can never match: it names no role", "list at least one role"));
     }
-    if backend.protocol == Protocol::Tcp {
+    let roles = around.roles;
+    if around.backend.protocol == Protocol::Tcp {
         let methods = written.methods.as_ref().map(Spanned::span);
-        let looked_at = methods.or_else(|| written.paths.as_ref().map(Spanned::span));
+        let paths = written.paths.as_ref().map(Spanned::span);
+        let looked_at = methods.or(paths).or_else(|| written.when.as_ref().map(Spanned::span));
         if let Some(span) = looked_at {
-            let hint = "leave methods and paths out, or make the backend http:// or h2c://";
+            let hint = "leave methods, paths and when out, or make the backend http:// or h2c://";
             return Err(Finding::with_hint(
                 span,
                 "this rule can never match: the backend is plain TCP, which has neither methods nor paths",
@@ -87,6 +92,7 @@ fn rule(
         networks: networks.map(Into::into),
         methods: methods.map(Into::into),
         paths: paths.map(Into::into),
+        condition: written.when.as_ref().map(|text| conditions::condition(text, around.compiler)).transpose()?,
         is_observed: is_observed(written.mode)?,
     })
 }
@@ -106,7 +112,7 @@ fn role_set(list: &Spanned<Vec<Spanned<String>>>, roles: &Roles) -> Result<RoleS
     roles.set(names).map_err(|unknown| Finding::new(list.span(), format!("unknown role {unknown:?}")))
 }
 
-fn is_observed(mode: Option<Spanned<String>>) -> Result<bool, Finding> {
+pub(super) fn is_observed(mode: Option<Spanned<String>>) -> Result<bool, Finding> {
     let Some(mode) = mode else { return Ok(false) };
     match mode.get_ref().as_str() {
         "enforce" => Ok(false),

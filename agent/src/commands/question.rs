@@ -1,0 +1,182 @@
+//! A request that nobody has made, or that was recorded: what a config says to it.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use countersign_certs::san::{San, SanError};
+use countersign_certs::time::{Timestamp, Validity};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Method, uri::PathAndQuery};
+use serde::Deserialize;
+
+use crate::config::checked;
+use crate::facts::{self, Asked, Parts};
+use crate::policy::explain::{self, Explanation};
+use crate::policy::path::{CheckedTarget, PathError};
+use crate::policy::subject::{SubjectError, SubjectNames};
+use crate::record::Direction;
+
+/// What is asked about.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Question {
+    pub(crate) inbound: String,
+    /// The names of the workload.
+    pub(crate) peer: Vec<String>,
+    /// The user or service: `user:ISSUER/NAME`, `client:ISSUER/ID`, `key:ID` or `basic:NAME`.
+    pub(crate) subject: Option<String>,
+    /// What its credential says of it: `group:ISSUER/NAME`, `scope:...`, `claim:...`, `team:NAME`, `grant:ROLE`.
+    pub(crate) facts: Vec<String>,
+    pub(crate) address: Option<String>,
+    pub(crate) method: String,
+    /// With its query, if conditions look at that.
+    pub(crate) path: String,
+    /// `NAME: VALUE`.
+    pub(crate) headers: Vec<String>,
+    /// When; now if it does not say.
+    pub(crate) at: Option<Timestamp>,
+}
+
+/// Why a question cannot be answered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum QuestionError {
+    #[error("{0:?} is no address")]
+    Address(String),
+    #[error("{0:?} is no header; write NAME: VALUE")]
+    Header(String),
+    #[error("there is no inbound {name:?}; there are: {known}")]
+    Inbound { name: String, known: String },
+    #[error("{0:?} is no method")]
+    Method(String),
+    #[error("nobody asks: name a peer or a subject")]
+    Nobody,
+    #[error("a request for {path:?} would be refused before any rule is asked")]
+    Path { path: String, source: PathError },
+    #[error(transparent)]
+    Peer(#[from] SanError),
+    #[error(transparent)]
+    Subject(#[from] SubjectError),
+    #[error("{0:?} is no path")]
+    Target(String),
+}
+
+/// For how long the certificate of a workload is taken to be good that nobody has shown.
+const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(60 * 60);
+
+/// What a config says to it.
+pub(crate) fn answer(
+    config: &checked::Agent,
+    question: &Question,
+    now: Timestamp,
+) -> Result<Explanation, QuestionError> {
+    let known = || config.inbounds.iter().map(|inbound| &*inbound.name).collect::<Vec<_>>().join(", ");
+    let inbound = config
+        .inbounds
+        .iter()
+        .find(|known| *known.name == *question.inbound)
+        .ok_or_else(|| QuestionError::Inbound { name: question.inbound.clone(), known: known() })?;
+    let names: Vec<San> = question.peer.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
+    let subject = question.subject.as_ref().map(|name| SubjectNames::recorded(name, &question.facts)).transpose()?;
+    if names.is_empty() && subject.is_none() {
+        return Err(QuestionError::Nobody);
+    }
+    let address = question.address.as_deref().map(address).transpose()?;
+    let method: Method =
+        question.method.parse().map_err(|_not_a_method| QuestionError::Method(question.method.clone()))?;
+    let target = PathAndQuery::try_from(question.path.as_str())
+        .map_err(|_not_a_path| QuestionError::Target(question.path.clone()))?;
+    let target =
+        CheckedTarget::parse(target).map_err(|source| QuestionError::Path { path: question.path.clone(), source })?;
+    let headers = question.headers.iter().map(|line| header(line)).collect::<Result<HeaderMap, _>>()?;
+    let now = question.at.unwrap_or(now);
+    let certificate = Validity { not_before: now, not_after: now.plus(CERTIFICATE_LIFETIME) };
+    let parts = Parts {
+        workload: (!names.is_empty()).then_some((names.as_slice(), certificate)),
+        subject: subject.as_ref(),
+        address,
+    };
+    let asked = Asked { method: &method, path: target.path(), query: target.query(), headers: Some(&headers), now };
+    Ok(facts::with_parts(&parts, &inbound.policy, &inbound.service, asked, |facts| {
+        let asked = explain::Asked {
+            workload: &names,
+            subject: subject.as_ref(),
+            address,
+            method: &method,
+            path: target.path(),
+            facts,
+        };
+        explain::explain(&inbound.policy, &asked)
+    }))
+}
+
+fn address(text: &str) -> Result<IpAddr, QuestionError> {
+    // As audit lines write it: with the port.
+    let socket = text.parse::<std::net::SocketAddr>().map(|socket| socket.ip());
+    socket.or_else(|_without_port| text.parse()).map_err(|_not_one| QuestionError::Address(text.to_owned()))
+}
+
+fn header(line: &str) -> Result<(HeaderName, HeaderValue), QuestionError> {
+    let refused = || QuestionError::Header(line.to_owned());
+    let (name, value) = line.split_once(':').ok_or_else(refused)?;
+    let name = name.trim().parse().map_err(|_not_a_name| refused())?;
+    Ok((name, HeaderValue::from_str(value.trim()).map_err(|_not_a_value| refused())?))
+}
+
+/// What is needed of an audit line to ask again.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Recorded {
+    #[serde(default)]
+    event: String,
+    #[serde(default)]
+    direction: String,
+    #[serde(default)]
+    pub(crate) route: String,
+    #[serde(default)]
+    pub(crate) time: String,
+    #[serde(default)]
+    pub(crate) decision: String,
+    #[serde(default)]
+    address: Option<String>,
+    #[serde(default)]
+    pub(crate) peer: Option<String>,
+    #[serde(default)]
+    names: Vec<String>,
+    #[serde(default)]
+    pub(crate) subject: Option<String>,
+    #[serde(default)]
+    subject_facts: Vec<String>,
+    #[serde(default)]
+    pub(crate) method: Option<String>,
+    #[serde(default)]
+    pub(crate) path: Option<String>,
+    #[serde(default)]
+    pub(crate) reason: Option<String>,
+    #[serde(default)]
+    pub(crate) rule: Option<String>,
+}
+
+impl Recorded {
+    /// Whether it is about a request on an inbound.
+    pub(crate) fn is_request(&self) -> bool {
+        self.event == "request" && self.direction == Direction::Inbound.as_str()
+    }
+
+    /// What was asked, if somebody asked whom a policy decides on.
+    pub(crate) fn question(&self) -> Option<Question> {
+        let peer: Vec<String> =
+            if self.names.is_empty() { self.peer.iter().cloned().collect() } else { self.names.clone() };
+        let somebody = !peer.is_empty() || self.subject.is_some();
+        let decided = self.direction == Direction::Inbound.as_str() && somebody;
+        let (method, path) = self.method.clone().zip(self.path.clone())?;
+        decided.then(|| Question {
+            inbound: self.route.clone(),
+            peer,
+            subject: self.subject.clone(),
+            facts: self.subject_facts.clone(),
+            address: self.address.clone().filter(|address| address.parse::<std::net::SocketAddr>().is_ok()),
+            method,
+            path,
+            headers: Vec::new(),
+            at: self.time.parse().ok(),
+        })
+    }
+}
