@@ -288,3 +288,6 @@ fn in_order(set: &PolicySet) -> Vec<&CedarPolicy> {
 fn place(loc: Option<&Loc>) -> Range<usize> {
     loc.map_or(0..0, |loc| loc.start()..loc.end())
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,12 +45,15 @@ pub struct Diagnostic {
     line: usize,
     /// From 1, in characters.
     column: usize,
-    /// None if it may hold a secret.
+    /// None if it may hold a secret, or is too long to be shown.
     source: Option<String>,
     width: usize,
     message: String,
     hint: Option<String>,
 }
+
+/// Longest line in bytes that is shown: findings go to logs, and who finds several may be shown one line as often.
+const SOURCE_BYTES_MAX: usize = 1000;
 
 /// Whether a message repeats what stands in the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +117,7 @@ impl Diagnostic {
             file: file.to_owned(),
             line: before.matches('\n').count() + 1,
             column: text.get(line_start..start).unwrap_or_default().chars().count() + 1,
-            source: (!is_secret).then(|| source.to_owned()),
+            source: (!is_secret && source.len() <= SOURCE_BYTES_MAX).then(|| source.to_owned()),
             width: marked.lines().next().unwrap_or_default().chars().count().max(1),
             message,
             hint,
@@ -229,6 +232,13 @@ mod tests {
         let text = "permit(principal == \"pass\");";
         let shown = Diagnostic::public("llm.cedar", text, Finding::new(7..16, "no")).to_string();
         assert_eq!(shown, format!("llm.cedar:1:8: no\n  |\n1 | {text}\n  |        ^^^^^^^^^"));
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_not_shown() {
+        let shown = |length| Diagnostic::public("a", &"x".repeat(length), Finding::new(7..length, "no")).to_string();
+        assert!(shown(SOURCE_BYTES_MAX).contains("^^^^"));
+        assert_eq!(shown(SOURCE_BYTES_MAX + 1), "a:1:8: no\n(the line is not shown)");
     }
 
     #[test]

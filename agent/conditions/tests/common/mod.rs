@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 #![allow(clippy::unwrap_used, reason = "a helper that fails has failed its test")]
 
+use std::sync::LazyLock;
+
 use countersign_certs::san::San;
 use countersign_certs::time::{Timestamp, Validity};
 use countersign_conditions::attributes::Attributes;
@@ -31,7 +33,15 @@ pub(crate) fn vocabulary() -> Vocabulary {
     }
 }
 
+static SCHEMA: LazyLock<Schema> = LazyLock::new(another_schema);
+
+/// The schema of this config.
 pub(crate) fn schema() -> Schema {
+    SCHEMA.clone()
+}
+
+/// The schema of the same config after a reload.
+pub(crate) fn another_schema() -> Schema {
     Schema::new(&vocabulary()).unwrap()
 }
 
