@@ -127,7 +127,7 @@ fn nobody_names_whom_the_layout_keeps_away() {
 
 #[test]
 fn no_room_has_grown_too_large() {
-    let folders = ["agent/src", "ca/src", "certs/src", "examples/src", "tests/src"];
+    let folders = ["agent/src", "agent/audit/src", "ca/src", "certs/src", "examples/src", "tests/src"];
     let files = folders.iter().flat_map(|folder| sources(folder));
     let large: Vec<_> = files.filter(|(_, text)| text.lines().count() > LINES_MAX).map(|(path, _)| path).collect();
     assert_eq!(large, Vec::<String>::new(), "longer than {LINES_MAX} lines");
