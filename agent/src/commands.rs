@@ -1,5 +1,7 @@
 //! The commands that are no daemon: each asks, prints its data to standard output, and is done.
 
+pub(crate) mod audit;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +28,8 @@ use crate::run::{self, RunError};
 /// Why a command could not do its work.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommandError {
+    #[error(transparent)]
+    Audit(#[from] audit::AuditError),
     #[error(transparent)]
     Control(#[from] ControlError),
     #[error(transparent)]
@@ -193,7 +197,26 @@ fn socket(config: &Path) -> Result<PathBuf, CommandError> {
 impl CommandError {
     /// Whether the config is what is wrong.
     pub(crate) fn is_config(&self) -> bool {
-        matches!(self, Self::Run(RunError::Config(_)))
+        matches!(self, Self::Run(RunError::Config(_)) | Self::Audit(audit::AuditError::Run(RunError::Config(_))))
+    }
+
+    /// What is to be printed although it failed.
+    pub(crate) fn output(&self) -> &str {
+        match self {
+            Self::Audit(audit::AuditError::Unsound { report }) => report,
+            Self::Audit(_)
+            | Self::Control(_)
+            | Self::Enroll(_)
+            | Self::Inbound { .. }
+            | Self::Malformed(_)
+            | Self::Method(_)
+            | Self::Path { .. }
+            | Self::Peer(_)
+            | Self::Run(_)
+            | Self::Stdin(_)
+            | Self::Store(_)
+            | Self::Token(_) => "",
+        }
     }
 
     /// What to do about it, where that is known.

@@ -40,6 +40,8 @@ mod assemble;
 
 mod run;
 
+mod teller;
+
 mod identity;
 
 mod config;
@@ -62,8 +64,8 @@ use std::time::SystemTime;
 use clap::Parser;
 use countersign_certs::time::Clock;
 
-use cli::{Arguments, Command};
-use commands::{CommandError, Question};
+use cli::{Arguments, AuditCommand, Command};
+use commands::{CommandError, Question, audit};
 use config::Secrets;
 use run::RunError;
 use systemd::HandedOver;
@@ -98,12 +100,17 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, None, FAILED),
         },
-        Err(error) => fail(&error, error.hint(), if error.is_config() { BAD_CONFIG } else { FAILED }),
+        Err(error) => {
+            // A report that says what is wrong is data, and goes where data goes.
+            std::io::stdout().write_all(error.output().as_bytes()).ok();
+            fail(&error, error.hint(), if error.is_config() { BAD_CONFIG } else { FAILED })
+        }
     }
 }
 
 async fn carry_out(command: Command, clock: Clock, handed_over: HandedOver) -> Result<String, CommandError> {
     match command {
+        Command::Audit { command } => Ok(carry_out_audit(command)?),
         Command::Check { config } => commands::check(&config.path),
         Command::Enroll { token, token_file, dir } => commands::enroll(token, token_file, &dir, &clock).await,
         Command::Explain { config, decision: Some(decision), json, .. } => {
@@ -116,6 +123,16 @@ async fn carry_out(command: Command, clock: Clock, handed_over: HandedOver) -> R
         Command::Renew { config, id } => commands::renew(&config.path, id.as_deref()).await,
         Command::Run { config } => run_agent(&config.path, clock, handed_over).await,
         Command::Status { config, json } => commands::status(&config.path, json).await,
+    }
+}
+
+fn carry_out_audit(command: AuditCommand) -> Result<String, audit::AuditError> {
+    match command {
+        AuditCommand::Key { config } => audit::key(&config.path),
+        AuditCommand::Schema { page } => audit::schema(page),
+        AuditCommand::Verify { folder, key: keys, expect: expected, closed, json } => {
+            audit::verify(&audit::Question { folder, keys, expected, closed, json })
+        }
     }
 }
 

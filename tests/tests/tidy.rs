@@ -46,7 +46,7 @@ const RULES: &[Rule] = &[
         why: "files are read by config and written by the store",
         except: &[
             ("agent/src/listener.rs", "a socket's file belongs to the socket"),
-            ("agent/src/record/sink.rs", "the audit file is appended to, not replaced"),
+            ("agent/src/record/output.rs", "the audit file is appended to, not replaced"),
         ],
     },
     Rule {

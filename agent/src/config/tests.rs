@@ -218,3 +218,24 @@ fn every_address_of_one_family_is_not_every_address_of_the_other() {
     assert!(with("0.0.0.0:11434", backend).unwrap_err().contains("round for ever"));
     assert!(with("[::]:11434", "http://localhost:11434").unwrap_err().contains("round for ever"));
 }
+
+/// A config with these keys of `[audit]`.
+fn audit(keys: &str) -> Result<checked::Agent, String> {
+    checked(&format!("[audit]\n{keys}\n{RIGHT}"))
+}
+
+#[test]
+fn audit_keys_that_contradict_each_other_are_refused() {
+    for (keys, expected) in [
+        ("output = \"stdout\"\nfolder = \"/a\"", "agent.toml:3:10: \"output\" and \"folder\" are both given"),
+        ("segment_age = \"1h\"", "agent.toml:2:15: \"segment_age\" has no effect without \"folder\""),
+        ("folder = \"a\"", "agent.toml:2:10: \"a\" is not absolute"),
+        ("folder = \"/a\"\nsegment_bytes = 1", "agent.toml:3:17: 1 bytes are out of range"),
+        ("folder = \"/a\"\nretention = \"1s\"", "agent.toml:3:13: \"1s\" is out of range; it is 1h to"),
+        ("when_full = \"blok\"", "did you mean \"block\"?"),
+    ] {
+        let error = audit(keys).expect_err(keys);
+        assert!(error.contains(expected), "expected {expected:?} in {error}");
+    }
+    assert!(audit("folder = \"/a\"\nretention = \"365d\"").is_ok());
+}

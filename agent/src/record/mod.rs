@@ -11,6 +11,10 @@ pub(crate) mod buffer;
 
 pub(crate) mod sink;
 
+pub(crate) mod writer;
+
+mod output;
+
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
