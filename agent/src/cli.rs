@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use countersign_audit::format::Format;
 
 /// Terminates and originates mutual TLS for the AI services of one host.
 #[derive(Debug, Parser)]
@@ -110,6 +111,17 @@ pub(crate) enum AuditCommand {
         /// Print the catalogue as Markdown instead.
         #[arg(long)]
         page: bool,
+    },
+    /// Print every stored line, in another format if asked for.
+    #[command(after_help = "Example: countersign-agent audit show --config /etc/countersign/agent.toml --format ocsf")]
+    Show {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The folder, if it is another than that of the config.
+        folder: Option<PathBuf>,
+        /// json, ocsf, ecs or cef.
+        #[arg(long, default_value = "json")]
+        format: Format,
     },
     /// Prove that a folder of segments is as it was written. Exits with 1, and names file and line, if it is not.
     #[command(after_help = "Example: countersign-agent audit verify /var/log/countersign/audit --key host-a.audit.pub")]

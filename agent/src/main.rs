@@ -130,6 +130,7 @@ fn carry_out_audit(command: AuditCommand) -> Result<String, audit::AuditError> {
     match command {
         AuditCommand::Key { config } => audit::key(&config.path),
         AuditCommand::Schema { page } => audit::schema(page),
+        AuditCommand::Show { config, folder, format } => audit::show(folder, &config.path, format),
         AuditCommand::Verify { folder, key: keys, expect: expected, closed, json } => {
             audit::verify(&audit::Question { folder, keys, expected, closed, json })
         }

@@ -12,11 +12,13 @@ use std::time::Duration;
 use countersign_tests::agent::TestAgent;
 use countersign_tests::backend::EchoBackend;
 use countersign_tests::disk::SmallDisk;
+use countersign_tests::hostile::HostilePeer;
 use countersign_tests::http::{self, Client};
-use countersign_tests::mesh::{Mesh, Plan};
-use countersign_tests::pki::write_by_rename;
+use countersign_tests::mesh::{FRONTEND, Mesh, Plan};
+use countersign_tests::part;
+use countersign_tests::pki::{HOUR, Leaf, write_by_rename};
 use countersign_tests::process::Finished;
-use countersign_tests::wait;
+use countersign_tests::{tools, wait};
 use serde_json::Value;
 
 /// A mesh whose serving side keeps segments.
@@ -271,4 +273,101 @@ fn on_a_full_disk_lines_are_dropped_and_counted_if_that_is_asked_for() {
     mesh.host_b.stop();
     verify(&mesh.host_b, mesh.host_b.audit_folder(), &["--closed"]).success();
     drop(disk);
+}
+
+/// Everything that one agent has written of much that may happen.
+fn written() -> (Mesh, EchoBackend) {
+    let backend = EchoBackend::start();
+    let mesh = mesh_with(&backend, TestAgent::new("host-b").with_audit_folder(""));
+    let mut mesh = mesh;
+    assert_eq!(http::get(mesh.frontend, "/a").unwrap().status(), 200);
+    assert_eq!(http::get(mesh.other, "/a").unwrap().status(), 403);
+    let expired = HostilePeer::showing(Some(&mesh.pki().issue(&Leaf::of(FRONTEND).valid(-2 * HOUR, -60))));
+    expired.knock(mesh.inbound);
+    let peer = HostilePeer::showing(Some(&mesh.pki().issue(&Leaf::of(FRONTEND))));
+    peer.send(mesh.inbound, b"GET /a/../b HTTP/1.1\r\nhost: a\r\n\r\n");
+    peer.send(mesh.inbound, b"DELETE /a%22%7c=b HTTP/1.1\r\nhost: a\r\n\r\n");
+    std::net::TcpStream::connect(mesh.inbound).unwrap();
+    let tables = mesh.host_b.tables();
+    mesh.host_b.reload_refused("[[inbound]]\nnam = \"llm\"\n");
+    mesh.host_b.reload(&(tables + "\n[limits]\nhandshakes = 100\n"));
+    wait::until_so("every line is written", || requests(&mesh.host_b) >= 4);
+    mesh.host_b.stop();
+    (mesh, backend)
+}
+
+#[track_caller]
+fn show(agent: &TestAgent, format: &str) -> String {
+    agent.run(&["audit", "show", agent.audit_folder().to_str().unwrap(), "--format", format]).success()
+}
+
+/// Has lines checked by `audit_validator.py`.
+#[track_caller]
+fn check_lines(lines: &str, arguments: &[&str]) {
+    let folder = tools::folder();
+    let file = folder.path().join("lines");
+    std::fs::write(&file, lines.to_owned() + "\n").unwrap();
+    let finished = part::call("audit_validator", &[arguments, &[file.to_str().unwrap()]].concat());
+    assert_eq!(finished.code, Some(0), "{}\n{}", finished.stdout, finished.stderr);
+    assert_eq!(usize::try_from(finished.result()["lines"].as_u64().unwrap()).unwrap(), lines.lines().count());
+}
+
+#[test]
+fn every_line_is_one_that_the_schema_knows() {
+    let (mesh, _backend) = written();
+    let schema = tools::parts().join("../../deploy/audit/schema-1.json");
+    let lines = mesh.host_b.audit_text();
+    for event in ["agent_started", "agent_stopped", "audit_opened", "audit_sealed", "config_loaded", "config_refused"] {
+        assert!(!has(&mesh.host_b, event).is_empty(), "{event} is not in:\n{lines}");
+    }
+    check_lines(lines.trim_end(), &["--schema", schema.to_str().unwrap()]);
+    let plain = mesh.host_a.audit_text();
+    check_lines(plain.trim_end(), &["--schema", schema.to_str().unwrap()]);
+    assert_eq!(show(&mesh.host_b, "json"), lines.trim_end());
+}
+
+#[test]
+fn every_line_is_shown_as_ocsf_that_its_schema_knows() {
+    let (mesh, _backend) = written();
+    check_lines(&show(&mesh.host_b, "ocsf"), &[]);
+    let count = mesh.host_b.audit().len();
+    for line in show(&mesh.host_b, "ecs").lines() {
+        let value: Value = serde_json::from_str(line).unwrap();
+        assert!(value["@timestamp"].is_string() && value["event"]["category"].is_array(), "{line}");
+    }
+    let cef = show(&mesh.host_b, "cef");
+    assert_eq!(cef.lines().count(), count);
+    assert!(cef.lines().all(|line| line.starts_with("CEF:0|Countersign|countersign-agent|")), "{cef}");
+}
+
+/// Events that take other programs, or days, to happen: their lines as the catalogue has them.
+#[test]
+fn what_seldom_happens_is_known_to_the_schemas_too() {
+    let hash = "0".repeat(64);
+    let events = [
+        r#""event":"audit_gap","count":3,"sink":"siem""#.to_owned(),
+        format!(r#""event":"audit_recovered","segment":1,"lines":2,"last":"{hash}","torn_bytes":3,"torn_sha256":"{hash}""#),
+        r#""event":"audit_retired","through":3,"reason":"age""#.to_owned(),
+        r#""event":"authentication","method":"api_key","outcome":"failure","reason":"key_unknown","subject":"key_a","address":"192.0.2.7:4","route":"llm""#.to_owned(),
+        r#""event":"control_command","command":"renew","caller_uid":0"#.to_owned(),
+        r#""event":"credential_rotated","credential":"certificate","name":"spiffe://a/b","serial":"01""#.to_owned(),
+        r#""event":"key_created","key":"key_a","owner":"batch","caller_uid":0,"expires":"2027-01-01T00:00:00Z""#.to_owned(),
+        r#""event":"key_disabled","key":"key_a""#.to_owned(),
+        r#""event":"key_enabled","key":"key_a""#.to_owned(),
+        r#""event":"key_revoked","key":"key_a""#.to_owned(),
+        r#""event":"key_rotated","key":"key_a""#.to_owned(),
+        r#""event":"limit_hit","limit":"tokens","subject":"spiffe://a/b","route":"llm","count":2"#.to_owned(),
+        r#""event":"lockout","subject":"192.0.2.7","failures":5,"until":"2027-01-01T00:00:00Z""#.to_owned(),
+        r#""event":"pattern","pattern":"many_paths","subject":"spiffe://a/b","route":"llm","count":200,"seconds":60"#.to_owned(),
+        r#""event":"policy_observed","decision":"a-b","policy":"next","outcome":"denied","route":"llm","peer":"spiffe://a/b""#.to_owned(),
+        r#""event":"unrecorded_refusals","count":9"#.to_owned(),
+    ];
+    let agent = TestAgent::new("host-b").with_audit_folder("");
+    std::fs::create_dir(agent.audit_folder()).unwrap();
+    let line = |event: &String| format!("{{\"schema\":1,\"time\":\"2026-11-23T03:00:00.000001Z\",{event}}}\n");
+    let lines: String = events.iter().map(line).collect();
+    std::fs::write(agent.audit_folder().join("audit-0000000001.jsonl"), &lines).unwrap();
+    let schema = tools::parts().join("../../deploy/audit/schema-1.json");
+    check_lines(show(&agent, "json").trim_end(), &["--schema", schema.to_str().unwrap()]);
+    check_lines(&show(&agent, "ocsf"), &[]);
 }

@@ -7,12 +7,12 @@ mod recover;
 mod retire;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::catalogue::{AuditOpened, AuditRecovered, Entry, Event};
+use crate::catalogue::{AuditOpened, AuditRecovered, Entry, Event, LINE_BYTES_MAX};
 use crate::chain::Chain;
 use crate::key::{AuditKey, AuditKeyError};
 
@@ -261,6 +261,26 @@ pub fn segments(folder: &Path) -> Result<Vec<(u64, PathBuf)>, FolderError> {
     }
     found.sort();
     Ok(found)
+}
+
+/// Every whole line of every segment, in order and without its newline, until `take` says otherwise. A torn last line and what is
+/// no UTF-8 are passed over.
+///
+/// # Errors
+/// A file cannot be read, or `take` failed.
+pub fn lines(folder: &Path, mut take: impl FnMut(&str) -> io::Result<()>) -> Result<(), FolderError> {
+    let limit = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX);
+    for (_, path) in segments(folder)? {
+        let refused = |source| io_error(&path, "reading", source);
+        let mut file = BufReader::new(File::open(&path).map_err(refused)?);
+        let mut line = Vec::new();
+        while file.by_ref().take(limit).read_until(b'\n', &mut line).map_err(refused)? > 0 {
+            let whole = line.strip_suffix(b"\n").and_then(|whole| std::str::from_utf8(whole).ok());
+            whole.map_or(Ok(()), &mut take).map_err(refused)?;
+            line.clear();
+        }
+    }
+    Ok(())
 }
 
 /// The number in the name of a segment's file; none if it is another file.

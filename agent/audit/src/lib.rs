@@ -13,3 +13,11 @@ pub mod key;
 pub mod folder;
 
 pub mod verify;
+
+pub mod format;
+
+pub mod syslog;
+
+pub mod otlp;
+
+pub mod journal;
