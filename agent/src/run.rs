@@ -20,7 +20,7 @@ use crate::config::checked;
 use crate::config::{self, ConfigError, Secrets};
 use crate::control::metrics::Counters;
 use crate::control::server;
-use crate::control::status::{CaStatus, IdentityStatus, RouteStatus, Status};
+use crate::control::status::{AuditSinkStatus, CaStatus, IdentityStatus, RouteStatus, Status};
 use crate::identity::Credentials;
 use crate::identity::files;
 use crate::identity::keeper::Keeper;
@@ -397,6 +397,7 @@ impl Agent {
             generation: snapshot.generation,
             config_error: self.config_error.borrow().clone(),
             audit_failing,
+            audit_sinks: self.sink.extras().iter().map(|queue| AuditSinkStatus::of(queue)).collect(),
             ca,
             routes: self.route_status(&snapshot),
             identities: self.identity_status(&snapshot),

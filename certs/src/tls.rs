@@ -9,14 +9,14 @@ use std::fmt;
 use std::sync::{Arc, LazyLock, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ClientConfig, ResolvesClientCert, Resumption};
+use rustls::client::{ClientConfig, ResolvesClientCert, Resumption, WebPkiServerVerifier};
 use rustls::crypto::aws_lc_rs::{cipher_suite, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig};
 use rustls::sign::CertifiedKey;
-use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme, SupportedProtocolVersion};
+use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme, SupportedProtocolVersion};
 
 use crate::bundle::TrustBundle;
 use crate::digest::sha256;
@@ -199,6 +199,38 @@ pub fn enrollment(
     config.alpn_protocols = vec![alpn::HTTP_1_1.to_vec()];
     config.resumption = Resumption::disabled();
     Ok((Arc::new(config), handshake))
+}
+
+/// A client of a server that is no member of any trust domain, such as a log collector: it is known by its DNS name or address
+/// and by the authorities that the operator named, as on the web (RFC 9525). Not for peers of the mesh.
+///
+/// # Errors
+/// None of the authorities can serve as a root, or the library refuses the settings.
+pub fn named_server(
+    authorities: &[CertificateDer<'_>],
+    identity: Option<Arc<CertifiedKey>>,
+    clock: &Clock,
+) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority.clone().into_owned())?;
+    }
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider()));
+    let verifier = verifier.build().map_err(|error| rustls::Error::General(error.to_string()))?;
+    let config = ClientConfig::builder_with_details(Arc::clone(provider()), Arc::new(clock.clone()))
+        .with_protocol_versions(TLS_1_3)?
+        .with_webpki_verifier(verifier);
+    let mut config = match identity {
+        Some(identity) => config.with_client_cert_resolver(Arc::new(Own(identity))),
+        None => config.with_no_client_auth(),
+    };
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// The name by which [`named_server`] knows a server; none if it is neither a DNS name nor an address.
+pub fn known_name(host: &str) -> Option<ServerName<'static>> {
+    ServerName::try_from(host.to_owned()).ok()
 }
 
 /// The name that a client puts into its hello (SNI), so that a load balancer in between can route by it. Identity never

@@ -70,6 +70,8 @@ pub struct Folder {
     /// Lines for the next writing, and how many bytes of them are written.
     staged: Vec<u8>,
     written: usize,
+    /// Lines that this folder has added by itself and nobody has taken yet.
+    own: Vec<u8>,
     /// Held for as long as this exists.
     _lock: File,
 }
@@ -98,7 +100,7 @@ impl Folder {
         let recovered = recover::recover(path)?;
         let segment = Segment::create(path, recovered.next, recovered.chain, now)
             .map_err(|source| io_error(path, "beginning a segment", source))?;
-        let mut folder = Self { settings, key, segment, staged: Vec::new(), written: 0, _lock: lock };
+        let mut folder = Self { settings, key, segment, staged: Vec::new(), written: 0, own: Vec::new(), _lock: lock };
         folder.stage_head(&recovered.found, now);
         folder.flush().map_err(|source| io_error(&folder.settings.folder, "writing", source))?;
         Ok(folder)
@@ -162,6 +164,11 @@ impl Folder {
         self.segment.file.sync_all()
     }
 
+    /// Lines that were added here, such as seals, for others who get every line.
+    pub fn take_own(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.own)
+    }
+
     fn is_due(&self, now: SystemTime) -> bool {
         let age = now.duration_since(self.segment.opened).unwrap_or_default();
         let holds_something = self.segment.chain.lines() > self.segment.head_lines;
@@ -185,13 +192,18 @@ impl Folder {
 
     fn stage_entry(&mut self, event: Event, now: SystemTime) {
         let line = Entry::new(event, now).to_line();
-        self.stage(line.as_bytes());
+        self.stage_own(&line);
     }
 
     fn stage_seal(&mut self, now: SystemTime) {
         let seal = self.segment.chain.seal(self.segment.number, &self.key, now);
-        self.stage(seal.as_bytes());
+        self.stage_own(&seal);
         self.segment.sealed = true;
+    }
+
+    fn stage_own(&mut self, line: &str) {
+        let staged = self.stage(line.as_bytes()).to_vec();
+        self.own.extend(staged);
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -15,6 +15,10 @@ pub(crate) mod writer;
 
 mod output;
 
+pub(crate) mod extra;
+
+mod deliver;
+
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;

@@ -88,6 +88,14 @@ impl Output {
         }
     }
 
+    /// Lines that were added on the way, such as seals: others who get every line get them too.
+    pub(super) fn take_own(&mut self) -> Vec<u8> {
+        match self {
+            Self::Folder(folder) => folder.take_own(),
+            Self::Plain(_) => Vec::new(),
+        }
+    }
+
     /// Opens a file anew under its name. Segments are never moved away.
     pub(super) fn reopen(&mut self) {
         let Self::Plain(plain) = self else { return };

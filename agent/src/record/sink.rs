@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use countersign_audit::catalogue::{AuditGap, Entry, Event};
 
+use super::extra::Queue;
 use crate::config::audit::WhenFull;
 
 /// Buffers on their way to the writer.
@@ -46,6 +47,7 @@ pub(super) struct Shared {
     /// The agent stops: what cannot be written within a few tries is given up, and said.
     ending: AtomicBool,
     events: Mutex<Events>,
+    extras: Vec<Arc<Queue>>,
     recent: Mutex<Recent>,
 }
 
@@ -62,13 +64,14 @@ struct Recent {
 }
 
 /// A queue, and what the writer gets of it.
-pub(super) fn channel(when_full: WhenFull) -> (Sink, Receiver<Batch>, Arc<Shared>) {
+pub(super) fn channel(when_full: WhenFull, extras: Vec<Arc<Queue>>) -> (Sink, Receiver<Batch>, Arc<Shared>) {
     let (queue, batches) = sync_channel(QUEUE);
     let shared = Arc::new(Shared {
         when_full,
         failing: AtomicBool::new(false),
         ending: AtomicBool::new(false),
         events: Mutex::default(),
+        extras,
         recent: Mutex::default(),
     });
     (Sink { queue, shared: Arc::clone(&shared) }, batches, shared)
@@ -115,6 +118,11 @@ impl Sink {
         self.shared.failing.load(Ordering::Relaxed)
     }
 
+    /// The queues of additional sinks.
+    pub(crate) fn extras(&self) -> &[Arc<Queue>] {
+        &self.shared.extras
+    }
+
     /// The recent line of a decision.
     pub(crate) fn find(&self, decision: &str) -> Option<String> {
         let needle = format!("\"decision\":\"{decision}\"");
@@ -143,6 +151,11 @@ impl Shared {
     /// The events that wait, as lines.
     pub(super) fn take_events(&self) -> Vec<u8> {
         std::mem::take(&mut self.events.lock().unwrap_or_else(PoisonError::into_inner).lines)
+    }
+
+    /// The queues of additional sinks.
+    pub(super) fn extras(&self) -> &[Arc<Queue>] {
+        &self.extras
     }
 
     /// Notes whether writing works, and tells whether that is news.
@@ -182,7 +195,7 @@ mod tests {
 
     #[test]
     fn events_wait_up_to_a_bound_and_are_counted_beyond_it() {
-        let (sink, _batches, shared) = channel(WhenFull::Refuse);
+        let (sink, _batches, shared) = channel(WhenFull::Refuse, Vec::new());
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_402_800);
         let event = || {
             let command = ControlCommand { command: "x".repeat(100_000), caller_uid: None, subject: None };

@@ -11,9 +11,10 @@ use std::time::{Duration, SystemTime};
 
 use countersign_certs::time::Clock;
 
+use super::extra::{Extra, Queue};
 use super::output::{Output, OutputError};
 use super::sink::{Batch, Shared, Sink, channel};
-use crate::config::audit::Audit;
+use crate::config::audit::{Audit, SinkFull};
 
 /// How long the writer waits after a failure, and how often it tries when the agent stops.
 const RETRY: Duration = Duration::from_millis(500);
@@ -52,9 +53,20 @@ impl Writer {
 /// Opens the output and starts the thread. `host` is who writes.
 pub(crate) fn start(audit: &Audit, host: &str, clock: &Clock) -> Result<(Sink, Writer), StartError> {
     let output = Output::open(&audit.output, host, clock.precise())?;
-    let (sink, batches, shared) = channel(audit.when_full);
+    let queues: Vec<Arc<Queue>> = audit.sinks.iter().map(Queue::of).collect();
+    let (sink, batches, shared) = channel(audit.when_full, queues.clone());
+    let machine = crate::teller::host(None);
+    let extras = audit.sinks.iter().zip(queues);
+    let extras = extras.map(|(config, queue)| Extra::start(config, queue, sink.clone(), clock.clone(), &machine));
+    let extras = extras.collect::<Result<Vec<_>, _>>().map_err(StartError::Thread)?;
     let writing = Writing { output, shared, clock: clock.clone() };
-    let thread = std::thread::Builder::new().name("audit".to_owned()).spawn(move || writing.run(&batches));
+    let thread = std::thread::Builder::new().name("audit".to_owned()).spawn(move || {
+        let shared = Arc::clone(&writing.shared);
+        let outcome = writing.run(&batches);
+        shared.extras().iter().for_each(|queue| queue.close());
+        extras.into_iter().for_each(Extra::finish);
+        outcome
+    });
     Ok((sink, Writer(thread.map_err(StartError::Thread)?)))
 }
 
@@ -67,6 +79,7 @@ struct Writing {
 impl Writing {
     /// Writes what comes; says how many bytes had to be given up, which is none unless writing fails when the agent stops.
     fn run(mut self, batches: &Receiver<Batch>) -> Result<(), AuditLost> {
+        self.offer_own();
         loop {
             let batch = batches.recv_timeout(TEND);
             self.write(self.shared.take_events())?;
@@ -74,10 +87,15 @@ impl Writing {
                 Ok(Batch::Lines(lines)) => self.write(lines)?,
                 Ok(Batch::Events) => {}
                 Ok(Batch::Reopen) => self.output.reopen(),
-                Err(RecvTimeoutError::Timeout) => self.until_written(0, Output::advance)?,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.until_written(0, Output::advance)?;
+                    self.offer_own();
+                }
                 Ok(Batch::End) | Err(RecvTimeoutError::Disconnected) => {
                     self.write(self.shared.take_events())?;
-                    return self.until_written(0, Output::finish);
+                    self.until_written(0, Output::finish)?;
+                    self.offer_own();
+                    return Ok(());
                 }
             }
         }
@@ -89,8 +107,40 @@ impl Writing {
         }
         let staged = self.output.stage(lines);
         self.until_written(staged.len(), Output::advance)?;
+        self.offer_to_all(&staged);
         self.shared.keep(staged);
+        self.offer_own();
         Ok(())
+    }
+
+    /// Hands on what the output has added by itself.
+    fn offer_own(&mut self) {
+        let own = self.output.take_own();
+        if !own.is_empty() {
+            self.offer_to_all(&Arc::new(own));
+        }
+    }
+
+    fn offer_to_all(&self, lines: &Arc<Vec<u8>>) {
+        self.shared.extras().iter().for_each(|queue| self.offer(queue, lines));
+    }
+
+    /// Hands what is written to an additional sink. Where none of it may be lost, its being full is as a full disk.
+    fn offer(&self, queue: &Queue, lines: &Arc<Vec<u8>>) {
+        let mut failures = 0;
+        while !queue.push(lines) {
+            let must_wait = queue.when_full() == SinkFull::Refuse && failures < ENDING_TRIES;
+            if !must_wait {
+                let count = lines.iter().filter(|byte| **byte == b'\n').count();
+                return queue.drop_lines(u64::try_from(count).unwrap_or(u64::MAX));
+            }
+            if self.shared.set_failing(true) {
+                tracing::error!(sink = queue.name(), "a sink that must have every audit line is full");
+            }
+            failures += u32::from(self.shared.is_ending());
+            std::thread::sleep(RETRY);
+        }
+        self.shared.set_failing(false);
     }
 
     /// A full disk gets room again, a file system comes back: it is tried until it is written, or until the agent has to go.

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use countersign_certs::settings::diagnostic::{Finding, did_you_mean};
 use countersign_certs::settings::duration;
+use http::HeaderName;
 use toml::Spanned;
 
 use super::super::audit::{Audit, AuditFolder, AuditOutput, WhenFull};
 use super::super::file;
-use super::scalars::absolute;
+use super::scalars::{absolute, parsed};
+use super::sinks::sinks;
 
 /// Small enough that one segment is quickly verified, and so that few lines are without a signature.
 const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
@@ -21,7 +23,55 @@ const RETENTION: Duration = Duration::from_secs(90 * 86_400);
 
 /// Checks the whole table.
 pub(super) fn audit(written: &file::Audit, state_dir: Option<&Path>) -> Result<Audit, Finding> {
-    Ok(Audit { output: output(written, state_dir)?, when_full: when_full(written.when_full.as_ref())? })
+    let when_full = when_full(written.when_full.as_ref())?;
+    Ok(Audit {
+        output: output(written, state_dir)?,
+        when_full,
+        sinks: sinks(&written.sink, when_full)?,
+        headers: headers(&written.headers)?,
+        query: query(&written.query)?,
+    })
+}
+
+/// Headers that hold a secret by their nature are never recorded.
+const SECRET_HEADERS: &[&str] = &["authorization", "cookie", "dpop", "proxy-authorization", "set-cookie", "x-api-key"];
+
+/// Most headers, and most keys of queries, that are recorded.
+const RECORDED_MAX: usize = 32;
+
+fn headers(written: &[Spanned<String>]) -> Result<Vec<HeaderName>, Finding> {
+    let header = |text: &Spanned<String>| {
+        let name: HeaderName = parsed(text)?;
+        if SECRET_HEADERS.contains(&name.as_str()) {
+            return Err(Finding::new(text.span(), format!("{name:?} holds a secret, and is not recorded")));
+        }
+        Ok(name)
+    };
+    few(written)?.iter().map(header).collect()
+}
+
+fn query(written: &[Spanned<String>]) -> Result<Vec<String>, Finding> {
+    let key = |text: &Spanned<String>| {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
+        match text.get_ref().as_str() {
+            key if (1..=64).contains(&key.len()) && key.bytes().all(fits) => Ok(key.to_owned()),
+            other => Err(Finding::new(
+                text.span(),
+                format!("{other:?} is no key of a query: 1 to 64 letters, digits, '-', '_', '.' or '~'"),
+            )),
+        }
+    };
+    few(written)?.iter().map(key).collect()
+}
+
+fn few(written: &[Spanned<String>]) -> Result<&[Spanned<String>], Finding> {
+    match written.get(RECORDED_MAX) {
+        Some(one_too_many) => Err(Finding::new(
+            one_too_many.span(),
+            format!("{} values; at most {RECORDED_MAX} are recorded", written.len()),
+        )),
+        None => Ok(written),
+    }
 }
 
 fn output(written: &file::Audit, state_dir: Option<&Path>) -> Result<AuditOutput, Finding> {

@@ -14,6 +14,8 @@ mod scalars;
 
 mod audit;
 
+mod sinks;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
