@@ -371,3 +371,15 @@ fn what_seldom_happens_is_known_to_the_schemas_too() {
     check_lines(show(&agent, "json").trim_end(), &["--schema", schema.to_str().unwrap()]);
     check_lines(&show(&agent, "ocsf"), &[]);
 }
+
+#[test]
+fn a_file_is_written_in_the_format_that_is_asked_for_and_decisions_are_explained_all_the_same() {
+    let host_b = TestAgent::new("host-b").with_audit_keys("format = \"ocsf\"\n");
+    let mut mesh = mesh_with(&EchoBackend::start(), host_b);
+    assert_eq!(http::get(mesh.frontend, "/a").unwrap().status(), 200);
+    let line = mesh.host_b.wait_for_audit("the request", |line| line["class_uid"] == 6003);
+    let explained = mesh.host_b.ask("explain", &[line["metadata"]["uid"].as_str().unwrap()]).success();
+    assert!(explained.contains("recorded: {\"schema\":1,"), "{explained}");
+    mesh.host_b.stop();
+    check_lines(mesh.host_b.audit_text().trim_end(), &[]);
+}

@@ -13,6 +13,8 @@ use super::address::Endpoint;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Audit {
     pub(crate) output: AuditOutput,
+    /// How lines are written to a file or standard output; segments are always as they are stored.
+    pub(crate) format: Format,
     pub(crate) when_full: WhenFull,
     pub(crate) sinks: Vec<AuditSink>,
     /// Headers of requests whose values may be recorded.

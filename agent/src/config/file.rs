@@ -48,6 +48,7 @@ pub(crate) struct Control {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Audit {
     pub(crate) output: Option<Spanned<String>>,
+    pub(crate) format: Option<Spanned<String>>,
     pub(crate) folder: Option<Spanned<PathBuf>>,
     pub(crate) segment_bytes: Option<Spanned<u64>>,
     pub(crate) segment_age: Option<Spanned<String>>,

@@ -232,6 +232,7 @@ fn audit_keys_that_contradict_each_other_are_refused() {
         ("folder = \"a\"", "agent.toml:2:10: \"a\" is not absolute"),
         ("folder = \"/a\"\nsegment_bytes = 1", "agent.toml:3:17: 1 bytes are out of range"),
         ("folder = \"/a\"\nretention = \"1s\"", "agent.toml:3:13: \"1s\" is out of range; it is 1h to"),
+        ("folder = \"/a\"\nformat = \"ocsf\"", "agent.toml:3:10: \"format\" has no effect on a \"folder\""),
         ("when_full = \"blok\"", "did you mean \"block\"?"),
     ] {
         let error = audit(keys).expect_err(keys);

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use countersign_audit::folder::{Folder, FolderError, Settings};
+use countersign_audit::format::Format;
 use countersign_audit::key::{AuditKey, AuditKeyError};
 
-use crate::config::audit::AuditOutput;
+use crate::config::audit::{Audit, AuditOutput};
 
 /// Why there is no place to write to.
 #[derive(Debug, thiserror::Error)]
@@ -34,15 +35,16 @@ pub(super) struct Plain {
     /// None for standard output.
     path: Option<PathBuf>,
     target: Box<dyn Write + Send>,
+    format: Format,
     staged: Arc<Vec<u8>>,
     written: usize,
 }
 
 impl Output {
     /// Opens it. `host` is who writes.
-    pub(super) fn open(output: &AuditOutput, host: &str, now: SystemTime) -> Result<Self, OutputError> {
-        match output {
-            AuditOutput::File(path) => Plain::file(path.clone()).map(Self::Plain),
+    pub(super) fn open(audit: &Audit, host: &str, now: SystemTime) -> Result<Self, OutputError> {
+        match &audit.output {
+            AuditOutput::File(path) => Plain::file(path.clone(), audit.format).map(Self::Plain),
             AuditOutput::Folder(folder) => {
                 let key = AuditKey::load_or_make(&folder.key_folder)?;
                 let settings = Settings {
@@ -56,18 +58,19 @@ impl Output {
                 };
                 Ok(Self::Folder(Box::new(Folder::open(settings, key, now)?)))
             }
-            AuditOutput::Stdout => Ok(Self::Plain(Plain::to(None, Box::new(io::stdout())))),
+            AuditOutput::Stdout => Ok(Self::Plain(Plain::to(None, Box::new(io::stdout()), audit.format))),
         }
     }
 
-    /// Takes lines for [`advance`](Self::advance), and gives them back as they will be written.
+    /// Takes lines for [`advance`](Self::advance), and gives them back as they are stored: whatever format they are written in, that
+    /// is what everybody else works with.
     pub(super) fn stage(&mut self, lines: Vec<u8>) -> Arc<Vec<u8>> {
         match self {
             Self::Folder(folder) => Arc::new(folder.stage(&lines).to_vec()),
             Self::Plain(plain) => {
-                plain.staged = Arc::new(lines);
-                plain.written = 0;
-                Arc::clone(&plain.staged)
+                let lines = Arc::new(lines);
+                plain.stage(&lines);
+                lines
             }
         }
     }
@@ -100,7 +103,7 @@ impl Output {
     pub(super) fn reopen(&mut self) {
         let Self::Plain(plain) = self else { return };
         let Some(path) = plain.path.clone() else { return };
-        match Plain::file(path) {
+        match Plain::file(path, plain.format) {
             Ok(opened) => plain.target = opened.target,
             Err(error) => {
                 let error = crate::refusal::in_one_line(&error);
@@ -111,15 +114,28 @@ impl Output {
 }
 
 impl Plain {
-    fn file(path: PathBuf) -> Result<Self, OutputError> {
+    fn file(path: PathBuf, format: Format) -> Result<Self, OutputError> {
         match append(&path) {
-            Ok(file) => Ok(Self::to(Some(path), Box::new(file))),
+            Ok(file) => Ok(Self::to(Some(path), Box::new(file), format)),
             Err(source) => Err(OutputError::File { path, source }),
         }
     }
 
-    fn to(path: Option<PathBuf>, target: Box<dyn Write + Send>) -> Self {
-        Self { path, target, staged: Arc::default(), written: 0 }
+    fn to(path: Option<PathBuf>, target: Box<dyn Write + Send>, format: Format) -> Self {
+        Self { path, target, format, staged: Arc::default(), written: 0 }
+    }
+
+    fn stage(&mut self, lines: &Arc<Vec<u8>>) {
+        self.written = 0;
+        if self.format == Format::Json {
+            self.staged = Arc::clone(lines);
+            return;
+        }
+        let text = String::from_utf8_lossy(lines);
+        // Lines are made by this program; what cannot be read as one is written as it is rather than not at all.
+        let converted =
+            text.lines().map(|line| self.format.convert(line).unwrap_or_else(|_unknown| line.to_owned()) + "\n");
+        self.staged = Arc::new(converted.collect::<String>().into_bytes());
     }
 
     fn write(&mut self) -> io::Result<()> {

@@ -52,7 +52,7 @@ impl Writer {
 
 /// Opens the output and starts the thread. `host` is who writes.
 pub(crate) fn start(audit: &Audit, host: &str, clock: &Clock) -> Result<(Sink, Writer), StartError> {
-    let output = Output::open(&audit.output, host, clock.precise())?;
+    let output = Output::open(audit, host, clock.precise())?;
     let queues: Vec<Arc<Queue>> = audit.sinks.iter().map(Queue::of).collect();
     let (sink, batches, shared) = channel(audit.when_full, queues.clone());
     let machine = crate::teller::host(None);

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use countersign_audit::format::Format;
 use countersign_certs::settings::diagnostic::{Finding, did_you_mean};
 use countersign_certs::settings::duration;
 use http::HeaderName;
@@ -26,6 +27,7 @@ pub(super) fn audit(written: &file::Audit, state_dir: Option<&Path>) -> Result<A
     let when_full = when_full(written.when_full.as_ref())?;
     Ok(Audit {
         output: output(written, state_dir)?,
+        format: format(written)?,
         when_full,
         sinks: sinks(&written.sink, when_full)?,
         headers: headers(&written.headers)?,
@@ -106,6 +108,17 @@ fn folder(written: &file::Audit, path: std::path::PathBuf, state_dir: Option<&Pa
         keep_bytes: bytes(written.keep_bytes.as_ref(), 1024 * 1024)?,
         path,
     }))
+}
+
+fn format(written: &file::Audit) -> Result<Format, Finding> {
+    match (&written.format, &written.folder) {
+        (Some(format), Some(_)) => {
+            let hint = "countersign-agent audit show --format prints segments in other formats";
+            Err(Finding::with_hint(format.span(), "\"format\" has no effect on a \"folder\"", hint))
+        }
+        (Some(format), None) => parsed(format),
+        (None, _) => Ok(Format::default()),
+    }
 }
 
 /// A key that would have no effect is a mistake.
