@@ -148,13 +148,15 @@ fn what_happens_to_the_agent_itself_is_in_the_record() {
     assert!(refused["error"].as_str().unwrap().contains("nam"), "{refused}");
     assert_ne!(refused["sha256"], loaded["sha256"]);
 
-    mesh.host_b.configure(&tables);
+    mesh.host_b.reload(&(tables.clone() + "\n[limits]\nhandshakes = 100\n"));
+    assert_eq!(has(&mesh.host_b, "credential_rotated").len(), 0, "the secret is still the same");
+    mesh.host_b.reload(&tables);
     write_by_rename(&file, "second");
     let rotated = mesh.host_b.wait_for_audit("the secret", |line| line["event"] == "credential_rotated");
     assert_eq!((&rotated["credential"], &rotated["name"]), (&"injected_secret".into(), &"llm x-api-key".into()));
     assert!(!mesh.host_b.audit_text().contains("second"), "the secret itself is told to nobody");
     mesh.host_b.stop();
-    assert_eq!(has(&mesh.host_b, "agent_stopped").len(), 1);
+    assert_eq!((has(&mesh.host_b, "agent_stopped").len(), has(&mesh.host_b, "credential_rotated").len()), (1, 1));
 }
 
 #[test]

@@ -139,6 +139,12 @@ fn nothing_is_said_to_a_receiver_that_nobody_vouches_for() {
     assert!(!receiver.seen().contains("countersign"), "{}", receiver.seen());
     let log = mesh.host_b.process().stderr().join("\n");
     assert!(log.contains("UnknownIssuer"), "{log}");
+    // Vouched for, but under another name.
+    let mut mesh = mesh_with(&EchoBackend::start(), &sink.replace("tls://127.0.0.1", "tls://localhost"));
+    mesh.host_b.wait_for_status("it is refused", |status| status["audit_sinks"][0]["failing"] == true);
+    assert!(!receiver.seen().contains("countersign"), "{}", receiver.seen());
+    let log = mesh.host_b.process().stderr().join("\n");
+    assert!(log.contains("certificate not valid for name"), "{log}");
 }
 
 #[test]
