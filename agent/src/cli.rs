@@ -126,7 +126,7 @@ pub(crate) enum AuditCommand {
     /// Prove that a folder of segments is as it was written. Exits with 1, and names file and line, if it is not.
     #[command(after_help = "Example: countersign-agent audit verify /var/log/countersign/audit --key host-a.audit.pub")]
     Verify {
-        /// The folder, the `folder` of [audit].
+        /// The folder of segments.
         folder: PathBuf,
         /// A public key in PEM that may have signed; may be given more than once. Without it the key is believed that the first
         /// segment names.

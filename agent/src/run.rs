@@ -89,10 +89,26 @@ pub(crate) async fn run(
     clock: Clock,
     handed_over: HandedOver,
 ) -> Result<(), RunError> {
-    let workers = config.workers;
     let keeper = keeper(&config, &clock)?;
     let host = teller::host(keeper.as_ref().map(|keeper| keeper.enrollment().host_id.to_string()));
     let (sink, writer) = writer::start(&config.audit, &host, &clock)?;
+    let outcome = Box::pin(run_recorded(path, config, clock, handed_over, keeper, sink.clone())).await;
+    // An agent that could not begin has ended in order too: its lines are written and sealed.
+    sink.end();
+    let written = writer.finish();
+    outcome?;
+    Ok(written?)
+}
+
+async fn run_recorded(
+    path: &Path,
+    config: checked::Agent,
+    clock: Clock,
+    handed_over: HandedOver,
+    keeper: Option<Rc<Keeper>>,
+    sink: Sink,
+) -> Result<(), RunError> {
+    let workers = config.workers;
     let taken = Taken { files: files::load(&config).map_err(AssembleError::from)?, config };
     let empty = Snapshot::empty(0, taken.config.limits.clone(), Phase::Serving);
     let agent = Rc::new(Agent {
@@ -117,8 +133,7 @@ pub(crate) async fn run(
     agent.drain(&mut stop).await;
     agent.finish(threads).await.ok();
     agent.teller.stopped();
-    agent.sink.end();
-    Ok(writer.finish()?)
+    Ok(())
 }
 
 fn keeper(config: &checked::Agent, clock: &Clock) -> Result<Option<Rc<Keeper>>, RunError> {

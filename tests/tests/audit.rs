@@ -126,6 +126,20 @@ fn two_agents_do_not_write_into_one_folder() {
 }
 
 #[test]
+fn an_agent_that_cannot_begin_seals_what_it_has_written() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut mesh = mesh_with(&EchoBackend::start(), TestAgent::new("host-b").with_audit_folder(""));
+    mesh.host_b.stop();
+    let config = std::fs::read_to_string(mesh.host_b.config_path()).unwrap();
+    let busy = config.replace(&mesh.inbound.to_string(), &taken.local_addr().unwrap().to_string());
+    std::fs::write(mesh.host_b.config_path(), busy).unwrap();
+    let config = mesh.host_b.config_path();
+    assert_eq!(mesh.host_b.run(&["run", "--config", config.to_str().unwrap()]).code, Some(1));
+    let report = verify(&mesh.host_b, mesh.host_b.audit_folder(), &["--closed"]).success();
+    assert_eq!(report.matches("sealed").count(), 2, "{report}");
+}
+
+#[test]
 fn what_happens_to_the_agent_itself_is_in_the_record() {
     let secret = tempfile::tempdir().unwrap();
     let file = secret.path().join("secret");
