@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use countersign_audit::format::Format;
 use countersign_certs::time::Timestamp;
 use countersign_credentials::api_key::KeyId;
 
@@ -17,6 +18,11 @@ pub(crate) struct Arguments {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Ask about the audit log: whether it was changed, what it says, who signs it.
+    Audit {
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
     /// Check a config and say what is wrong with it, with line and column.
     #[command(after_help = "Example: countersign-agent check --config /etc/countersign/agent.toml")]
     Check {
@@ -133,6 +139,56 @@ pub(crate) enum Command {
     Status {
         #[command(flatten)]
         config: ConfigFile,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What can be asked about the audit log.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Print the public key that seals this host's segments, in PEM.
+    #[command(
+        after_help = "Example: countersign-agent audit key --config /etc/countersign/agent.toml > host-a.audit.pub"
+    )]
+    Key {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Print the JSON Schema of audit lines.
+    #[command(after_help = "Example: countersign-agent audit schema > schema-1.json")]
+    Schema {
+        /// Print the catalogue as Markdown instead.
+        #[arg(long)]
+        page: bool,
+    },
+    /// Print every stored line, in another format if asked for.
+    #[command(after_help = "Example: countersign-agent audit show --config /etc/countersign/agent.toml --format ocsf")]
+    Show {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The folder, if it is another than that of the config.
+        folder: Option<PathBuf>,
+        /// json, ocsf, ecs or cef.
+        #[arg(long, default_value = "json")]
+        format: Format,
+    },
+    /// Prove that a folder of segments is as it was written. Exits with 1, and names file and line, if it is not.
+    #[command(after_help = "Example: countersign-agent audit verify /var/log/countersign/audit --key host-a.audit.pub")]
+    Verify {
+        /// The folder of segments.
+        folder: PathBuf,
+        /// A public key in PEM that may have signed; may be given more than once. Without it the key is believed that the first
+        /// segment names.
+        #[arg(long, value_name = "FILE")]
+        key: Vec<PathBuf>,
+        /// A chain value that was seen elsewhere, as in the newest line that a SIEM has: it must be there.
+        #[arg(long, value_name = "CHAIN")]
+        expect: Vec<String>,
+        /// The agent was stopped in order: the last segment must be sealed too.
+        #[arg(long)]
+        closed: bool,
         /// Print JSON.
         #[arg(long)]
         json: bool,

@@ -1,5 +1,7 @@
 //! The commands that are no daemon: each asks, prints its data to standard output, and is done.
 
+pub(crate) mod audit;
+
 pub(crate) mod keys;
 
 pub(crate) mod question;
@@ -32,6 +34,8 @@ use crate::run::{self, RunError};
 /// Why a command could not do its work.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommandError {
+    #[error(transparent)]
+    Audit(#[from] audit::AuditError),
     #[error(transparent)]
     Control(#[from] ControlError),
     #[error(transparent)]
@@ -131,6 +135,7 @@ impl CommandError {
     /// Whether the config is what is wrong.
     pub(crate) fn is_config(&self) -> bool {
         match self {
+            Self::Audit(error) => matches!(error, audit::AuditError::Run(RunError::Config(_))),
             Self::Key(error) => error.is_config(),
             Self::Expected(error) => error.is_config(),
             other => matches!(other, Self::Run(RunError::Config(_))),
@@ -139,6 +144,9 @@ impl CommandError {
 
     /// What is printed all the same, because it is data.
     pub(crate) fn data(&self) -> Option<&str> {
+        if let Self::Audit(audit::AuditError::Unsound { report }) = self {
+            return Some(report);
+        }
         let Self::Expected(error) = self else { return None };
         error.data()
     }

@@ -39,9 +39,7 @@ async fn answer_recorded(
     connection: &Rc<Connection>,
     record: &mut RequestRecord,
 ) -> Result<Answer, Refusal> {
-    if connection.worker().audit().is_stuck() {
-        return Err(Refusal::AuditUnavailable);
-    }
+    connection.worker().audit().admit().await?;
     let upgrading = hyper::upgrade::on(&mut request);
     let (parts, body) = request.into_parts();
     let version = parts.version;

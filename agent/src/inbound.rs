@@ -59,6 +59,7 @@ async fn serve_recorded(
     worker: &Rc<Worker>,
     record: &mut ConnectionRecord,
 ) -> Result<(), Refusal> {
+    worker.audit().admit().await?;
     let _place = worker.take_place(&route.name)?;
     // Boxed and taken apart, so that a connection that is idle later keeps neither the handshake's state nor a second stream.
     let Encrypted { stream, peer: verified, carries } = Box::pin(handshake(stream, route, worker)).await?;

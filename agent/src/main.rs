@@ -50,6 +50,8 @@ mod assemble;
 
 mod run;
 
+mod teller;
+
 mod identity;
 
 mod config;
@@ -72,9 +74,9 @@ use std::time::SystemTime;
 use clap::Parser;
 use countersign_certs::time::Clock;
 
-use cli::{Arguments, Command};
-use commands::CommandError;
+use cli::{Arguments, AuditCommand, Command};
 use commands::question::Question;
+use commands::{CommandError, audit};
 use config::Secrets;
 use run::RunError;
 use systemd::HandedOver;
@@ -109,15 +111,17 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, None, FAILED),
         },
-        Err(error) if error.data().is_some_and(|data| std::io::stdout().write_all(data.as_bytes()).is_err()) => {
-            ExitCode::from(FAILED)
+        Err(error) => {
+            // A report that says what is wrong is data, and goes where data goes.
+            std::io::stdout().write_all(error.data().unwrap_or_default().as_bytes()).ok();
+            fail(&error, error.hint(), if error.is_config() { BAD_CONFIG } else { FAILED })
         }
-        Err(error) => fail(&error, error.hint(), if error.is_config() { BAD_CONFIG } else { FAILED }),
     }
 }
 
 async fn carry_out(command: Command, clock: Clock, handed_over: HandedOver) -> Result<String, CommandError> {
     match command {
+        Command::Audit { command } => Ok(carry_out_audit(command)?),
         Command::Check { config } => commands::check(&config.path),
         Command::Enroll { token, token_file, dir } => commands::enroll(token, token_file, &dir, &clock).await,
         Command::Explain { config, decision: Some(decision), json, .. } => {
@@ -148,6 +152,17 @@ async fn carry_out(command: Command, clock: Clock, handed_over: HandedOver) -> R
         Command::Renew { config, id } => commands::renew(&config.path, id.as_deref()).await,
         Command::Run { config } => run_agent(&config.path, clock, handed_over).await,
         Command::Status { config, json } => commands::status(&config.path, json).await,
+    }
+}
+
+fn carry_out_audit(command: AuditCommand) -> Result<String, audit::AuditError> {
+    match command {
+        AuditCommand::Key { config } => audit::key(&config.path),
+        AuditCommand::Schema { page } => audit::schema(page),
+        AuditCommand::Show { config, folder, format } => audit::show(folder, &config.path, format),
+        AuditCommand::Verify { folder, key: keys, expect: expected, closed, json } => {
+            audit::verify(&audit::Question { folder, keys, expected, closed, json })
+        }
     }
 }
 

@@ -40,6 +40,7 @@ async fn serve_recorded(
     worker: &Rc<Worker>,
     record: &mut ConnectionRecord,
 ) -> Result<(), Refusal> {
+    worker.audit().admit().await?;
     let _place = worker.take_place(&route.name)?;
     let user = record.address().user();
     let peer = record.peer(identify::local_caller(user));

@@ -21,17 +21,19 @@ use crate::config::checked;
 use crate::config::{self, ConfigError, Secrets};
 use crate::control::metrics::Counters;
 use crate::control::server;
-use crate::control::status::{CaStatus, IdentityStatus, RouteStatus, Status};
+use crate::control::status::{AuditSinkStatus, CaStatus, IdentityStatus, RouteStatus, Status};
 use crate::identity::Credentials;
 use crate::identity::files;
 use crate::identity::keeper::Keeper;
 use crate::identity::state::{StateDir, StateError};
 use crate::listener::SocketMode;
 use crate::record::Direction;
-use crate::record::sink::{self, AuditLost, Sink};
+use crate::record::sink::Sink;
+use crate::record::writer::{self, AuditLost, StartError};
 use crate::refusal::in_one_line;
 use crate::routes::{Entrance, Phase, Snapshot};
 use crate::systemd::{self, HandedOver};
+use crate::teller::{self, Teller};
 use crate::watcher::FileWatcher;
 use crate::worker::{self, Places, WorkerSetup};
 
@@ -45,8 +47,8 @@ pub(crate) enum RunError {
     Assemble(#[from] AssembleError),
     #[error(transparent)]
     AuditLost(#[from] AuditLost),
-    #[error("audit lines cannot be written to {output:?}")]
-    Audit { output: checked::AuditOutput, source: io::Error },
+    #[error("audit lines cannot be written")]
+    Audit(#[from] StartError),
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("the control socket {path} cannot be opened")]
@@ -63,6 +65,7 @@ pub(crate) enum RunError {
 pub(crate) struct Agent {
     clock: Clock,
     sink: Sink,
+    teller: Teller,
     keeper: Option<Rc<Keeper>>,
     assembler: RefCell<Assembler>,
     taken: RefCell<Rc<Taken>>,
@@ -93,16 +96,33 @@ pub(crate) async fn run(
     clock: Clock,
     handed_over: HandedOver,
 ) -> Result<(), RunError> {
-    let workers = config.workers;
-    let audit = config.audit.clone();
-    let (sink, writer) = sink::start(&audit).map_err(|source| RunError::Audit { output: audit, source })?;
     let keeper = keeper(&config, &clock)?;
+    let host = teller::host(keeper.as_ref().map(|keeper| keeper.enrollment().host_id.to_string()));
+    let (sink, writer) = writer::start(&config.audit, &host, &clock)?;
+    let outcome = Box::pin(run_recorded(path, config, clock, handed_over, keeper, sink.clone())).await;
+    // An agent that could not begin has ended in order too: its lines are written and sealed.
+    sink.end();
+    let written = writer.finish();
+    outcome?;
+    Ok(written?)
+}
+
+async fn run_recorded(
+    path: &Path,
+    config: checked::Agent,
+    clock: Clock,
+    handed_over: HandedOver,
+    keeper: Option<Rc<Keeper>>,
+    sink: Sink,
+) -> Result<(), RunError> {
+    let workers = config.workers;
     let keys = config.accepted.api_keys.as_ref();
     let key_usage = Arc::new(keys.map(|keys| KeyUsage::load(&keys.file)).unwrap_or_default());
     let taken = Taken { files: files::load(&config).map_err(AssembleError::from)?, config };
     let empty = Snapshot::empty(0, taken.config.limits.clone(), Phase::Serving);
     let agent = Rc::new(Agent {
         assembler: RefCell::new(Assembler::new(clock.clone(), workers, handed_over)),
+        teller: Teller::new(sink.clone(), clock.clone()),
         clock,
         sink,
         keeper,
@@ -115,6 +135,7 @@ pub(crate) async fn run(
         password_checks: Arc::new(PasswordChecks::new().map_err(no_randomness)?),
         spent_proofs: Arc::default(),
     });
+    agent.teller.started(path, &agent.taken(), &agent.credentials());
     let mut stop = StopSignals::new()?;
     agent.open_control()?;
     agent.take_up(&agent.taken(), Opening::AllOrNothing)?;
@@ -122,9 +143,9 @@ pub(crate) async fn run(
     agent.start_keeper();
     agent.follow_until_stopped(path, &mut stop).await;
     agent.drain(&mut stop).await;
-    let Ok(sink) = agent.finish(threads).await else { return Ok(()) };
-    sink.end();
-    Ok(writer.finish()?)
+    agent.finish(threads).await.ok();
+    agent.teller.stopped();
+    Ok(())
 }
 
 fn keeper(config: &checked::Agent, clock: &Clock) -> Result<Option<Rc<Keeper>>, RunError> {
@@ -173,6 +194,11 @@ impl Agent {
     /// Where audit lines go.
     pub(crate) fn sink(&self) -> &Sink {
         &self.sink
+    }
+
+    /// Tells the auditor of commands.
+    pub(crate) fn teller(&self) -> &Teller {
+        &self.teller
     }
 
     /// Every route's counters.
@@ -309,13 +335,17 @@ impl Agent {
 
     /// Takes up a changed config or changed files, or says what is wrong with them and goes on with what was.
     fn reload(&self, path: &Path, files: &mut FileWatcher) {
+        let before = self.taken();
         match self.try_reload(path, files) {
             Ok(()) => {
                 self.config_error.take();
                 tracing::info!("config taken up");
+                self.teller.config_taken_up(path, &before.config, &self.taken().config);
+                self.teller.certificates(&self.taken(), &self.credentials());
             }
             Err(error) => {
                 let text = in_one_line(&error);
+                self.teller.config_refused(path, text.clone());
                 tracing::error!(error = text, "config refused, the one before stays in use");
                 self.config_error.replace(Some(text));
             }
@@ -354,7 +384,9 @@ impl Agent {
     fn follow_credentials(&self) {
         if let Err(error) = self.take_up(&self.taken(), Opening::RouteByRoute) {
             tracing::error!(error = in_one_line(&error), "a new identity or bundle cannot be taken up");
+            return;
         }
+        self.teller.certificates(&self.taken(), &self.credentials());
     }
 
     /// Nothing new is taken; what runs may finish, for a while.
@@ -387,13 +419,12 @@ impl Agent {
     }
 
     /// Ends the workers; their last audit lines are on their way when this returns.
-    async fn finish(self: Rc<Self>, threads: Vec<JoinHandle<()>>) -> Result<Sink, tokio::task::JoinError> {
-        let sink = self.sink.clone();
+    async fn finish(&self, threads: Vec<JoinHandle<()>>) -> Result<(), tokio::task::JoinError> {
         let stopped = Snapshot::empty(u64::MAX, self.taken().config.limits.clone(), Phase::Stopping);
         self.snapshots.send_replace(Arc::new(stopped));
         tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join()))).await?;
         self.store_key_usage();
-        Ok(sink)
+        Ok(())
     }
 
     /// The state at this moment.
@@ -413,6 +444,7 @@ impl Agent {
             generation: snapshot.generation,
             config_error: self.config_error.borrow().clone(),
             audit_failing,
+            audit_sinks: self.sink.extras().iter().map(|queue| AuditSinkStatus::of(queue)).collect(),
             ca,
             routes: self.route_status(&snapshot),
             identities: self.identity_status(&snapshot),

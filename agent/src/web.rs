@@ -103,7 +103,10 @@ pub(crate) fn encode(text: &str, into: &mut Vec<u8>) {
 impl Web {
     /// Asks servers that are believed by these roots. `own` is shown to one that wants a certificate.
     pub(crate) fn new(server: &WebServer, own: Option<&Arc<X509Svid>>, clock: &Clock) -> Result<Self, TlsError> {
-        Ok(Self { tls: tls::web_client(&server.roots, own, clock)?, reach: Arc::clone(&server.reach) })
+        Ok(Self {
+            tls: tls::named_server(&server.roots, own.map(|own| own.certified()), clock)?,
+            reach: Arc::clone(&server.reach),
+        })
     }
 
     /// Asks one question. Only 200 is an answer.

@@ -40,7 +40,7 @@ pub(crate) async fn run(setup: WorkerSetup) {
     let mut snapshots = setup.snapshots.clone();
     let worker = Rc::new(Worker::new(setup));
     let mut accepting: BTreeMap<Entrance, JoinHandle<()>> = BTreeMap::new();
-    let flushing = tokio::task::spawn_local(Rc::clone(worker.audit()).keep_flushing());
+    let flushing = tokio::task::spawn_local(Rc::clone(worker.audit()).keep_flushing(worker.clock().clone()));
     let resting = tokio::task::spawn_local(let_rest(Rc::clone(&worker)));
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -73,6 +73,17 @@ impl PrivateKey {
         Ok(key)
     }
 
+    /// Reads the first PKCS#8 private key of a PEM text, such as [`to_pem`](Self::to_pem) writes.
+    ///
+    /// # Errors
+    /// There is none, or it is encrypted or of an unknown kind.
+    pub fn from_pkcs8_pem(pem: &[u8]) -> Result<Self, KeyError> {
+        let mut der = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_no_key| KeyError::Unreadable)?;
+        let pkcs8 = Zeroizing::new(der.secret_pkcs8_der().to_vec());
+        zeroize::Zeroize::zeroize(&mut der);
+        Self::from_pkcs8(pkcs8)
+    }
+
     /// Reads the first private key of a PEM text, in PKCS#8, SEC 1 or PKCS#1.
     ///
     /// # Errors

@@ -2,8 +2,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 
 /// Most certificates that one PEM text may hold.
 pub const CERTIFICATES_MAX: usize = 256;
@@ -35,6 +35,11 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError
         found.push(certificate.map_err(|error| PemError::Damaged(error.to_string()))?);
     }
     if found.is_empty() { Err(PemError::Empty) } else { Ok(found) }
+}
+
+/// The first public key of a PEM text: its SubjectPublicKeyInfo (RFC 7468 §13). None if there is none.
+pub fn public_key(pem: &[u8]) -> Option<Vec<u8>> {
+    SubjectPublicKeyInfoDer::from_pem_slice(pem).ok().map(|key| key.to_vec())
 }
 
 /// Writes certificates one after the other.

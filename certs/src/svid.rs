@@ -90,7 +90,7 @@ impl X509Svid {
         &self.certified.cert
     }
 
-    pub(crate) fn certified(&self) -> Arc<CertifiedKey> {
+    pub fn certified(&self) -> Arc<CertifiedKey> {
         Arc::clone(&self.certified)
     }
 }

@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::{Arc, LazyLock, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ClientConfig, ResolvesClientCert, Resumption};
+use rustls::client::{ClientConfig, ResolvesClientCert, Resumption, WebPkiServerVerifier};
 use rustls::crypto::aws_lc_rs::{cipher_suite, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -208,30 +208,37 @@ pub fn enrollment(
     Ok((Arc::new(config), handshake))
 }
 
-/// A client of servers that are no members of any trust domain, such as an identity provider: they prove their host name to these
-/// roots (RFC 9525). `own` is shown to a server that asks for a certificate (RFC 8705).
+/// A client of a server that is no member of any trust domain, such as a log collector or an identity provider: it is known by its DNS name or address
+/// and by the authorities that the operator named, as on the web (RFC 9525). Not for peers of the mesh.
 ///
 /// # Errors
-/// No root can serve as one (of a system's many, some may be unfit), or the library refuses the settings.
-pub fn web_client(
-    roots: &[CertificateDer<'static>],
-    own: Option<&Arc<X509Svid>>,
+/// None of the authorities can serve as a root (of a system's many, some may be unfit), or the library refuses the settings.
+pub fn named_server(
+    authorities: &[CertificateDer<'_>],
+    identity: Option<Arc<CertifiedKey>>,
     clock: &Clock,
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
-    let mut store = RootCertStore::empty();
-    if store.add_parsable_certificates(roots.iter().cloned()).0 == 0 {
-        return Err(rustls::Error::General("none of the roots can serve as one".to_owned()));
+    let mut roots = RootCertStore::empty();
+    let known = roots.add_parsable_certificates(authorities.iter().map(|authority| authority.clone().into_owned()));
+    if known.0 == 0 {
+        return Err(rustls::Error::General("none of the authorities can serve as a root".to_owned()));
     }
-    let builder = ClientConfig::builder_with_details(Arc::clone(provider()), Arc::new(clock.clone()))
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider()));
+    let verifier = verifier.build().map_err(|error| rustls::Error::General(error.to_string()))?;
+    let config = ClientConfig::builder_with_details(Arc::clone(provider()), Arc::new(clock.clone()))
         .with_protocol_versions(TLS_1_3)?
-        .with_root_certificates(store);
-    let mut config = match own {
-        Some(own) => builder.with_client_cert_resolver(Arc::new(Own(own.certified()))),
-        None => builder.with_no_client_auth(),
+        .with_webpki_verifier(verifier);
+    let mut config = match identity {
+        Some(identity) => config.with_client_cert_resolver(Arc::new(Own(identity))),
+        None => config.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![alpn::HTTP_1_1.to_vec()];
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
+}
+
+/// The name by which [`named_server`] knows a server; none if it is neither a DNS name nor an address.
+pub fn known_name(host: &str) -> Option<ServerName<'static>> {
+    ServerName::try_from(host.to_owned()).ok()
 }
 
 /// The name that a client puts into its hello (SNI), so that a load balancer in between can route by it. Identity never

@@ -27,6 +27,7 @@ pub struct TestAgent {
     folder: TempDir,
     // A test may put these two on a small disk.
     audit: PathBuf,
+    audit_keys: Option<String>,
     state: PathBuf,
     metrics: SocketAddr,
     enrolled: bool,
@@ -67,6 +68,7 @@ impl TestAgent {
             name: name.to_owned(),
             folder,
             audit,
+            audit_keys: None,
             state,
             metrics: tools::free_address(),
             enrolled: false,
@@ -105,6 +107,35 @@ impl TestAgent {
     pub fn with_audit_in(mut self, path: &Path) -> Self {
         path.clone_into(&mut self.audit);
         self
+    }
+
+    /// With its record in segments, in a folder that [`audit_folder`](Self::audit_folder) names, and more keys and tables of
+    /// `[audit]`.
+    #[must_use]
+    pub fn with_audit_folder(mut self, keys: &str) -> Self {
+        self.audit = self.folder.path().join("run/audit");
+        self.audit_keys = Some(keys.to_owned());
+        self
+    }
+
+    /// The same with the folder elsewhere.
+    #[must_use]
+    pub fn with_audit_folder_in(self, path: &Path, keys: &str) -> Self {
+        let mut agent = self.with_audit_folder(keys);
+        path.clone_into(&mut agent.audit);
+        agent
+    }
+
+    /// With more keys and tables of `[audit]`.
+    #[must_use]
+    pub fn with_audit_keys(mut self, keys: &str) -> Self {
+        self.audit_keys = Some(keys.to_owned());
+        self
+    }
+
+    /// The folder of its segments, or the file of its lines.
+    pub fn audit_folder(&self) -> &Path {
+        &self.audit
     }
 
     /// With its state in another folder.
@@ -220,9 +251,12 @@ impl TestAgent {
     fn head(&self) -> String {
         let state = if self.enrolled { format!("state_dir = {:?}\n", self.state()) } else { String::new() };
         let (metrics, audit) = (self.metrics, self.audit.display());
+        let is_folder = self.audit.extension().is_none();
+        let audit = if is_folder { format!("folder = \"{audit}\"") } else { format!("output = \"file:{audit}\"") };
+        let keys = self.audit_keys.as_deref().unwrap_or_default();
         // Two workers on every machine, so that what must hold across workers is tested everywhere.
         format!(
-            "{state}workers = 2\n\n[control]\nsocket = {:?}\nmetrics = \"{metrics}\"\n\n[audit]\noutput = \"file:{audit}\"\n\n",
+            "{state}workers = 2\n\n[control]\nsocket = {:?}\nmetrics = \"{metrics}\"\n\n[audit]\n{audit}\n{keys}\n",
             self.socket()
         )
     }
@@ -348,8 +382,21 @@ impl TestAgent {
         status["config_error"].as_str().unwrap().to_owned()
     }
 
-    /// The text of the audit file.
+    /// The segments of its audit folder, in order.
+    pub fn segments(&self) -> Vec<PathBuf> {
+        let entries =
+            std::fs::read_dir(&self.audit).map(|entries| entries.map(|entry| entry.unwrap().path()).collect());
+        let mut files: Vec<PathBuf> = entries.unwrap_or_default();
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
+        files.sort();
+        files
+    }
+
+    /// The text of the audit file, or of all segments.
     pub fn audit_text(&self) -> String {
+        if self.audit.is_dir() {
+            return self.segments().iter().map(|path| std::fs::read_to_string(path).unwrap_or_default()).collect();
+        }
         std::fs::read_to_string(&self.audit).unwrap_or_default()
     }
 

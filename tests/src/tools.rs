@@ -52,9 +52,10 @@ fn program(name: &str) -> PathBuf {
     let path = own.ancestors().nth(2).unwrap().join(name);
     assert!(path.exists(), "{} is missing; {BUILD}", path.display());
     let built = modified(&path);
-    let crates = ["certs", name.trim_start_matches("countersign-")];
-    let sources = crates.map(|folder| Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder).join("src"));
-    let newest = sources.iter().flat_map(|folder| files_in(folder)).max_by_key(|file| modified(file)).unwrap();
+    let crates: &[&str] =
+        if name == "countersign-agent" { &["certs", "agent", "agent/audit"] } else { &["certs", "ca"] };
+    let sources = crates.iter().map(|folder| Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder).join("src"));
+    let newest = sources.flat_map(|folder| files_in(&folder)).max_by_key(|file| modified(file)).unwrap();
     assert!(modified(&newest) <= built, "{} is older than {}; {BUILD}", path.display(), newest.display());
     path
 }

@@ -71,6 +71,8 @@ fn what_is_switched_off_in_the_agents_config_can_be_switched_on() {
     };
     let text: String = read("deploy/config/agent.toml").lines().map(|line| on(line) + "\n").collect();
     let text = text.replace("/etc/countersign/partner-bundle.json", bundle.to_str().unwrap());
+    // The record is kept in one place.
+    let text = text.replace("\noutput = \"stdout\"\n", "\n").replace("\nformat = \"json\"\n# In", "\n# In");
     // Local users can be told apart on a Unix socket only.
     let text = text.replace("listen    = \"127.0.0.1:11434\"", "listen    = \"unix:/run/countersign/llm.sock\"");
     let path = folder.path().join("agent.toml");

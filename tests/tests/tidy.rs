@@ -56,7 +56,7 @@ const RULES: &[Rule] = &[
         why: "files are read by config and written by the store",
         except: &[
             ("agent/src/listener.rs", "a socket's file belongs to the socket"),
-            ("agent/src/record/sink.rs", "the audit file is appended to, not replaced"),
+            ("agent/src/record/output.rs", "the audit file is appended to, not replaced"),
         ],
     },
     Rule {
@@ -137,7 +137,7 @@ fn nobody_names_whom_the_layout_keeps_away() {
 
 #[test]
 fn no_room_has_grown_too_large() {
-    let folders = ["agent/src", "ca/src", "certs/src", "examples/src", "tests/src"];
+    let folders = ["agent/src", "agent/audit/src", "ca/src", "certs/src", "examples/src", "tests/src"];
     let files = folders.iter().flat_map(|folder| sources(folder));
     let large: Vec<_> = files.filter(|(_, text)| text.lines().count() > LINES_MAX).map(|(path, _)| path).collect();
     assert_eq!(large, Vec::<String>::new(), "longer than {LINES_MAX} lines");

@@ -20,6 +20,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use super::address::{BackendAddress, Endpoint, ListenAddress};
+use super::audit::Audit;
 use crate::authenticate::shown::KeyPlaces;
 use crate::policy::condition::ServiceFacts;
 use crate::policy::credential::Demand;
@@ -34,7 +35,7 @@ pub(crate) struct Agent {
     pub(crate) workers: usize,
     pub(crate) key_exchange: KeyExchange,
     pub(crate) control: Control,
-    pub(crate) audit: AuditOutput,
+    pub(crate) audit: Audit,
     pub(crate) log_level: tracing::Level,
     pub(crate) limits: Limits,
     pub(crate) roles: Arc<Roles>,
@@ -55,15 +56,6 @@ pub(crate) const CONTROL_SOCKET: &str = "/run/countersign/agent.sock";
 pub(crate) struct Control {
     pub(crate) socket: PathBuf,
     pub(crate) metrics: Option<std::net::SocketAddr>,
-}
-
-/// Where audit lines go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum AuditOutput {
-    /// Appended to this file.
-    File(PathBuf),
-    /// Standard output, which systemd hands to the journal.
-    Stdout,
 }
 
 /// A bound on everything that a peer can make grow.

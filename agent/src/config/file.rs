@@ -55,6 +55,35 @@ pub(crate) struct Control {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Audit {
     pub(crate) output: Option<Spanned<String>>,
+    pub(crate) format: Option<Spanned<String>>,
+    pub(crate) folder: Option<Spanned<PathBuf>>,
+    pub(crate) segment_bytes: Option<Spanned<u64>>,
+    pub(crate) segment_age: Option<Spanned<String>>,
+    pub(crate) retention: Option<Spanned<String>>,
+    pub(crate) keep_bytes: Option<Spanned<u64>>,
+    pub(crate) when_full: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) headers: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) query: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) sink: Vec<Spanned<AuditSink>>,
+}
+
+/// `[[audit.sink]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AuditSink {
+    pub(crate) name: Spanned<String>,
+    pub(crate) kind: Spanned<String>,
+    pub(crate) address: Option<Spanned<String>>,
+    pub(crate) url: Option<Spanned<String>>,
+    pub(crate) path: Option<Spanned<PathBuf>>,
+    pub(crate) bundle: Option<Spanned<PathBuf>>,
+    pub(crate) chain: Option<Spanned<PathBuf>>,
+    pub(crate) key: Option<Spanned<PathBuf>>,
+    pub(crate) format: Option<Spanned<String>>,
+    pub(crate) when_full: Option<Spanned<String>>,
 }
 
 /// `[log]`

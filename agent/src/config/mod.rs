@@ -5,6 +5,8 @@ pub(crate) mod file;
 
 pub(crate) mod checked;
 
+pub(crate) mod audit;
+
 pub(crate) mod address;
 
 pub(crate) mod secret;
@@ -18,9 +20,12 @@ mod tests;
 
 use std::path::Path;
 
+use countersign_audit::catalogue::ConfigChange;
+use countersign_certs::digest::{hexadecimal, sha256};
 use countersign_certs::settings::diagnostic::{Diagnostic, SecretLines};
 use countersign_certs::spiffe_id::TrustDomain;
 use countersign_certs::store::{self, StoreError};
+use countersign_certs::time::Timestamp;
 
 use toml::de::DeTable;
 
@@ -95,6 +100,20 @@ pub(crate) fn control_socket(path: &Path) -> Result<std::path::PathBuf, ConfigEr
 /// Opens an audit file to read it again.
 pub(crate) fn open_audit(path: &Path) -> std::io::Result<impl std::io::Read> {
     std::fs::File::open(path)
+}
+
+/// What an auditor wants to know of a config file: its content's hash, whose it is, and when it was changed.
+pub(crate) fn provenance(path: &Path) -> ConfigChange {
+    let content = store::read(path).ok();
+    let status = rustix::fs::stat(path).ok();
+    let modified = status.as_ref().and_then(|status| u64::try_from(status.st_mtime).ok());
+    ConfigChange {
+        path: path.display().to_string(),
+        sha256: content.map(|content| hexadecimal(&sha256(&content))),
+        owner_uid: status.map(|status| status.st_uid),
+        modified: modified.map(|seconds| Timestamp::from_unix_seconds(seconds).to_string()),
+        error: None,
+    }
 }
 
 fn read(path: &Path) -> Result<(String, String), ConfigError> {

@@ -223,3 +223,63 @@ fn every_address_of_one_family_is_not_every_address_of_the_other() {
     assert!(with("0.0.0.0:11434", backend).unwrap_err().contains("round for ever"));
     assert!(with("[::]:11434", "http://localhost:11434").unwrap_err().contains("round for ever"));
 }
+
+/// A config with these keys of `[audit]`.
+fn audit(keys: &str) -> Result<checked::Agent, String> {
+    checked(&format!("[audit]\n{keys}\n{RIGHT}"))
+}
+
+#[test]
+fn audit_keys_that_contradict_each_other_are_refused() {
+    for (keys, expected) in [
+        ("output = \"stdout\"\nfolder = \"/a\"", "agent.toml:3:10: \"output\" and \"folder\" are both given"),
+        ("segment_age = \"1h\"", "agent.toml:2:15: \"segment_age\" has no effect without \"folder\""),
+        ("folder = \"a\"", "agent.toml:2:10: \"a\" is not absolute"),
+        ("folder = \"/a\"\nsegment_bytes = 1", "agent.toml:3:17: 1 bytes are out of range"),
+        ("folder = \"/a\"\nretention = \"1s\"", "agent.toml:3:13: \"1s\" is out of range; it is 1h to"),
+        ("folder = \"/a\"\nformat = \"ocsf\"", "agent.toml:3:10: \"format\" has no effect on a \"folder\""),
+        ("when_full = \"blok\"", "did you mean \"block\"?"),
+    ] {
+        let error = audit(keys).expect_err(keys);
+        assert!(error.contains(expected), "expected {expected:?} in {error}");
+    }
+    assert!(audit("folder = \"/a\"\nretention = \"365d\"").is_ok());
+}
+
+#[test]
+fn audit_sinks_are_refused_where_they_could_not_work_or_would_leave_in_clear_text() {
+    let check = |keys: &str, expected: &str| {
+        let error = audit(&format!("[[audit.sink]]\nname = \"siem\"\n{keys}")).expect_err(keys);
+        assert!(error.contains(expected), "expected {expected:?} in {error}");
+    };
+    check("kind = \"sylog\"", "did you mean \"syslog\"?");
+    check("kind = \"syslog\"", "this sink needs \"address\"");
+    check("kind = \"syslog\"\naddress = \"tls://siem:6514\"", "TLS needs a \"bundle\"");
+    check("kind = \"syslog\"\naddress = \"tcp://siem:6514\"", "no receiver");
+    check("kind = \"syslog\"\naddress = \"tcp://10.0.0.1:6514\"", "only programs of this host");
+    check("kind = \"syslog\"\naddress = \"tcp://127.0.0.1:6514\"\nbundle = \"/a\"", "no effect without TLS");
+    check("kind = \"otlp\"\nurl = \"http://collector:4318/v1/logs\"", "no collector");
+    check("kind = \"otlp\"\nurl = \"https://collector/v1/logs\"\nbundle = \"/a\"\nkey = \"/b\"", "needs \"chain\"");
+    check("kind = \"file\"\npath = \"/a\"\nurl = \"http://127.0.0.1:1\"", "has no \"url\"");
+    check("kind = \"file\"\npath = \"/a\"\nformat = \"xml\"", "unknown format");
+    check("kind = \"file\"\npath = \"/a\"\n[[audit.sink]]\nname = \"siem\"\nkind = \"journald\"", "already");
+    let contradiction =
+        "when_full = \"drop\"\n[[audit.sink]]\nname = \"a\"\nkind = \"journald\"\nwhen_full = \"refuse\"";
+    assert!(audit(contradiction).unwrap_err().contains("has no effect here"));
+    let right =
+        "[[audit.sink]]\nname = \"siem\"\nkind = \"otlp\"\nurl = \"https://collector/v1/logs\"\nbundle = \"/a\"";
+    assert_eq!(audit(right).unwrap().audit.sinks.len(), 1);
+}
+
+#[test]
+fn headers_that_hold_secrets_are_never_recorded() {
+    for (keys, expected) in [
+        ("headers = [\"Authorization\"]", "holds a secret"),
+        ("headers = [\"a b\"]", "agent.toml:2:12"),
+        ("query = [\"a&b\"]", "no key of a query"),
+    ] {
+        let error = audit(keys).expect_err(keys);
+        assert!(error.contains(expected), "expected {expected:?} in {error}");
+    }
+    assert_eq!(audit("headers = [\"user-agent\"]\nquery = [\"api-version\"]").unwrap().audit.headers.len(), 1);
+}

@@ -146,6 +146,7 @@ impl Scrape {
         for (name, help, value) in single {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
         }
+        self.audit_sinks(encoder)?;
         let mut family = encoder.encode_descriptor(
             "identity_seconds_left",
             "Until an own certificate ends",
@@ -155,6 +156,24 @@ impl Scrape {
         for identity in &status.identities {
             let labels = [("identity", identity.identity.as_str())];
             family.encode_family(&labels)?.encode_gauge(&identity.seconds_left.unwrap_or(0))?;
+        }
+        Ok(())
+    }
+}
+
+impl Scrape {
+    fn audit_sinks(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let sinks = &self.status.audit_sinks;
+        let help = "Audit lines cannot be delivered to an additional sink";
+        let mut family = encoder.encode_descriptor("audit_sink_failing", help, None, MetricType::Gauge)?;
+        for sink in sinks {
+            family.encode_family(&[("sink", sink.name.as_str())])?.encode_gauge(&u64::from(sink.failing))?;
+        }
+        let help = "Audit lines that an additional sink did not get";
+        let mut family = encoder.encode_descriptor("audit_sink_dropped_lines", help, None, MetricType::Counter)?;
+        for sink in sinks {
+            let labels = [("sink", sink.name.as_str())];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&sink.dropped, None)?;
         }
         Ok(())
     }

@@ -61,41 +61,42 @@ pub(crate) fn open(path: &Path) -> io::Result<std::os::unix::net::UnixListener> 
 pub(crate) async fn serve_socket(listener: UnixListener, agent: Rc<Agent>) {
     let accept = async || loop {
         let (stream, _) = listener.accept().await?;
-        if is_trusted(&stream) {
-            return Ok(stream);
+        if let Some(uid) = trusted_user(&stream) {
+            return Ok((stream, uid));
         }
         tracing::warn!("somebody else's program called the control socket");
     };
-    serve_callers("control socket", accept, move |request| control(request, Rc::clone(&agent))).await;
+    serve_callers("control socket", accept, move |request, uid| control(request, uid, Rc::clone(&agent))).await;
 }
 
 /// Root, or the user that the agent runs as. The file's mode says so already; this holds where somebody changed it.
-fn is_trusted(stream: &UnixStream) -> bool {
+fn trusted_user(stream: &UnixStream) -> Option<u32> {
     let own = rustix::process::geteuid().as_raw();
-    stream.peer_cred().is_ok_and(|caller| caller.uid() == 0 || caller.uid() == own)
+    stream.peer_cred().ok().map(|caller| caller.uid()).filter(|uid| *uid == 0 || *uid == own)
 }
 
 /// Answers scrapers and health checks for ever.
 pub(crate) async fn serve_metrics(listener: TcpListener, agent: Rc<Agent>) {
-    let accept = async || listener.accept().await.map(|(stream, _)| stream);
-    serve_callers("metrics port", accept, move |request| health(request, Rc::clone(&agent))).await;
+    let accept = async || listener.accept().await.map(|(stream, _)| (stream, ()));
+    serve_callers("metrics port", accept, move |request, ()| health(request, Rc::clone(&agent))).await;
 }
 
 /// Serves every caller, a bounded number at once.
-async fn serve_callers<S, F, R>(what: &'static str, accept: impl AsyncFn() -> io::Result<S>, answer: F)
+async fn serve_callers<S, C, F, R>(what: &'static str, accept: impl AsyncFn() -> io::Result<(S, C)>, answer: F)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
-    F: Fn(Request<Incoming>) -> R + Clone + 'static,
+    C: Copy + 'static,
+    F: Fn(Request<Incoming>, C) -> R + Clone + 'static,
     R: Future<Output = Response<Full<Bytes>>> + 'static,
 {
     let callers = Arc::new(Semaphore::new(CALLERS_MAX));
     loop {
         let Ok(turn) = Arc::clone(&callers).acquire_owned().await else { return };
         match accept().await {
-            Ok(stream) => {
+            Ok((stream, caller)) => {
                 let answer = answer.clone();
                 tokio::task::spawn_local(async move {
-                    serve(TokioIo::new(stream), answer).await;
+                    serve(TokioIo::new(stream), |request| answer(request, caller)).await;
                     drop(turn);
                 });
             }
@@ -126,12 +127,12 @@ where
     tokio::time::timeout(CALLER_STAYS_MAX, serving).await.ok();
 }
 
-async fn control(request: Request<Incoming>, agent: Rc<Agent>) -> Response<Full<Bytes>> {
+async fn control(request: Request<Incoming>, uid: u32, agent: Rc<Agent>) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     match (request.method(), path) {
         (&Method::GET, STATUS_PATH) => json(serde_json::to_string(&agent.status())),
         (&Method::GET, KEY_USAGE_PATH) => json(serde_json::to_string(&agent.key_usage().all())),
-        (&Method::POST, RENEW_PATH) => renew(request.uri().query(), &agent).await,
+        (&Method::POST, RENEW_PATH) => renew(request.uri().query(), uid, &agent).await,
         (&Method::GET, _) if path.starts_with(DECISION_PATH) => {
             let decision = path.strip_prefix(DECISION_PATH).unwrap_or_default();
             match agent.sink().find(decision) {
@@ -147,7 +148,7 @@ async fn control(request: Request<Incoming>, agent: Rc<Agent>) -> Response<Full<
     }
 }
 
-async fn renew(query: Option<&str>, agent: &Agent) -> Response<Full<Bytes>> {
+async fn renew(query: Option<&str>, uid: u32, agent: &Agent) -> Response<Full<Bytes>> {
     let Some(keeper) = agent.keeper() else {
         return answer(
             StatusCode::CONFLICT,
@@ -159,6 +160,7 @@ async fn renew(query: Option<&str>, agent: &Agent) -> Response<Full<Bytes>> {
         Ok(only) => only,
         Err(error) => return answer(StatusCode::BAD_REQUEST, "text/plain", format!("{error}\n")),
     };
+    agent.teller().command("renew", Some(uid), only.as_ref().map(ToString::to_string));
     let failed = keeper.renew_now(only.as_ref()).await;
     if failed.is_empty() {
         return answer(StatusCode::OK, "text/plain", "renewed\n".to_owned());

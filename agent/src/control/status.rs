@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::record::extra::Queue;
+
 /// The state of an agent at one moment.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Status {
@@ -20,6 +22,9 @@ pub(crate) struct Status {
     pub(crate) config_error: Option<String>,
     /// Audit lines cannot be written, and new requests are refused.
     pub(crate) audit_failing: bool,
+    /// Additional audit sinks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) audit_sinks: Vec<AuditSinkStatus>,
     /// The CA that this host has joined.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ca: Option<CaStatus>,
@@ -27,6 +32,23 @@ pub(crate) struct Status {
     pub(crate) routes: Vec<RouteStatus>,
     /// Own identities.
     pub(crate) identities: Vec<IdentityStatus>,
+}
+
+/// One additional audit sink.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct AuditSinkStatus {
+    pub(crate) name: String,
+    /// Lines cannot be delivered now.
+    pub(crate) failing: bool,
+    /// Lines that it did not get since the agent began.
+    pub(crate) dropped: u64,
+}
+
+impl AuditSinkStatus {
+    /// The state of a queue.
+    pub(crate) fn of(queue: &Queue) -> Self {
+        Self { name: queue.name().to_owned(), failing: queue.is_failing(), dropped: queue.dropped() }
+    }
 }
 
 /// The CA and what it last said.
@@ -93,6 +115,10 @@ impl Status {
         )];
         if self.audit_failing {
             lines.push("audit lines cannot be written; new requests are refused".to_owned());
+        }
+        for sink in self.audit_sinks.iter().filter(|sink| sink.failing || sink.dropped > 0) {
+            let works = if sink.failing { "does not work" } else { "works again" };
+            lines.push(format!("audit sink {} {works}, {} lines were dropped", sink.name, sink.dropped));
         }
         if let Some(error) = &self.config_error {
             lines.push(format!("the newest config is refused, the one before is in use:\n{error}"));

@@ -6,11 +6,13 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use countersign_certs::allowance::Allowances;
-use countersign_certs::time::Timestamp;
+use countersign_certs::time::{Clock, Timestamp};
 use tokio::sync::Notify;
 
-use super::line::{Line, TimeText, write_unrecorded};
+use super::line::{Line, TimeText, write_gap, write_unrecorded};
 use super::sink::Sink;
+use crate::config::audit::WhenFull;
+use crate::refusal::Refusal;
 
 /// How long lines may lie here.
 const FLUSH: Duration = Duration::from_millis(20);
@@ -31,6 +33,10 @@ const STRANGERS_AT_ONCE: u64 = 100;
 /// How long until one more is written after that.
 const STRANGER_EVERY: Duration = Duration::from_secs(1);
 
+/// How long new work waits for room, where it may wait, and how often it looks.
+const BLOCK_MAX: Duration = Duration::from_secs(10);
+const BLOCK_LOOK: Duration = Duration::from_millis(50);
+
 /// How often a worker that ends tries to hand its last lines on. Five seconds are enough for any disk that works.
 const LAST_TRIES: u32 = 250;
 
@@ -41,6 +47,8 @@ pub(crate) struct AuditBuffer {
     waiting: Notify,
     time: RefCell<TimeText>,
     unrecorded: Cell<u64>,
+    /// Lines that were left out because there was no room.
+    left_out: Cell<u64>,
     strangers: RefCell<Allowances<Stranger>>,
 }
 
@@ -60,18 +68,49 @@ impl AuditBuffer {
             waiting: Notify::new(),
             time: RefCell::default(),
             unrecorded: Cell::new(0),
+            left_out: Cell::new(0),
             strangers: RefCell::new(Allowances::new(STRANGERS_AT_ONCE, STRANGER_EVERY)),
         }
     }
 
-    /// Whether new work must be refused because it could not be recorded.
+    /// Whether new work may not begin now, because it could not be recorded.
     pub(crate) fn is_stuck(&self) -> bool {
-        self.sink.is_failing() || self.lines.borrow().len() > BACKLOG_BYTES_MAX
+        !self.flows() && self.sink.when_full() != WhenFull::Drop
+    }
+
+    /// Whether what is written now will soon be on its way.
+    fn flows(&self) -> bool {
+        !self.sink.is_failing() && self.lines.borrow().len() <= BACKLOG_BYTES_MAX
+    }
+
+    /// Lets new work in, unless it could not be recorded.
+    pub(crate) async fn admit(&self) -> Result<(), Refusal> {
+        if self.flows() {
+            return Ok(());
+        }
+        match self.sink.when_full() {
+            // Boxed, because hardly anybody ever waits, and every connection would carry the room for it.
+            WhenFull::Block => Box::pin(self.wait_for_room()).await,
+            WhenFull::Drop => Ok(()),
+            WhenFull::Refuse => Err(Refusal::AuditUnavailable),
+        }
+    }
+
+    async fn wait_for_room(&self) -> Result<(), Refusal> {
+        let end = tokio::time::Instant::now() + BLOCK_MAX;
+        while !self.flows() {
+            if tokio::time::Instant::now() >= end {
+                return Err(Refusal::AuditUnavailable);
+            }
+            tokio::time::sleep(BLOCK_LOOK).await;
+        }
+        Ok(())
     }
 
     /// Counts what was refused because it could not be recorded: a line for each would be memory that a peer makes grow.
     pub(crate) fn count_unrecorded(&self) {
         self.unrecorded.set(self.unrecorded.get().saturating_add(1));
+        self.waiting.notify_one();
     }
 
     /// How many connections of strangers like this one were left out before it; nothing if it is left out too, and counted in
@@ -83,13 +122,18 @@ impl AuditBuffer {
 
     /// Appends one line.
     pub(crate) fn write(&self, line: &Line<'_>, now: SystemTime) {
-        let stuck = self.is_stuck();
-        if self.lines.borrow().len() > LINES_BYTES_MAX {
+        let flows = self.flows();
+        let length = self.lines.borrow().len();
+        if length > BACKLOG_BYTES_MAX && self.sink.when_full() == WhenFull::Drop {
+            self.left_out.set(self.left_out.get().saturating_add(1));
+            return self.waiting.notify_one();
+        }
+        if length > LINES_BYTES_MAX {
             // What was under way when writing began to fail ends all the same.
             return self.count_unrecorded();
         }
         let length = {
-            if !stuck {
+            if flows {
                 self.append_unrecorded(now);
             }
             let (mut lines, mut time) = (self.lines.borrow_mut(), self.time.borrow_mut());
@@ -101,6 +145,10 @@ impl AuditBuffer {
 
     /// What was only counted is told in one line.
     fn append_unrecorded(&self, now: SystemTime) {
+        if self.left_out.get() > 0 {
+            let (mut lines, mut time) = (self.lines.borrow_mut(), self.time.borrow_mut());
+            write_gap(time.of(now), self.left_out.take(), &mut lines);
+        }
         if self.unrecorded.get() > 0 {
             let (mut lines, mut time) = (self.lines.borrow_mut(), self.time.borrow_mut());
             write_unrecorded(time.of(now), self.unrecorded.take(), &mut lines);
@@ -108,10 +156,17 @@ impl AuditBuffer {
     }
 
     /// Hands lines on for ever, a little after they were written.
-    pub(crate) async fn keep_flushing(self: Rc<Self>) {
+    pub(crate) async fn keep_flushing(self: Rc<Self>, clock: Clock) {
         loop {
             self.waiting.notified().await;
             tokio::time::sleep(FLUSH).await;
+            if self.unrecorded.get() > 0 || self.left_out.get() > 0 {
+                // What was only counted is told as soon as lines flow, also if no other line comes.
+                if self.flows() {
+                    self.append_unrecorded(clock.precise());
+                }
+                self.waiting.notify_one();
+            }
             self.flush();
         }
     }

@@ -99,7 +99,7 @@ impl Line<'_> {
     /// or from verified names has no character that needs it, and is copied as it is.
     pub(crate) fn write_to(&self, time: &str, buffer: &mut Vec<u8>) {
         let mut object = Object(buffer);
-        object.plain("{\"time\":\"", time);
+        object.plain("{\"schema\":1,\"time\":\"", time);
         object.plain("\",\"event\":\"", self.event.as_str());
         object.plain("\",\"decision\":\"", std::str::from_utf8(&self.decision.text()).unwrap_or_default());
         object.plain("\",\"direction\":\"", self.direction.as_str());
@@ -138,8 +138,16 @@ impl Line<'_> {
 /// The line that stands for all that was refused while nothing could be written.
 pub(crate) fn write_unrecorded(time: &str, count: u64, buffer: &mut Vec<u8>) {
     let mut object = Object(buffer);
-    object.plain("{\"time\":\"", time);
+    object.plain("{\"schema\":1,\"time\":\"", time);
     object.number("\",\"event\":\"unrecorded_refusals\",\"count\":", count);
+    object.plain("}\n", "");
+}
+
+/// The line that stands for all that was not written because there was no room, where that is allowed.
+pub(crate) fn write_gap(time: &str, count: u64, buffer: &mut Vec<u8>) {
+    let mut object = Object(buffer);
+    object.plain("{\"schema\":1,\"time\":\"", time);
+    object.number("\",\"event\":\"audit_gap\",\"count\":", count);
     object.plain("}\n", "");
 }
 

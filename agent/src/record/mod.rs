@@ -11,6 +11,14 @@ pub(crate) mod buffer;
 
 pub(crate) mod sink;
 
+pub(crate) mod writer;
+
+mod output;
+
+pub(crate) mod extra;
+
+mod deliver;
+
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;

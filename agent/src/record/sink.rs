@@ -1,39 +1,39 @@
-//! Where audit lines go: from each worker's buffer through a bounded queue to one thread that writes.
+//! Where audit lines go: from each worker's buffer through a bounded queue to one thread that writes (`writer`).
 //!
-//! Lines are never dropped. When the queue is full or writing fails, workers keep their lines and refuse new work until
-//! lines flow again: what cannot be recorded is not done.
+//! What is no connection and no request (a config, a certificate, a key) is written by [`Sink::event`], from any thread.
 
 use std::collections::VecDeque;
-use std::fs::OpenOptions;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::SystemTime;
 
-use crate::config::checked::AuditOutput;
+use countersign_audit::catalogue::{AuditGap, Entry, Event};
+
+use super::extra::Queue;
+use crate::config::audit::WhenFull;
 
 /// Buffers on their way to the writer.
 const QUEUE: usize = 64;
 
-/// How long the writer waits after a failure, and how often it tries when the agent stops.
-const RETRY: Duration = Duration::from_millis(500);
-const ENDING_TRIES: u32 = 10;
-
 /// Bytes of recent lines that are kept for `explain`.
 const RECENT_BYTES: usize = 8 * 1024 * 1024;
 
-/// The workers' end.
+/// Bytes of events that wait for the writer. They are few; this many wait only while nothing can be written.
+const EVENTS_BYTES_MAX: usize = 1024 * 1024;
+
+/// The end at which lines are handed in.
 #[derive(Clone)]
 pub(crate) struct Sink {
     queue: SyncSender<Batch>,
     shared: Arc<Shared>,
 }
 
-enum Batch {
+/// What the writer is told.
+pub(super) enum Batch {
     Lines(Vec<u8>),
+    /// Events wait.
+    Events,
     /// The file may have been moved away: open it anew under its name.
     Reopen,
     /// Nothing comes after this.
@@ -41,117 +41,40 @@ enum Batch {
 }
 
 /// What the writing thread and everybody else share.
-struct Shared {
+pub(super) struct Shared {
+    when_full: WhenFull,
     failing: AtomicBool,
     /// The agent stops: what cannot be written within a few tries is given up, and said.
     ending: AtomicBool,
+    events: Mutex<Events>,
+    extras: Vec<Arc<Queue>>,
     recent: Mutex<Recent>,
 }
 
 #[derive(Default)]
+struct Events {
+    lines: Vec<u8>,
+    left_out: u64,
+}
+
+#[derive(Default)]
 struct Recent {
-    batches: VecDeque<Vec<u8>>,
+    batches: VecDeque<Arc<Vec<u8>>>,
     bytes: usize,
 }
 
-/// Lines that could not be written before the agent stopped.
-#[derive(Debug, thiserror::Error)]
-#[error("at least {bytes} bytes of audit lines could not be written before the agent stopped")]
-pub(crate) struct AuditLost {
-    bytes: usize,
-}
-
-/// The writing thread. It ends after [`Sink::end`], when every line is written.
-pub(crate) struct Writer(JoinHandle<Result<(), AuditLost>>);
-
-impl Writer {
-    /// Waits until every line is written.
-    pub(crate) fn finish(self) -> Result<(), AuditLost> {
-        // A writer that panicked has lost what it held; how much is not known any more.
-        self.0.join().unwrap_or(Err(AuditLost { bytes: 0 }))
-    }
-}
-
-/// Opens the output and starts the thread.
-pub(crate) fn start(output: &AuditOutput) -> io::Result<(Sink, Writer)> {
-    let target = open(output)?;
-    let output = output.clone();
-    let (queue, lines) = sync_channel::<Batch>(QUEUE);
-    let shared =
-        Arc::new(Shared { failing: AtomicBool::new(false), ending: AtomicBool::new(false), recent: Mutex::default() });
-    let writer = Arc::clone(&shared);
-    let thread = std::thread::Builder::new()
-        .name("audit".to_owned())
-        .spawn(move || write_all(&lines, target, &output, &writer))?;
-    Ok((Sink { queue, shared }, Writer(thread)))
-}
-
-fn open(output: &AuditOutput) -> io::Result<Box<dyn Write + Send>> {
-    Ok(match output {
-        AuditOutput::File(path) => Box::new(OpenOptions::new().append(true).create(true).mode(0o640).open(path)?),
-        AuditOutput::Stdout => Box::new(io::stdout()),
-    })
-}
-
-/// Writes what comes; says how many bytes had to be given up, which is none unless writing fails when the agent stops.
-fn write_all(
-    lines: &Receiver<Batch>,
-    mut target: Box<dyn Write + Send>,
-    output: &AuditOutput,
-    shared: &Shared,
-) -> Result<(), AuditLost> {
-    loop {
-        match lines.recv() {
-            Ok(Batch::Lines(batch)) => {
-                write_batch(&batch, &mut target, shared)?;
-                shared.keep(batch);
-            }
-            Ok(Batch::Reopen) => match open(output) {
-                Ok(opened) => target = opened,
-                Err(error) => tracing::error!(%error, "the audit output cannot be opened anew, the old one is used"),
-            },
-            Ok(Batch::End) | Err(_) => return Ok(()),
-        }
-    }
-}
-
-fn write_batch(batch: &[u8], target: &mut Box<dyn Write + Send>, shared: &Shared) -> Result<(), AuditLost> {
-    let (mut written, mut failures) = (0, 0);
-    while let Some(rest) = batch.get(written..).filter(|rest| !rest.is_empty()) {
-        let error = match target.write(rest).and_then(|count| target.flush().map(|()| count)) {
-            Ok(count) if count > 0 => {
-                written += count;
-                shared.failing.store(false, Ordering::Relaxed);
-                continue;
-            }
-            Ok(_) => io::ErrorKind::WriteZero.into(),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => error,
-        };
-        if !shared.failing.swap(true, Ordering::Relaxed) {
-            tracing::error!(%error, "audit lines cannot be written, new requests are refused");
-        }
-        // A full disk gets room again, a file system comes back: the batch is tried until it is written, or until the agent
-        // has to go.
-        failures += 1;
-        if shared.ending.load(Ordering::Relaxed) && failures >= ENDING_TRIES {
-            return Err(AuditLost { bytes: rest.len() });
-        }
-        std::thread::sleep(RETRY);
-    }
-    Ok(())
-}
-
-impl Shared {
-    fn keep(&self, batch: Vec<u8>) {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.bytes += batch.len();
-        recent.batches.push_back(batch);
-        while recent.bytes > RECENT_BYTES {
-            let Some(oldest) = recent.batches.pop_front() else { break };
-            recent.bytes -= oldest.len();
-        }
-    }
+/// A queue, and what the writer gets of it.
+pub(super) fn channel(when_full: WhenFull, extras: Vec<Arc<Queue>>) -> (Sink, Receiver<Batch>, Arc<Shared>) {
+    let (queue, batches) = sync_channel(QUEUE);
+    let shared = Arc::new(Shared {
+        when_full,
+        failing: AtomicBool::new(false),
+        ending: AtomicBool::new(false),
+        events: Mutex::default(),
+        extras,
+        recent: Mutex::default(),
+    });
+    (Sink { queue, shared: Arc::clone(&shared) }, batches, shared)
 }
 
 impl Sink {
@@ -159,10 +82,17 @@ impl Sink {
     pub(crate) fn send(&self, lines: Vec<u8>) -> Result<(), Vec<u8>> {
         self.queue.try_send(Batch::Lines(lines)).map_err(|error| match error {
             TrySendError::Full(Batch::Lines(lines)) | TrySendError::Disconnected(Batch::Lines(lines)) => lines,
-            TrySendError::Full(Batch::End | Batch::Reopen) | TrySendError::Disconnected(Batch::End | Batch::Reopen) => {
-                Vec::new()
-            }
+            TrySendError::Full(Batch::End | Batch::Events | Batch::Reopen)
+            | TrySendError::Disconnected(Batch::End | Batch::Events | Batch::Reopen) => Vec::new(),
         })
+    }
+
+    /// Writes one event that is neither a connection nor a request. It waits for nothing. While nothing can be written, events
+    /// wait up to a bound; beyond it they are counted, and the count is told.
+    pub(crate) fn event(&self, event: Event, now: SystemTime) {
+        self.shared.push(event, now);
+        // A full queue means that the writer has enough to do; it looks for events with each batch.
+        self.queue.try_send(Batch::Events).ok();
     }
 
     /// Has the output opened anew, after a tool has moved the file away.
@@ -178,9 +108,19 @@ impl Sink {
         self.queue.send(Batch::End).ok();
     }
 
+    /// What happens to new work while lines cannot be written.
+    pub(crate) fn when_full(&self) -> WhenFull {
+        self.shared.when_full
+    }
+
     /// Whether the last attempt to write failed.
     pub(crate) fn is_failing(&self) -> bool {
         self.shared.failing.load(Ordering::Relaxed)
+    }
+
+    /// The queues of additional sinks.
+    pub(crate) fn extras(&self) -> &[Arc<Queue>] {
+        &self.shared.extras
     }
 
     /// The recent line of a decision.
@@ -191,5 +131,81 @@ impl Sink {
             let text = std::str::from_utf8(batch).ok()?;
             text.lines().find(|line| line.contains(&needle)).map(ToOwned::to_owned)
         })
+    }
+}
+
+impl Shared {
+    fn push(&self, event: Event, now: SystemTime) {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        if events.lines.len() > EVENTS_BYTES_MAX {
+            events.left_out = events.left_out.saturating_add(1);
+            return;
+        }
+        if events.left_out > 0 {
+            let gap = Event::AuditGap(AuditGap { count: std::mem::take(&mut events.left_out), sink: None });
+            events.append(gap, now);
+        }
+        events.append(event, now);
+    }
+
+    /// The events that wait, as lines.
+    pub(super) fn take_events(&self) -> Vec<u8> {
+        std::mem::take(&mut self.events.lock().unwrap_or_else(PoisonError::into_inner).lines)
+    }
+
+    /// The queues of additional sinks.
+    pub(super) fn extras(&self) -> &[Arc<Queue>] {
+        &self.extras
+    }
+
+    /// Notes whether writing works, and tells whether that is news.
+    pub(super) fn set_failing(&self, failing: bool) -> bool {
+        self.failing.swap(failing, Ordering::Relaxed) != failing
+    }
+
+    /// Whether the agent stops.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
+    }
+
+    /// Keeps lines for `explain`.
+    pub(super) fn keep(&self, batch: Arc<Vec<u8>>) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.bytes += batch.len();
+        recent.batches.push_back(batch);
+        while recent.bytes > RECENT_BYTES {
+            let Some(oldest) = recent.batches.pop_front() else { break };
+            recent.bytes -= oldest.len();
+        }
+    }
+}
+
+impl Events {
+    fn append(&mut self, event: Event, now: SystemTime) {
+        self.lines.extend_from_slice(Entry::new(event, now).to_line().as_bytes());
+        self.lines.push(b'\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use countersign_audit::catalogue::ControlCommand;
+    use std::time::Duration;
+
+    #[test]
+    fn events_wait_up_to_a_bound_and_are_counted_beyond_it() {
+        let (sink, _batches, shared) = channel(WhenFull::Refuse, Vec::new());
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_402_800);
+        let event = || {
+            let command = ControlCommand { command: "x".repeat(100_000), caller_uid: None, subject: None };
+            Event::ControlCommand(command)
+        };
+        (0..30).for_each(|_| sink.event(event(), now));
+        assert_eq!(shared.take_events().iter().filter(|byte| **byte == b'\n').count(), 11);
+        sink.event(event(), now);
+        let lines = String::from_utf8(shared.take_events()).unwrap();
+        assert!(lines.starts_with("{\"schema\":1,"), "{lines}");
+        assert!(lines.contains("\"event\":\"audit_gap\",\"count\":19}"), "{lines}");
     }
 }

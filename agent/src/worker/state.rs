@@ -241,9 +241,6 @@ impl Worker {
 
     /// Takes a place for one more connection of a route.
     pub(crate) fn take_place(&self, route: &Arc<str>) -> Result<Place, Refusal> {
-        if self.audit.is_stuck() {
-            return Err(Refusal::AuditUnavailable);
-        }
         Places::take(&self.places, route, self.snapshot.borrow().limits.connections)
     }
 

@@ -20,14 +20,18 @@ mod routes;
 
 mod scalars;
 
-use std::path::{Path, PathBuf};
+mod audit;
+
+mod sinks;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use countersign_certs::spiffe_id::TrustDomain;
 use countersign_certs::tls::KeyExchange;
 use toml::Spanned;
 
-use super::checked::{Agent, AuditOutput, Control, Limits};
+use super::checked::{Agent, Control, Limits};
 use super::{Secrets, file};
 use countersign_certs::settings::diagnostic::Finding;
 use credentials::KnownSubjects;
@@ -55,6 +59,7 @@ pub(super) fn agent(file: file::Agent, enrolled: Option<&TrustDomain>, secrets: 
     routes::check_routes(&inbounds, &outbounds)?;
     let control = control(&file.control)?;
     routes::check_control(&control, file.control.metrics.as_ref().map(Spanned::span), &inbounds, &outbounds)?;
+    let audit = audit::audit(&file.audit, file.state_dir.as_deref())?;
     Ok(Agent {
         state_dir: file.state_dir,
         workers: workers(file.workers)?,
@@ -63,7 +68,7 @@ pub(super) fn agent(file: file::Agent, enrolled: Option<&TrustDomain>, secrets: 
             Some(false) | None => KeyExchange::PostQuantumPreferred,
         },
         control,
-        audit: audit(file.audit)?,
+        audit,
         log_level: log_level(file.log)?,
         limits: limits(file.limits)?,
         roles,
@@ -88,20 +93,6 @@ fn control(written: &file::Control) -> Result<Control, Finding> {
         Some(path) => absolute(path)?,
     };
     Ok(Control { socket, metrics })
-}
-
-fn audit(written: file::Audit) -> Result<AuditOutput, Finding> {
-    let Some(output) = &written.output else { return Ok(AuditOutput::Stdout) };
-    match output.get_ref().as_str() {
-        "stdout" => Ok(AuditOutput::Stdout),
-        other => match other.strip_prefix("file:").map(Path::new).filter(|path| path.is_absolute()) {
-            Some(path) => Ok(AuditOutput::File(path.to_owned())),
-            None => Err(Finding::new(
-                output.span(),
-                format!("unknown output {other:?}; it is \"stdout\" or \"file:/PATH\""),
-            )),
-        },
-    }
 }
 
 fn log_level(written: file::Log) -> Result<tracing::Level, Finding> {
