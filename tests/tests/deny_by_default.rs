@@ -108,11 +108,11 @@ const WRONG: &[Wrong] = &[
         hint: "leave both keys out to demand a certificate",
     },
     Wrong {
-        name: "two credentials of one request",
+        name: "credential demanded twice",
         good: "[[inbound.allow]]",
-        bad: "require = «[\"jwt\", \"api_key\"]»\n[[inbound.allow]]",
-        message: "cannot be required to carry more",
-        hint: "put those of which one will do into any_of",
+        bad: "require = «[\"mtls\"]»\nany_of = [\"mtls\"]\n[[inbound.allow]]",
+        message: "mtls is required already",
+        hint: "name each credential once",
     },
     Wrong {
         name: "member whom nothing vouches for",
