@@ -52,7 +52,7 @@ fn program(name: &str) -> PathBuf {
     let path = own.ancestors().nth(2).unwrap().join(name);
     assert!(path.exists(), "{} is missing; {BUILD}", path.display());
     let built = modified(&path);
-    let crates = ["certs", name.trim_start_matches("countersign-")];
+    let crates = ["certs", name.trim_start_matches("countersign-"), "agent/credentials"];
     let sources = crates.map(|folder| Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder).join("src"));
     let newest = sources.iter().flat_map(|folder| files_in(folder)).max_by_key(|file| modified(file)).unwrap();
     assert!(modified(&newest) <= built, "{} is older than {}; {BUILD}", path.display(), newest.display());
@@ -81,6 +81,14 @@ pub fn python() -> &'static Path {
         assert!(done.status.success(), "{} failed; run it by hand:\n{stderr}", install.display());
         Path::new(stdout.trim_end().lines().last().unwrap()).join("bin/python")
     })
+}
+
+/// The Node.js of the real parts.
+///
+/// # Panics
+/// It cannot be installed.
+pub fn node() -> PathBuf {
+    python().with_file_name("node")
 }
 
 /// The folder of the real parts.
