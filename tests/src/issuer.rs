@@ -192,7 +192,7 @@ impl Forger {
     /// Its `[[issuer]]` with more keys.
     pub fn table(&self, keys: &str) -> String {
         format!(
-            "[[issuer]]\nname = \"own\"\nissuer = \"{}\"\naudiences = [\"{AUDIENCE}\"]\njwks_file = {:?}\n{keys}\n",
+            "[[issuer]]\nname = \"own\"\nissuer = \"{}\"\naudiences = [\"{AUDIENCE}\"]\nclaims = [\"tenant\"]\njwks_file = {:?}\n{keys}\n",
             Self::ISSUER,
             self.keys()
         )
