@@ -11,9 +11,9 @@ use countersign_certs::digest::sha256;
 use countersign_certs::time::{Clock, Timestamp};
 use countersign_certs::tls::TlsError;
 use countersign_credentials::discovery::{Discovery, DiscoveryError, Endpoints, Transport, locations};
-use countersign_credentials::jwk::{KeySet, KeySetError};
+use countersign_credentials::jwk::{KeySet, KeySetError, Thumbprint};
 use countersign_credentials::url::HttpUrl;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::checked::{Issuer, KeySource};
@@ -22,6 +22,9 @@ use crate::web::{Question, Web, WebError};
 
 /// How long after a fetch the next one may be made because of a key that is not known. Whoever can send tokens can ask for it.
 const PAUSE: Duration = Duration::from_secs(10);
+
+/// How long after a fetch that failed the next one may be made because of requests that wait for keys.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a request waits for keys.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,7 +35,8 @@ pub(crate) struct LiveIssuer {
     known: watch::Receiver<Known>,
     /// Grows with each set of keys that differs from the one before.
     epoch: Arc<AtomicU64>,
-    wanted: Arc<Notify>,
+    /// The number of the try that somebody waits for. A try under way serves those who come while it lasts.
+    wanted: watch::Sender<u64>,
     clock: Clock,
     task: Option<JoinHandle<()>>,
     web: Option<Web>,
@@ -75,14 +79,20 @@ pub(crate) fn follow(
 ) -> Result<Vec<Arc<LiveIssuer>>, TlsError> {
     let live = |settings: &Arc<Issuer>| match now.iter().find(|live| live.settings == *settings) {
         Some(live) => Ok(Arc::clone(live)),
-        None => LiveIssuer::start(Arc::clone(settings), clock).map(Arc::new),
+        None => {
+            let same_keys = now.iter().find(|live| live.settings.has_keys_of(settings));
+            let known = same_keys.map(|live| live.known.borrow().clone()).unwrap_or_default();
+            LiveIssuer::start(Arc::clone(settings), known, clock).map(Arc::new)
+        }
     };
     wanted.iter().map(live).collect()
 }
 
 impl LiveIssuer {
-    fn start(settings: Arc<Issuer>, clock: &Clock) -> Result<Self, TlsError> {
-        let (epoch, wanted) = (Arc::<AtomicU64>::default(), Arc::<Notify>::default());
+    /// Begins with what is known of an issuer with the same keys, so that a changed config loses no request.
+    fn start(settings: Arc<Issuer>, known: Known, clock: &Clock) -> Result<Self, TlsError> {
+        let epoch = Arc::<AtomicU64>::default();
+        let (wanted, wants) = watch::channel(known.tries);
         let mut web = None;
         let (known, task) = match &settings.keys {
             KeySource::File { keys, .. } => {
@@ -90,13 +100,13 @@ impl LiveIssuer {
                 (watch::Sender::new(known).subscribe(), None)
             }
             KeySource::Fetched { server, .. } => {
-                let (sender, receiver) = watch::channel(Known::default());
+                let (sender, receiver) = watch::channel(known);
                 let fetching = Fetching {
                     web: web.insert(Web::new(server, None, clock)?).clone(),
                     settings: Arc::clone(&settings),
                     known: sender,
                     epoch: Arc::clone(&epoch),
-                    wanted: Arc::clone(&wanted),
+                    wanted: wants,
                     clock: clock.clone(),
                 };
                 (receiver, Some(tokio::task::spawn_local(fetching.fetch_for_ever())))
@@ -138,9 +148,18 @@ impl LiveIssuer {
         self.web.as_ref()
     }
 
-    /// Where the issuer is asked about tokens.
-    pub(crate) fn endpoints(&self) -> Endpoints {
-        self.known.borrow().endpoints.clone()
+    /// Where the issuer is asked about tokens, as its metadata says. Waits a while for the first metadata.
+    pub(crate) async fn introspection_endpoint(&self) -> Option<HttpUrl> {
+        let known = || self.known.borrow().endpoints.introspection.clone();
+        if known().is_none() {
+            self.newer().await;
+        }
+        known()
+    }
+
+    /// Whether a key is known not to be the issuer's any more.
+    pub(crate) fn has_withdrawn(&self, key: &Thumbprint) -> bool {
+        self.known.borrow().keys.as_ref().is_some_and(|keys| !keys.has(key))
     }
 
     fn fresh(&self) -> Option<Arc<KeySet>> {
@@ -156,7 +175,11 @@ impl LiveIssuer {
         }
         let mut known = self.known.clone();
         let tries = known.borrow_and_update().tries;
-        self.wanted.notify_one();
+        self.wanted.send_if_modified(|wanted| {
+            let is_first = *wanted <= tries;
+            *wanted = (*wanted).max(tries.saturating_add(1));
+            is_first
+        });
         // Who has waited long enough goes on with what there is.
         tokio::time::timeout(PATIENCE, known.wait_for(|known| known.tries > tries)).await.ok();
     }
@@ -172,7 +195,6 @@ impl Drop for LiveIssuer {
 struct Fetched {
     keys: KeySet,
     document: [u8; 32],
-    endpoints: Endpoints,
 }
 
 struct Fetching {
@@ -180,12 +202,12 @@ struct Fetching {
     settings: Arc<Issuer>,
     known: watch::Sender<Known>,
     epoch: Arc<AtomicU64>,
-    wanted: Arc<Notify>,
+    wanted: watch::Receiver<u64>,
     clock: Clock,
 }
 
 impl Fetching {
-    async fn fetch_for_ever(self) {
+    async fn fetch_for_ever(mut self) {
         loop {
             let fetched = self.fetch().await;
             let failed = fetched.is_err();
@@ -198,23 +220,21 @@ impl Fetching {
                 }
             }
             let regular = if failed { self.settings.refresh.min(PAUSE * 3) } else { self.settings.refresh };
-            tokio::select! {
-                () = tokio::time::sleep(regular) => {}
-                () = self.wanted.notified() => self.pause_if_failed(failed).await,
+            let tries = self.known.borrow().tries;
+            let asked = async { self.wanted.wait_for(|wanted| *wanted > tries).await.is_ok() };
+            match tokio::time::timeout(regular, asked).await {
+                // An issuer that is down is not asked again for every request that needs it.
+                Ok(true) if failed => tokio::time::sleep(RETRY_PAUSE).await,
+                Ok(true) | Err(_) => {}
+                // Nobody is left who could ask.
+                Ok(false) => return,
             }
-        }
-    }
-
-    /// An issuer that is down is not asked again for every request that needs it.
-    async fn pause_if_failed(&self, failed: bool) {
-        if failed {
-            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 
     fn take_up(&self, fetched: Fetched) {
         let now = self.clock.now();
-        let Fetched { keys, document, endpoints } = fetched;
+        let Fetched { keys, document } = fetched;
         self.note_try(|known| {
             // The same keys stay the same, so that tokens verified with them need not be verified again.
             if known.keys.is_none() || known.document != document {
@@ -223,7 +243,6 @@ impl Fetching {
                 known.keys = Some(Arc::new(keys));
                 known.document = document;
             }
-            known.endpoints = endpoints;
             known.fetched = Some(now);
         });
     }
@@ -239,11 +258,13 @@ impl Fetching {
 
     async fn fetch(&self) -> Result<Fetched, KeysError> {
         let KeySource::Fetched { jwks_uri, transport, .. } = &self.settings.keys else { return Err(KeysError::NoKeys) };
-        let (uri, endpoints) = match jwks_uri {
-            Some(uri) => (uri.clone(), Endpoints::default()),
+        let uri = match jwks_uri {
+            Some(uri) => uri.clone(),
             None => {
                 let discovery = self.discover(*transport).await?;
-                (discovery.jwks_uri.ok_or(KeysError::NoKeys)?, discovery.endpoints)
+                // Known also if the keys cannot be had: whoever shows a token that is asked about needs none.
+                self.known.send_modify(|known| known.endpoints = discovery.endpoints);
+                discovery.jwks_uri.ok_or(KeysError::NoKeys)?
             }
         };
         let document = self.web.ask(&uri, Question::get()).await?;
@@ -251,7 +272,7 @@ impl Fetching {
         if keys.is_empty() {
             return Err(KeysError::Unusable);
         }
-        Ok(Fetched { keys, document: sha256(&document), endpoints })
+        Ok(Fetched { keys, document: sha256(&document) })
     }
 
     /// The metadata is in one of two places; the first that answers counts.

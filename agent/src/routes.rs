@@ -126,6 +126,11 @@ impl Route {
 }
 
 impl Snapshot {
+    /// Another number as soon as an issuer has other keys.
+    pub(crate) fn token_key_epochs(&self) -> u64 {
+        self.issuers.iter().map(|issuer| issuer.epoch()).sum()
+    }
+
     /// No routes: before the first is assembled, and after the last.
     pub(crate) fn empty(generation: u64, limits: Limits, phase: Phase) -> Self {
         Self {

@@ -194,6 +194,10 @@ impl Worker {
                 connection.signal().cut(Withdrawn::Idle(limit));
             }
         }
+        let token_keys = (snapshot.generation, snapshot.token_key_epochs());
+        if self.token_keys.replace(token_keys) != token_keys {
+            authorize::again(self);
+        }
         for ongoing in self.requests.all() {
             if ongoing.idle_ticks(tick) > limits.idle_stream.as_secs() {
                 ongoing.signal().cut(Withdrawn::Idle(limits.idle_stream));

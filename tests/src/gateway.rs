@@ -64,8 +64,13 @@ impl Gateway {
 
     /// The same with an agent of the test's choice.
     #[track_caller]
-    pub fn start_as(mut agent: TestAgent, before: &str, keys: &str) -> Self {
-        let pki = TestPki::new("gateway");
+    pub fn start_as(agent: TestAgent, before: &str, keys: &str) -> Self {
+        Self::start_of(TestPki::new("gateway"), agent, before, keys)
+    }
+
+    /// The same with certificates of a PKI that others know already.
+    #[track_caller]
+    pub fn start_of(pki: TestPki, mut agent: TestAgent, before: &str, keys: &str) -> Self {
         let leaf = Leaf::of(SERVICE).and(SanType::DnsName(HOST.try_into().unwrap()));
         let before = certificate(&pki, agent.folder(), SERVICE, &leaf) + before;
         let (backend, port) = (EchoBackend::holding(), tools::free_port());
@@ -77,6 +82,12 @@ impl Gateway {
     /// The tables with other keys in the `[[inbound]]`.
     pub fn tables(&self, keys: &str) -> String {
         tables(&self.before, keys, &self.backend.url(), self.port)
+    }
+
+    /// The tables with other ones in place of those that stand before the `[[inbound]]`.
+    pub fn tables_before(&self, old: &str, new: &str, keys: &str) -> String {
+        assert!(self.before.contains(old), "{old:?} is not in the config");
+        tables(&self.before.replace(old, new), keys, &self.backend.url(), self.port)
     }
 
     /// Where it listens, as a URL begins.

@@ -22,6 +22,7 @@ pub mod ca;
 pub mod disk;
 pub mod gateway;
 pub mod host;
+pub mod issuer;
 
 pub mod backend;
 pub mod hostile;

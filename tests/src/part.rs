@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::process::{Finished, Process, run};
-use crate::tools::{parts, python};
+use crate::tools::{node, parts, python};
 
 /// A model is loaded from disk before a server is ready.
 const READY_WITHIN: Duration = Duration::from_secs(90);
@@ -23,7 +23,7 @@ pub struct Part {
 }
 
 impl Part {
-    /// Starts `tests/parts/NAME.py` and waits until it is ready.
+    /// Starts `tests/parts/NAME.py`, or `tests/parts/NAME` if that has an ending, and waits until it is ready.
     pub fn serve(name: &str, arguments: &[&str]) -> Self {
         let mut process = Process::start(name, &command(name, arguments));
         let line = process.wait_for_line(READY_WITHIN, "ready", |line| line.starts_with("ready "));
@@ -74,8 +74,16 @@ pub fn start_call(name: &str, arguments: &[&str]) -> Process {
 }
 
 fn command(name: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new(python());
-    command.arg(parts().join(format!("{name}.py"))).args(["--limit", LIMIT]).args(arguments);
+    let mut command = if name.ends_with(".mjs") {
+        let mut command = Command::new(node());
+        command.arg(parts().join(name));
+        command
+    } else {
+        let mut command = Command::new(python());
+        command.arg(parts().join(format!("{name}.py")));
+        command
+    };
+    command.args(["--limit", LIMIT]).args(arguments);
     command
 }
 

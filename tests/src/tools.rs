@@ -52,8 +52,8 @@ fn program(name: &str) -> PathBuf {
     let path = own.ancestors().nth(2).unwrap().join(name);
     assert!(path.exists(), "{} is missing; {BUILD}", path.display());
     let built = modified(&path);
-    let crates: &[&str] =
-        if name == "countersign-agent" { &["certs", "agent", "agent/audit"] } else { &["certs", "ca"] };
+    let parts_of_agent = ["certs", "agent", "agent/audit", "agent/conditions", "agent/credentials"];
+    let crates: &[&str] = if name == "countersign-agent" { &parts_of_agent } else { &["certs", "ca"] };
     let sources = crates.iter().map(|folder| Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder).join("src"));
     let newest = sources.flat_map(|folder| files_in(&folder)).max_by_key(|file| modified(file)).unwrap();
     assert!(modified(&newest) <= built, "{} is older than {}; {BUILD}", path.display(), newest.display());
@@ -82,6 +82,14 @@ pub fn python() -> &'static Path {
         assert!(done.status.success(), "{} failed; run it by hand:\n{stderr}", install.display());
         Path::new(stdout.trim_end().lines().last().unwrap()).join("bin/python")
     })
+}
+
+/// The Node.js of the real parts.
+///
+/// # Panics
+/// It cannot be installed.
+pub fn node() -> PathBuf {
+    python().with_file_name("node")
 }
 
 /// The folder of the real parts.

@@ -83,9 +83,11 @@ pub fn believe(answer: &[u8], expected: &IntrospectionSettings, now: Timestamp) 
     let client = read.client()?;
     check_kind(read, &audiences.unwrap_or_default(), client)?;
     let text = |text: &str| text.to_owned();
+    // RFC 7662 §2.2 lets an answer name no subject. A client that acts for nobody else is its own (RFC 9068 §2.2).
+    let subject = read.name("sub", claims::SUBJECT_BYTES_MAX)?.or(client);
     Ok(VerifiedToken {
         issuer: expected.issuer.clone(),
-        subject: read.name("sub", claims::SUBJECT_BYTES_MAX)?.map(text).ok_or(ClaimError { name: "sub" })?,
+        subject: subject.map(text).ok_or(ClaimError { name: "sub" })?,
         client_id: client.map(text),
         expires: times.expires,
         issued: times.issued,
@@ -93,6 +95,7 @@ pub fn believe(answer: &[u8], expected: &IntrospectionSettings, now: Timestamp) 
         id: read.name("jti", claims::ID_BYTES_MAX)?.map(text),
         scopes: read.scopes()?,
         confirmation: members.get("cnf").map(Confirmation::read).transpose()?,
+        key: None,
         claims: members,
     })
 }
@@ -173,6 +176,12 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_acts_for_nobody_is_its_own_subject() {
+        let token = believe(answer(json!({"sub": null})).to_string().as_bytes(), &settings(), NOW).unwrap();
+        assert_eq!((token.subject.as_str(), token.client_id.as_deref()), ("batch", Some("batch")));
+    }
+
+    #[test]
     fn only_true_is_active() {
         check(json!({}), &settings(), Ok(()));
         check(json!({"active": false}), &settings(), Err("token_inactive"));
@@ -221,7 +230,8 @@ mod tests {
 
     #[test]
     fn what_is_no_access_token_is_refused() {
-        check(json!({"sub": null}), &settings(), Err("token_claim"));
+        check(json!({"sub": null, "client_id": null}), &settings(), Err("token_claim"));
+        check(json!({"sub": 1}), &settings(), Err("token_claim"));
         check(json!({"token_use": "refresh_token"}), &settings(), Err("token_id_token"));
         check(json!({"typ": "Refresh"}), &settings(), Err("token_id_token"));
         check(json!({"cnf": {"other": "x"}}), &settings(), Err("token_confirmation"));

@@ -34,39 +34,44 @@ const TOKEN_BYTES_MAX: usize = 4096;
 /// Questions of one worker under way at once. Whoever can send tokens can cause them.
 const QUESTIONS_MAX: usize = 16;
 
-/// Tokens remembered as not active, and for how long: a flood of one bad token is one question.
-const INACTIVE_MAX: usize = 4096;
-const INACTIVE_FOR: Duration = Duration::from_secs(10);
+/// Tokens remembered as refused, and for how long: a flood of one bad token is one question.
+const REFUSED_MAX: usize = 4096;
+const REFUSED_FOR: Duration = Duration::from_secs(10);
 
 /// What one worker knows of questions to issuers.
 #[derive(Debug)]
 pub(crate) struct Introspections {
     turns: Semaphore,
-    inactive: RefCell<HashMap<[u8; 32], Timestamp>>,
+    refused: RefCell<HashMap<[u8; 32], (Timestamp, TokenRefusal)>>,
 }
 
 impl Default for Introspections {
     fn default() -> Self {
-        Self { turns: Semaphore::new(QUESTIONS_MAX), inactive: RefCell::default() }
+        Self { turns: Semaphore::new(QUESTIONS_MAX), refused: RefCell::default() }
     }
 }
 
 impl Introspections {
-    fn is_inactive(&self, digest: &[u8; 32], now: Timestamp) -> bool {
-        // A clock that was set back makes a stored time one of the future, which says nothing.
-        self.inactive.borrow().get(digest).is_some_and(|since| *since <= now && now.since(*since) < INACTIVE_FOR)
+    fn refused(&self, digest: &[u8; 32], now: Timestamp) -> Option<TokenRefusal> {
+        let refused = self.refused.borrow();
+        refused.get(digest).filter(|(since, _)| is_recent(*since, now)).map(|(_, refusal)| refusal.clone())
     }
 
-    fn note_inactive(&self, digest: [u8; 32], now: Timestamp) {
-        let mut inactive = self.inactive.borrow_mut();
-        if inactive.len() >= INACTIVE_MAX {
-            inactive.retain(|_, since| *since <= now && now.since(*since) < INACTIVE_FOR);
+    fn note_refused(&self, digest: [u8; 32], refusal: &TokenRefusal, now: Timestamp) {
+        let mut refused = self.refused.borrow_mut();
+        if refused.len() >= REFUSED_MAX {
+            refused.retain(|_, (since, _)| is_recent(*since, now));
         }
         // One more that is not remembered costs a question, and those are bounded.
-        if inactive.len() < INACTIVE_MAX {
-            inactive.insert(digest, now);
+        if refused.len() < REFUSED_MAX {
+            refused.insert(digest, (now, refusal.clone()));
         }
     }
+}
+
+/// A clock that was set back makes a stored time one of the future, which says nothing.
+fn is_recent(since: Timestamp, now: Timestamp) -> bool {
+    since <= now && now.since(since) < REFUSED_FOR
 }
 
 /// Verifies an opaque token.
@@ -122,8 +127,8 @@ async fn ask(
     let asks = |issuer: &&Arc<LiveIssuer>| issuer.settings.introspection.is_some();
     let issuer = snapshot.issuers.iter().find(asks).ok_or(CredentialRefusal::IssuerUnknown)?;
     let settings = issuer.settings.introspection.as_ref().ok_or(CredentialRefusal::IssuerUnknown)?;
-    if worker.introspections().is_inactive(&digest, now) {
-        return Err(TokenRefusal::Inactive.into());
+    if let Some(refusal) = worker.introspections().refused(&digest, now) {
+        return Err(refusal.into());
     }
     let answer = question(text, issuer, settings, connection).await?;
     match introspection::believe(&answer, &settings.expected, worker.clock().now()) {
@@ -134,7 +139,7 @@ async fn ask(
             Ok(subject)
         }
         Err(refusal) => {
-            worker.introspections().note_inactive(digest, now);
+            worker.introspections().note_refused(digest, &refusal, now);
             Err(refusal.into())
         }
     }
@@ -148,10 +153,12 @@ async fn question(
 ) -> Result<bytes::Bytes, CredentialRefusal> {
     let unavailable = || CredentialRefusal::IssuerUnavailable(issuer.settings.name.to_string());
     let Ok(_turn) = connection.worker().introspections().turns.try_acquire() else {
-        return Err(CredentialRefusal::Busy);
+        return Err(CredentialRefusal::IssuerBusy);
     };
-    let discovered = issuer.endpoints().introspection;
-    let endpoint = settings.endpoint.clone().or(discovered).ok_or_else(unavailable)?;
+    let endpoint = match &settings.endpoint {
+        Some(endpoint) => endpoint.clone(),
+        None => issuer.introspection_endpoint().await.ok_or_else(unavailable)?,
+    };
     let mut question = Question::form(&[("token", text), ("token_type_hint", "access_token")]);
     question.headers.insert(AUTHORIZATION, client_secret_basic(&settings.client_id, &settings.client_secret));
     let web = issuer.web().ok_or_else(unavailable)?;

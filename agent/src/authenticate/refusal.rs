@@ -16,6 +16,8 @@ use crate::policy::credential::CredentialSet;
 pub(crate) enum CredentialRefusal {
     #[error("too many passwords are checked at once")]
     Busy,
+    #[error("too many tokens are asked about at once")]
+    IssuerBusy,
     #[error("the keys of the issuer {0:?} cannot be had")]
     IssuerUnavailable(String),
     #[error("no issuer of tokens that is known here has made it")]
@@ -52,6 +54,8 @@ pub(crate) enum CredentialRefusal {
     Several,
     #[error("the token is refused")]
     Token(#[from] TokenRefusal),
+    #[error("the issuer {0:?} has withdrawn the key that signed the token")]
+    TokenKeyWithdrawn(String),
     #[error("the token is bound to nothing, and only bound ones are accepted")]
     TokenUnbound,
     #[error(transparent)]
@@ -63,6 +67,7 @@ impl CredentialRefusal {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Busy => "password_busy",
+            Self::IssuerBusy => "issuer_busy",
             Self::IssuerUnavailable(_) => "issuer_unavailable",
             Self::IssuerUnknown => "token_issuer",
             Self::KeyDisabled { .. } => "key_disabled",
@@ -81,6 +86,7 @@ impl CredentialRefusal {
             Self::ProofSpent(refusal) => refusal.reason(),
             Self::Several => "credential_ambiguous",
             Self::Token(refusal) => refusal.reason(),
+            Self::TokenKeyWithdrawn(_) => "token_key_withdrawn",
             Self::TokenUnbound => "token_unbound",
             Self::Unconfirmed(refusal) => refusal.reason(),
         }
@@ -90,12 +96,13 @@ impl CredentialRefusal {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::NotText | Self::Several => StatusCode::BAD_REQUEST,
-            Self::Busy | Self::IssuerUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::IssuerBusy | Self::IssuerUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::LockedOut(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::IssuerUnknown
             | Self::Proof(_)
             | Self::ProofSpent(_)
             | Self::Token(_)
+            | Self::TokenKeyWithdrawn(_)
             | Self::TokenUnbound
             | Self::Unconfirmed(_)
             | Self::KeyDisabled { .. }
@@ -116,6 +123,6 @@ impl CredentialRefusal {
         if let Self::LockedOut(locked) = self {
             return Some(locked.until.since(now).as_secs().max(1));
         }
-        matches!(self, Self::Busy | Self::IssuerUnavailable(_)).then_some(1)
+        matches!(self, Self::Busy | Self::IssuerBusy | Self::IssuerUnavailable(_)).then_some(1)
     }
 }

@@ -7,6 +7,7 @@ use countersign_certs::digest::sha256;
 use countersign_certs::time::Timestamp;
 use countersign_credentials::confirmation::Confirmation;
 use countersign_credentials::dpop::{self, ProofRequest, ProofSettings, ReplayCache, VerifiedProof};
+use countersign_credentials::jwk::Thumbprint;
 use countersign_credentials::jwt::{self, TokenRefusal, VerifiedToken};
 use countersign_credentials::url::HttpUrl;
 use serde_json::Value;
@@ -42,6 +43,8 @@ pub(crate) struct TokenProof {
     /// The last second in which it counts.
     pub(super) ends: Timestamp,
     confirmation: Option<Confirmation>,
+    /// The key that signed it.
+    key: Option<Thumbprint>,
     /// Until when the answer of the issuer counts, of a token that only it can read.
     answer_until: Option<Timestamp>,
 }
@@ -67,12 +70,18 @@ impl TokenProof {
     }
 }
 
-/// Whether a token under way is still one that would count.
+/// Whether a token under way is still one that would count. It is not there any more to be verified again: what is expected of it
+/// must be what it was, and its key one that the issuer still has.
 pub(super) fn still_counts(proof: &TokenProof, snapshot: &Snapshot, now: Timestamp) -> Result<(), CredentialRefusal> {
     if now > proof.ends {
         return Err(TokenRefusal::Expired { expires: proof.ends, now }.into());
     }
-    if proof.is_of(snapshot) { Ok(()) } else { Err(CredentialRefusal::IssuerUnknown) }
+    let believes = |issuer: &&Arc<LiveIssuer>| issuer.settings.believes_as(&proof.issuer.settings);
+    let issuer = snapshot.issuers.iter().find(believes).ok_or(CredentialRefusal::IssuerUnknown)?;
+    if proof.key.is_some_and(|key| issuer.has_withdrawn(&key)) {
+        return Err(CredentialRefusal::TokenKeyWithdrawn(issuer.settings.name.to_string()));
+    }
+    Ok(())
 }
 
 /// Verifies a token.
@@ -168,7 +177,8 @@ fn subject_of(
         claims: settings.claims.keys().filter_map(|name| token.claims.get_key_value(&**name)).map(owned).collect(),
     });
     let ends = token.expires.plus(settings.tokens.settings().leeway).minus(std::time::Duration::from_secs(1));
-    let proof = TokenProof { issuer: Arc::clone(issuer), epoch, ends, confirmation: token.confirmation, answer_until };
+    let issuer = Arc::clone(issuer);
+    let proof = TokenProof { issuer, epoch, ends, confirmation: token.confirmation, key: token.key, answer_until };
     Subject::new(names, Proof::Token(Box::new(proof)), snapshot)
 }
 

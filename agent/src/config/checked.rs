@@ -181,25 +181,45 @@ pub(crate) struct WebServer {
     pub(crate) reach: Arc<AddressRule>,
 }
 
+impl PartialEq for KeySource {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::File { digest, .. }, Self::File { digest: of_other, .. }) => digest == of_other,
+            (
+                Self::Fetched { server, jwks_uri, transport },
+                Self::Fetched { server: other, jwks_uri: other_uri, transport: other_transport },
+            ) => (server, jwks_uri, transport) == (other, other_uri, other_transport),
+            (Self::File { .. }, Self::Fetched { .. }) | (Self::Fetched { .. }, Self::File { .. }) => false,
+        }
+    }
+}
+
 impl PartialEq for Issuer {
     /// Whether what is known of the one counts for the other.
     fn eq(&self, other: &Self) -> bool {
-        let same_keys = match (&self.keys, &other.keys) {
-            (KeySource::File { digest, .. }, KeySource::File { digest: of_other, .. }) => digest == of_other,
-            (
-                KeySource::Fetched { server, jwks_uri, transport },
-                KeySource::Fetched { server: other, jwks_uri: other_uri, transport: other_transport },
-            ) => (server, jwks_uri, transport) == (other, other_uri, other_transport),
-            (KeySource::File { .. }, KeySource::Fetched { .. })
-            | (KeySource::Fetched { .. }, KeySource::File { .. }) => false,
-        };
-        let rest = |issuer: &Self| {
-            (issuer.name.clone(), issuer.tokens.clone(), issuer.refresh, issuer.stale_max, issuer.groups_claim.clone())
-        };
-        same_keys
-            && rest(self) == rest(other)
-            && self.claims == other.claims
+        self.believes_as(other)
+            && self.keys == other.keys
+            && (self.refresh, self.stale_max) == (other.refresh, other.stale_max)
             && self.introspection == other.introspection
+    }
+}
+
+impl Issuer {
+    /// Whether keys that are known of the one are the other's.
+    pub(crate) fn has_keys_of(&self, other: &Self) -> bool {
+        let named =
+            |issuer: &Self| (issuer.tokens.settings().issuer.clone(), issuer.tokens.settings().algorithms.clone());
+        self.keys == other.keys && named(self) == named(other)
+    }
+
+    /// Whether the same is expected of tokens, and the same is read in them. Where keys come from and when is another matter.
+    pub(crate) fn believes_as(&self, other: &Self) -> bool {
+        let expected = |issuer: &Self| issuer.introspection.as_ref().map(|asked| asked.expected.clone());
+        self.name == other.name
+            && self.tokens == other.tokens
+            && self.groups_claim == other.groups_claim
+            && self.claims == other.claims
+            && expected(self) == expected(other)
     }
 }
 

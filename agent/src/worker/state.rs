@@ -46,6 +46,8 @@ pub(crate) struct Worker {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(super) snapshot: RefCell<Arc<Snapshot>>,
     pub(super) tick: Cell<u64>,
+    /// Which keys of issuers were in use when it last looked, and since which snapshot.
+    pub(super) token_keys: Cell<(u64, u64)>,
     pub(super) beat: Cell<u64>,
     pub(super) resting: RefCell<Vec<Rc<Connection>>>,
     pub(super) rest_wanted: Notify,
@@ -77,6 +79,7 @@ impl Worker {
             snapshots: setup.snapshots,
             snapshot: RefCell::new(snapshot),
             tick: Cell::new(0),
+            token_keys: Cell::default(),
             beat: Cell::new(0),
             resting: RefCell::default(),
             rest_wanted: Notify::new(),

@@ -112,8 +112,13 @@ impl KeySet {
         &self.ignored
     }
 
+    /// Whether this key is in it.
+    pub fn has(&self, thumbprint: &Thumbprint) -> bool {
+        self.keys.iter().any(|key| key.thumbprint == *thumbprint)
+    }
+
     /// The key of a token. Without a name there has to be exactly one for the algorithm.
-    pub(crate) fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<&Verifier, NoKey> {
+    pub(crate) fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<(Thumbprint, &Verifier), NoKey> {
         if let Some(id) = id {
             let key = self.keys.iter().find(|key| key.id.as_deref() == Some(id)).ok_or(NoKey::Unknown)?;
             return key.verifier(algorithm).ok_or(NoKey::Algorithm);
@@ -151,8 +156,9 @@ impl Key {
         Ok(Self { id: jwk.id, thumbprint: jwk.material.thumbprint(), verifiers })
     }
 
-    fn verifier(&self, algorithm: Algorithm) -> Option<&Verifier> {
-        self.verifiers.iter().find(|(own, _)| *own == algorithm).map(|(_, verifier)| verifier)
+    fn verifier(&self, algorithm: Algorithm) -> Option<(Thumbprint, &Verifier)> {
+        let fitting = self.verifiers.iter().find(|(own, _)| *own == algorithm);
+        fitting.map(|(_, verifier)| (self.thumbprint, verifier))
     }
 }
 

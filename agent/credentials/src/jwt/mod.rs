@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use crate::algorithm::Algorithm;
 use crate::confirmation::{Confirmation, Unconfirmed};
 use crate::dpop::VerifiedProof;
-use crate::jwk::{KeySet, NoKey, Verifier};
+use crate::jwk::{KeySet, NoKey, Thumbprint, Verifier};
 use crate::text;
 
 pub mod issuer;
@@ -65,6 +65,8 @@ pub struct VerifiedToken {
     pub claims: Map<String, Value>,
     /// What must be shown beside it.
     pub confirmation: Option<Confirmation>,
+    /// The issuer's key that signed it; none if the issuer was asked about it.
+    pub key: Option<Thumbprint>,
 }
 
 /// Reads a token without believing it.
@@ -113,12 +115,12 @@ impl Unverified<'_> {
             return Err(TokenRefusal::Issuer { found, expected: expected.issuer.clone() });
         }
         self.check_type(expected.types)?;
-        let verifier = self.verifier(expected, keys)?;
+        let (thumbprint, verifier) = self.verifier(expected, keys)?;
         if !verifier.accepts(self.compact.signed.as_bytes(), &self.compact.signature) {
             let key = self.compact.header.key_id.as_deref().map(text::shown);
             return Err(TokenRefusal::Signature { key, issuer: self.issuer });
         }
-        believe(self.compact.claims, expected, now)
+        believe(self.compact.claims, thumbprint, expected, now)
     }
 
     fn check_type(&self, types: TokenTypes) -> Result<(), TokenRefusal> {
@@ -131,7 +133,11 @@ impl Unverified<'_> {
         Err(TokenRefusal::Type { found: found.map(text::shown), expected })
     }
 
-    fn verifier<'keys>(&self, expected: &IssuerSettings, keys: &'keys KeySet) -> Result<&'keys Verifier, TokenRefusal> {
+    fn verifier<'keys>(
+        &self,
+        expected: &IssuerSettings,
+        keys: &'keys KeySet,
+    ) -> Result<(Thumbprint, &'keys Verifier), TokenRefusal> {
         let algorithm = self.compact.header.algorithm;
         let issuer = || self.issuer.clone();
         if !expected.algorithms.contains(&algorithm) {
@@ -149,6 +155,7 @@ impl Unverified<'_> {
 /// Looks at the claims of a token that its issuer did sign.
 fn believe(
     claims: Map<String, Value>,
+    key: Thumbprint,
     expected: &IssuerSettings,
     now: Timestamp,
 ) -> Result<VerifiedToken, TokenRefusal> {
@@ -171,6 +178,7 @@ fn believe(
         id: read.name("jti", claims::ID_BYTES_MAX)?.map(text),
         scopes: read.scopes()?,
         confirmation: read.0.get("cnf").map(Confirmation::read).transpose()?,
+        key: Some(key),
         claims,
     })
 }

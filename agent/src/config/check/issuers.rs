@@ -11,6 +11,7 @@ use countersign_credentials::algorithm::Algorithm;
 use countersign_credentials::discovery::{Transport, locations};
 use countersign_credentials::introspection::IntrospectionSettings;
 use countersign_credentials::jwk::KeySet;
+use countersign_credentials::jwt::issuer::LEEWAY_MAX;
 use countersign_credentials::jwt::{self, IssuerSettings, TokenTypes};
 use countersign_credentials::reach::AddressRule;
 use countersign_credentials::url::{HttpUrl, Scheme};
@@ -18,7 +19,7 @@ use toml::Spanned;
 
 use super::super::checked::{ClaimType, Introspection, Issuer, KeySource, WebServer};
 use super::super::{Secrets, file, secret};
-use super::scalars::{absolute, name, span_of_time};
+use super::scalars::{absolute, name, seconds};
 use crate::refusal::in_one_line;
 
 /// Most issuers of one config.
@@ -26,6 +27,11 @@ const ISSUERS_MAX: usize = 64;
 
 /// Most claims of one issuer that roles and conditions may look at.
 const CLAIMS_MAX: usize = 64;
+
+/// Bounds of times.
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Where distributions keep the roots that their users believe.
 const SYSTEM_ROOTS: [&str; 3] =
@@ -62,30 +68,35 @@ pub(super) fn issuers(
 }
 
 fn one(written: &file::Issuer, secrets: Secrets, files: &mut Vec<PathBuf>) -> Result<Issuer, Finding> {
-    let optional =
-        |text: &Option<Spanned<String>>| text.clone().map(|text| span_of_time(Some(text), Duration::ZERO)).transpose();
     let mut settings = IssuerSettings::new(
         written.issuer.get_ref(),
         written.audiences.get_ref().clone(),
         algorithms(written.algorithms.as_ref())?,
     );
     settings.types = types(written.types.as_ref())?;
-    settings.leeway = optional(&written.leeway)?.unwrap_or(settings.leeway);
-    settings.age_max = optional(&written.age_max)?;
-    settings.lifetime_max = optional(&written.lifetime_max)?;
+    settings.leeway = seconds(written.leeway.as_ref(), Duration::ZERO..=LEEWAY_MAX)?.unwrap_or(settings.leeway);
+    settings.age_max = seconds(written.age_max.as_ref(), SECOND..=WEEK)?;
+    settings.lifetime_max = seconds(written.lifetime_max.as_ref(), SECOND..=WEEK)?;
     let tokens = jwt::Issuer::new(settings)
         .map_err(|error| Finding::new(written.issuer.span(), format!("this issuer cannot be used: {error}")))?;
     if let Some((name, _)) = written.claims.iter().nth(CLAIMS_MAX) {
         return Err(Finding::new(name.span(), format!("more than {CLAIMS_MAX} claims")));
     }
     let groups_claim = written.groups_claim.as_ref().map_or("groups", |claim| claim.get_ref().as_str());
+    // Keys are announced long before they are used; a new one that was not is fetched when it is met.
+    let refresh = seconds(written.refresh.as_ref(), SECOND..=24 * HOUR)?.unwrap_or(HOUR / 6);
+    let stale_max = seconds(written.stale_max.as_ref(), SECOND..=WEEK)?.unwrap_or((6 * HOUR).max(refresh));
+    if stale_max < refresh {
+        let place = written.stale_max.as_ref().or(written.refresh.as_ref()).map(Spanned::span).unwrap_or_default();
+        let hint = "make stale_max longer than refresh";
+        return Err(Finding::with_hint(place, "keys would be too old before they are fetched again", hint));
+    }
     Ok(Issuer {
         name: name(&written.name)?,
         keys: keys(written, &tokens, secrets, files)?,
         tokens,
-        // Keys are announced long before they are used; a new one that was not is fetched when it is met.
-        refresh: span_of_time(written.refresh.clone(), Duration::from_secs(10 * 60))?,
-        stale_max: span_of_time(written.stale_max.clone(), Duration::from_secs(6 * 60 * 60))?,
+        refresh,
+        stale_max,
         groups_claim: groups_claim.into(),
         introspection: written
             .introspection
@@ -111,10 +122,9 @@ fn introspection(
     let written = table.get_ref();
     let transport = if issuer.unsafe_http_on_loopback { Transport::HttpOnLoopback } else { Transport::HttpsOnly };
     let mut expected = IntrospectionSettings::new(issuer.issuer.get_ref(), issuer.audiences.get_ref().clone());
-    expected.leeway = span_of_time(issuer.leeway.clone(), expected.leeway)?;
+    expected.leeway = seconds(issuer.leeway.as_ref(), Duration::ZERO..=LEEWAY_MAX)?.unwrap_or(expected.leeway);
     expected.require_audience = !written.unsafe_any_audience;
-    expected.lifetime_unnamed =
-        written.lifetime_unnamed.clone().map(|text| span_of_time(Some(text), Duration::ZERO)).transpose()?;
+    expected.lifetime_unnamed = seconds(written.lifetime_unnamed.as_ref(), SECOND..=WEEK)?;
     let secret = secret::resolve(written.client_secret.get_ref(), secrets)
         .map_err(|error| Finding::new(written.client_secret.span(), in_one_line(&error)))?;
     files.extend(secret.files);
@@ -122,7 +132,8 @@ fn introspection(
         endpoint: written.endpoint.as_ref().map(|text| url(text, transport)).transpose()?,
         client_id: written.client_id.clone(),
         client_secret: secret.value,
-        cache: span_of_time(written.cache.clone(), Duration::from_secs(60))?,
+        // Long enough to spare the issuer, short enough for a token that was revoked.
+        cache: seconds(written.cache.as_ref(), Duration::ZERO..=HOUR)?.unwrap_or(HOUR / 60),
         expected,
     })
 }

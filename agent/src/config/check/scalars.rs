@@ -53,6 +53,21 @@ pub(super) fn whole_seconds(written: Option<Spanned<String>>, standard: Duration
     }
 }
 
+/// A time that is compared with points in time, which are whole seconds.
+pub(super) fn seconds(
+    written: Option<&Spanned<String>>,
+    range: std::ops::RangeInclusive<Duration>,
+) -> Result<Option<Duration>, Finding> {
+    let Some(text) = written else { return Ok(None) };
+    let value = duration::parse(text.get_ref()).map_err(|error| Finding::new(text.span(), error))?;
+    if range.contains(&value) && value.subsec_nanos() == 0 {
+        return Ok(Some(value));
+    }
+    let (least, most) = (duration::print(*range.start()), duration::print(*range.end()));
+    let message = format!("{:?} is out of range; it is {least} to {most}, in whole seconds", text.get_ref());
+    Err(Finding::new(text.span(), message))
+}
+
 pub(super) fn name(text: &Spanned<String>) -> Result<Arc<str>, Finding> {
     let value = text.get_ref();
     let fits = (1..=NAME_BYTES_MAX).contains(&value.len())
