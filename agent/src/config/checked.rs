@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 
 use super::address::{BackendAddress, Endpoint, ListenAddress};
 use crate::authenticate::shown::KeyPlaces;
+use crate::limit::definition::{Limit, Store};
 use crate::policy::credential::Demand;
 use crate::policy::role::Roles;
 use crate::policy::rule::Policy;
@@ -36,6 +37,9 @@ pub(crate) struct Agent {
     pub(crate) audit: AuditOutput,
     pub(crate) log_level: tracing::Level,
     pub(crate) limits: Limits,
+    pub(crate) rate_limits: Vec<Limit>,
+    /// Where shared ones are counted.
+    pub(crate) store: Option<Arc<Store>>,
     pub(crate) roles: Arc<Roles>,
     pub(crate) accepted: Arc<Accepted>,
     pub(crate) trust_domains: Vec<TrustBundle>,

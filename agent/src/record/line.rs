@@ -81,6 +81,8 @@ pub(crate) struct Line<'record> {
     pub(crate) reason: Option<&'static str>,
     pub(crate) detail: Option<&'record str>,
     pub(crate) rule: Option<&'record str>,
+    /// The limit that refused it, or, where the outcome is another, would have if it did not only watch.
+    pub(crate) limit: Option<&'record str>,
     pub(crate) method: Option<&'record Method>,
     pub(crate) path: Option<&'record str>,
     pub(crate) status: Option<StatusCode>,
@@ -118,6 +120,7 @@ impl Line<'_> {
         object.escaped(",\"reason\":", self.reason);
         object.escaped(",\"detail\":", self.detail);
         object.escaped(",\"rule\":", self.rule);
+        object.escaped(",\"limit\":", self.limit);
         object.escaped(",\"method\":", self.method.map(Method::as_str));
         object.escaped(",\"path\":", self.path);
         if let Some(status) = self.status {
@@ -261,6 +264,7 @@ mod tests {
             reason: Some("no_role"),
             detail: Some("a\"b\n\u{1b}[2J"),
             rule: None,
+            limit: None,
             method: Some(&Method::GET),
             path: Some("/\",\"outcome\":\"allowed"),
             status: Some(StatusCode::FORBIDDEN),

@@ -21,9 +21,10 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use crate::authenticate::caller::Caller;
-use crate::authorize::ConnectionPermit;
+use crate::authorize::AuthorizedConnection;
 use crate::connection::Connection;
 use crate::identify::Peer;
+use crate::limit::{LimitFields, Notice};
 use crate::listener::PeerAddress;
 use crate::refusal::Refusal;
 use crate::worker::Worker;
@@ -60,6 +61,7 @@ pub(crate) struct ConnectionRecord {
     peer: Option<Rc<Peer>>,
     decision: DecisionId,
     rule: Option<Arc<str>>,
+    limit: Option<Arc<str>>,
     transfer: Rc<Transfer>,
     closed: bool,
 }
@@ -103,6 +105,7 @@ impl ConnectionRecord {
             peer: None,
             decision: worker.next_decision(),
             rule: None,
+            limit: None,
             transfer: Rc::default(),
             closed: false,
         }
@@ -114,10 +117,15 @@ impl ConnectionRecord {
         peer
     }
 
-    /// Notes the rule that allowed the connection as a whole (plain TCP), and hands the permit on.
-    pub(crate) fn permit(&mut self, permit: ConnectionPermit) -> ConnectionPermit {
-        self.rule = permit.rule();
-        permit
+    /// Notes the rule that allowed the connection as a whole (plain TCP), and hands the evidence on.
+    pub(crate) fn authorized(&mut self, authorized: AuthorizedConnection) -> AuthorizedConnection {
+        self.rule = authorized.rule();
+        authorized
+    }
+
+    /// Notes the limit that was hit, if one was.
+    pub(crate) fn limited(&mut self, notice: Notice) {
+        self.limit = notice.hit;
     }
 
     /// Where the bytes of this connection are counted.
@@ -161,6 +169,7 @@ impl ConnectionRecord {
             reason: refusal.map(Refusal::reason),
             detail: detail.as_deref(),
             rule: self.rule.as_deref(),
+            limit: self.limit.as_deref(),
             method: None,
             path: None,
             status: None,
@@ -209,6 +218,8 @@ pub(crate) struct RequestRecord {
     method: Method,
     target: Option<PathAndQuery>,
     rule: Option<Arc<str>>,
+    /// Most requests are under no limit.
+    limited: Option<Box<Notice>>,
     status: Option<StatusCode>,
     transfer: Rc<Transfer>,
     closed: bool,
@@ -227,6 +238,7 @@ impl RequestRecord {
             method: method.clone(),
             target: target.cloned(),
             rule: None,
+            limited: None,
             status: None,
             transfer: Rc::default(),
             closed: false,
@@ -254,6 +266,16 @@ impl RequestRecord {
     /// Notes the rule that allowed the request.
     pub(crate) fn rule(&mut self, rule: Option<Arc<str>>) {
         self.rule = rule;
+    }
+
+    /// Notes what is to be told of the limits that hold.
+    pub(crate) fn limited(&mut self, notice: Notice) {
+        self.limited = Some(Box::new(notice));
+    }
+
+    /// What the caller is told of the limits that hold for it.
+    pub(crate) fn take_limit_fields(&mut self) -> Option<LimitFields> {
+        self.limited.as_mut()?.fields.take()
     }
 
     /// The time, by the clock of the worker.
@@ -307,6 +329,7 @@ impl RequestRecord {
             reason: refusal.map(Refusal::reason),
             detail: detail.as_deref(),
             rule: self.rule.as_deref(),
+            limit: self.limited.as_ref().and_then(|notice| notice.hit.as_deref()),
             method: Some(&self.method),
             path: self.target.as_ref().map(PathAndQuery::path),
             status: self.status,
