@@ -18,6 +18,7 @@ use crate::config::checked::{Agent, Inbound, Outbound};
 use crate::identity::files::{FilesError, FromFiles};
 use crate::identity::{Credentials, TrustError, trusted_domains};
 use crate::issuers::{self, LiveIssuer};
+use crate::limit::live::{self, LiveLimit};
 use crate::listener::{Listener, SocketMode};
 use crate::policy::credential::{CredentialKind, Demand};
 use crate::record::Direction;
@@ -65,6 +66,7 @@ pub(crate) struct Assembler {
     listeners: HashMap<Entrance, Arc<Listener>>,
     counters: BTreeMap<(&'static str, Arc<str>), Vec<Arc<RouteCounters>>>,
     issuers: Vec<Arc<LiveIssuer>>,
+    rate_limits: Arc<[Arc<LiveLimit>]>,
 }
 
 /// A new snapshot, and the routes that could not be in it yet.
@@ -120,6 +122,7 @@ impl Assembler {
             listeners: HashMap::new(),
             counters: BTreeMap::new(),
             issuers: Vec::new(),
+            rate_limits: Arc::default(),
         }
     }
 
@@ -132,11 +135,12 @@ impl Assembler {
         phase: Phase,
     ) -> Result<Assembled, AssembleError> {
         let config = &taken.config;
+        let rate_limits = live::follow(&config.rate_limits, config.store.as_deref(), &self.rate_limits);
         let mut at_hand = AtHand::gather(taken, credentials)?;
         let mut waiting = Vec::new();
         let mut ready = Vec::new();
         for inbound in &config.inbounds {
-            match self.inbound(inbound, config, &mut at_hand)? {
+            match self.inbound(inbound, config, &rate_limits, &mut at_hand)? {
                 Some(route) => ready.push(Ready::inbound(inbound, route)),
                 None => waiting.push(Waiting::new(Direction::Inbound, &inbound.name, Cause::Identity)),
             }
@@ -179,6 +183,7 @@ impl Assembler {
         // Only now is anything changed: a socket that is no longer used is closed, a new one is kept.
         self.listeners = listeners;
         self.issuers = issuers;
+        self.rate_limits = rate_limits;
         self.generation += 1;
         let snapshot = Snapshot {
             generation: self.generation,
@@ -186,10 +191,17 @@ impl Assembler {
             roles: Arc::clone(&config.roles),
             accepted: Arc::clone(&config.accepted),
             issuers: self.issuers.clone(),
+            rate_limits: Arc::clone(&self.rate_limits),
+            store: config.store.clone(),
             routes,
             phase,
         };
         Ok(Assembled { snapshot, waiting, modes })
+    }
+
+    /// Every limit of the config in use.
+    pub(crate) fn rate_limits(&self) -> &Arc<[Arc<LiveLimit>]> {
+        &self.rate_limits
     }
 
     /// The counters of every route that there ever was, by direction and name.
@@ -201,6 +213,7 @@ impl Assembler {
         &mut self,
         inbound: &Inbound,
         config: &Agent,
+        rate_limits: &[Arc<LiveLimit>],
         at_hand: &mut AtHand<'_>,
     ) -> Result<Option<InboundRoute>, AssembleError> {
         let Some(identity) = at_hand.svids.get(&inbound.identity).cloned() else { return Ok(None) };
@@ -225,6 +238,7 @@ impl Assembler {
             policy: Arc::clone(&inbound.policy),
             service: inbound.service.clone(),
             inject: Arc::clone(&inbound.inject),
+            rate_limits: of_inbound(rate_limits, &inbound.name),
             counters: self.counters_of(Direction::Inbound, &inbound.name),
         }))
     }
@@ -271,6 +285,14 @@ impl Assembler {
         tracing::info!(route = &**name, address = listener.local_address(), "listening");
         Ok(Arc::new(listener))
     }
+}
+
+/// The limits that can hold on an inbound; none if there are none.
+fn of_inbound(limits: &[Arc<LiveLimit>], name: &Arc<str>) -> Option<Arc<[Arc<LiveLimit>]>> {
+    let holds =
+        |limit: &&Arc<LiveLimit>| limit.definition.inbounds.as_ref().is_none_or(|inbounds| inbounds.contains(name));
+    let holding: Arc<[_]> = limits.iter().filter(holds).cloned().collect();
+    (!holding.is_empty()).then_some(holding)
 }
 
 /// A certificate that no rule would look at is not asked for.

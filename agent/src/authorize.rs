@@ -1,4 +1,5 @@
-//! May they? From a peer and what it asks to a [`Permit`], which forwarding spends, or to a refusal.
+//! May they? From a peer and what it asks to [`Authorized`], from which counting makes a [`Permit`] that forwarding spends, or to a
+//! refusal.
 //!
 //! A permit stays bound to what allowed it. When a certificate ends, a peer is revoked or a rule is taken back, the worker
 //! asks [`again`] about everything under way and has ended what is no longer allowed.
@@ -16,6 +17,8 @@ use crate::authenticate::subject::Proof;
 use crate::config::address::Protocol;
 use crate::connection::{Connection, Current};
 use crate::facts::{self, Asked};
+use crate::limit::Admission;
+use crate::limit::live::LiveLimit;
 use crate::listener::LocalUser;
 use crate::live::{Live, Member, Signal};
 use crate::policy::condition::Facts;
@@ -27,13 +30,22 @@ use crate::request::NormalRequest;
 use crate::routes::{InboundRoute, OutboundRoute, Phase};
 use crate::worker::Worker;
 
-/// Evidence that one request may be forwarded now. Made only by [`request`]; forwarding keeps it until the last byte.
+/// Evidence that one request is allowed. Made only by [`request`]; it may be too much all the same, which is for `limit` to say.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Authorized {
+    ongoing: Member<Ongoing>,
+    rule: Option<Arc<str>>,
+    observed: Option<Box<str>>,
+    limits: Option<Arc<[Arc<LiveLimit>]>>,
+}
+
+/// Evidence that one request may be forwarded now: it was authorized, and counted. Forwarding keeps it until the last byte.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Permit {
     ongoing: Member<Ongoing>,
-    rule: Option<Arc<str>>,
-    observed: Option<Box<str>>,
+    _admission: Admission,
 }
 
 /// What was asked, so that it can be asked again.
@@ -54,7 +66,7 @@ pub(crate) struct Ongoing {
     seen_cut: Cell<Option<u64>>,
 }
 
-impl Permit {
+impl Authorized {
     /// The rule that allowed it.
     pub(crate) fn rule(&self) -> Option<Arc<str>> {
         self.rule.clone()
@@ -65,6 +77,23 @@ impl Permit {
         self.observed.take()
     }
 
+    /// The limits of its route, if there are any.
+    pub(crate) fn limits(&self) -> Option<&Arc<[Arc<LiveLimit>]>> {
+        self.limits.as_ref()
+    }
+
+    /// What was asked.
+    pub(crate) fn ongoing(&self) -> &Ongoing {
+        &self.ongoing
+    }
+
+    /// It was counted.
+    pub(crate) fn admitted(self, admission: Admission) -> Permit {
+        Permit { ongoing: self.ongoing, _admission: admission }
+    }
+}
+
+impl Permit {
     /// What must be watched while it is spent.
     pub(crate) fn ongoing(&self) -> &Rc<Ongoing> {
         &self.ongoing
@@ -126,12 +155,16 @@ impl Ongoing {
 }
 
 /// Decides on one HTTP request of a connection.
-pub(crate) fn request(connection: &Rc<Connection>, caller: Caller, request: &NormalRequest) -> Result<Permit, Refusal> {
+pub(crate) fn request(
+    connection: &Rc<Connection>,
+    caller: Caller,
+    request: &NormalRequest,
+) -> Result<Authorized, Refusal> {
     let worker = connection.worker();
     still_open(connection)?;
     let mut headers = None;
     let mut observed = None;
-    let rule = match still_as_begun(connection)? {
+    let (rule, limits) = match still_as_begun(connection)? {
         Current::Inbound(route) => {
             let asked = Asked {
                 method: &request.method,
@@ -143,10 +176,10 @@ pub(crate) fn request(connection: &Rc<Connection>, caller: Caller, request: &Nor
             let (rule, would) = decided(&route, connection, &caller, asked)?;
             headers = route.policy.uses.map(|_uses| Box::new(request.headers.clone()));
             observed = would;
-            Some(rule)
+            (Some(rule), route.rate_limits.clone())
         }
         // A local program was judged by its socket when it connected; whom it may call is the other agent's to say.
-        Current::Outbound(_) => None,
+        Current::Outbound(_) => (None, None),
     };
     let ongoing = Ongoing {
         connection: Rc::clone(connection),
@@ -159,20 +192,49 @@ pub(crate) fn request(connection: &Rc<Connection>, caller: Caller, request: &Nor
         last_byte: Cell::new(worker.tick()),
         seen_cut: Cell::new(None),
     };
-    Ok(Permit { ongoing: Live::enter(worker.requests(), Rc::new(ongoing)), rule, observed })
+    let ongoing = Live::enter(worker.requests(), Rc::new(ongoing));
+    Ok(Authorized { ongoing, rule, observed, limits })
 }
 
-/// Evidence that one connection may be carried as it is. Made only by [`connection`].
+/// The limits of a route whose caller asks about them. What the agent itself answers is no service, and no rule is asked; but
+/// whoever may not be served at all is not answered either.
+pub(crate) fn own_answer(connection: &Connection) -> Result<Option<Arc<[Arc<LiveLimit>]>>, Refusal> {
+    still_open(connection)?;
+    match still_as_begun(connection)? {
+        Current::Inbound(route) => Ok(route.rate_limits.clone()),
+        Current::Outbound(_) => Ok(None),
+    }
+}
+
+/// Evidence that one connection is allowed as it is. Made only by [`connection`]; it may be too much all the same.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct AuthorizedConnection {
+    rule: Option<Arc<str>>,
+    limits: Option<Arc<[Arc<LiveLimit>]>>,
+}
+
+/// Evidence that one connection may be carried as it is: it was authorized, and counted.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct ConnectionPermit {
-    rule: Option<Arc<str>>,
+    _admission: Admission,
 }
 
-impl ConnectionPermit {
+impl AuthorizedConnection {
     /// The rule that allowed it; none on an outbound.
     pub(crate) fn rule(&self) -> Option<Arc<str>> {
         self.rule.clone()
+    }
+
+    /// The limits of its route, if there are any.
+    pub(crate) fn limits(&self) -> Option<&Arc<[Arc<LiveLimit>]>> {
+        self.limits.as_ref()
+    }
+
+    /// It was counted.
+    pub(crate) fn admitted(self, admission: Admission) -> ConnectionPermit {
+        ConnectionPermit { _admission: admission }
     }
 }
 
@@ -199,15 +261,15 @@ fn still_open(connection: &Connection) -> Result<(), Withdrawn> {
 }
 
 /// Decides on a connection whose bytes are not looked at.
-pub(crate) fn connection(connection: &Connection) -> Result<ConnectionPermit, Refusal> {
+pub(crate) fn connection(connection: &Connection) -> Result<AuthorizedConnection, Refusal> {
     if connection.worker().audit().is_stuck() {
         return Err(Refusal::AuditUnavailable);
     }
-    let rule = match still_as_begun(connection)? {
-        Current::Inbound(route) => Some(whole_connection(&route, connection)?),
-        Current::Outbound(_) => None,
+    let (rule, limits) = match still_as_begun(connection)? {
+        Current::Inbound(route) => (Some(whole_connection(&route, connection)?), route.rate_limits.clone()),
+        Current::Outbound(_) => (None, None),
     };
-    Ok(ConnectionPermit { rule })
+    Ok(AuthorizedConnection { rule, limits })
 }
 
 /// Decides whether a local user may use an outbound.

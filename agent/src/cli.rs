@@ -281,6 +281,9 @@ pub(crate) struct NewKeyArguments {
     /// A method that it is good for; without this, every one. May be given more than once.
     #[arg(long = "method", value_name = "METHOD")]
     pub(crate) methods: Vec<String>,
+    /// A limit with only_named that holds for it, besides those that hold for everybody. May be given more than once.
+    #[arg(long = "limit", value_name = "LIMIT")]
+    pub(crate) limits: Vec<String>,
     /// After how long it ends by itself, such as 90d.
     #[arg(long, value_name = "DURATION")]
     pub(crate) expires: Option<String>,

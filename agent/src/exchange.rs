@@ -1,4 +1,4 @@
-//! The story of one request: normalise, authenticate, authorize, forward, record.
+//! The story of one request: normalise, authenticate, authorize, count, forward, record.
 //!
 //! It is the same in both directions. A connection that becomes something else begins here, as the request that asks for it.
 
@@ -15,6 +15,7 @@ use crate::forward::answer::{Answer, clean, refuse};
 use crate::forward::body::{RequestBody, ResponseBody};
 use crate::forward::outgoing::Outgoing;
 use crate::forward::upgrade;
+use crate::limit::{self, quota};
 use crate::record::RequestRecord;
 use crate::refusal::Refusal;
 use crate::request::{NormalRequest, TwoLengths, is_grpc, normalise};
@@ -28,10 +29,16 @@ pub(crate) async fn answer(
     let mut record = RequestRecord::open(&connection, request.method(), request.uri().path_and_query());
     let grpc = is_grpc(request.headers());
 
-    Ok(match answer_recorded(request, &connection, &mut record).await {
+    let answered = answer_recorded(request, &connection, &mut record).await;
+    let limits = record.take_limit_fields();
+    let mut response = match answered {
         Ok(answer) => answer.recorded_by(record),
         Err(refusal) => refuse(&refusal, record, grpc),
-    })
+    };
+    if let Some(limits) = limits {
+        limits.put_into(response.headers_mut());
+    }
+    Ok(response)
 }
 
 async fn answer_recorded(
@@ -46,8 +53,12 @@ async fn answer_recorded(
     let mut normal = normalise(parts)?;
     record.decided_on(&normal.method);
     let caller = record.caller(authenticate::request(connection, &mut normal).await?);
-    let mut permit = authorize::request(connection, caller, &normal)?;
-    record.permitted(&mut permit);
+    if let Some(limits) = quota::asked(connection, &normal)? {
+        return Ok(Box::pin(quota::answer(&limits, connection, &caller, record)).await);
+    }
+    let mut authorized = authorize::request(connection, caller, &normal)?;
+    record.permitted(&mut authorized);
+    let permit = limit::request(authorized, record).await?;
     let body = RequestBody::new(body, &permit, record);
     if normal.upgrade.is_some() {
         let asked = upgrade::Asked { normal, body, upgrading, version };

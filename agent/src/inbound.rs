@@ -15,6 +15,7 @@ use crate::config::address::Protocol;
 use crate::connection::Connection;
 use crate::forward::tcp;
 use crate::identify;
+use crate::limit;
 use crate::listener::{PeerAddress, Stream};
 use crate::record::{ConnectionRecord, Direction};
 use crate::refusal::{Refusal, Withdrawn};
@@ -75,7 +76,8 @@ async fn serve_recorded(
     // Boxed, because the state of a carried connection is large, and that of one that waits for its handshake need not be.
     match carries {
         Carried::Bytes => {
-            let permit = record.permit(authorize::connection(&connection)?);
+            let authorized = record.authorized(authorize::connection(&connection)?);
+            let permit = limit::connection(authorized, &connection, record).await?;
             Box::pin(tcp::serve(stream, permit, &connection, record.transfer())).await
         }
         // Each request is authorized by itself, in `exchange.rs`, and again when anything changes.

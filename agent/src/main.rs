@@ -20,6 +20,8 @@ mod web;
 
 mod authorize;
 
+mod limit;
+
 mod forward;
 
 mod record;

@@ -11,6 +11,7 @@ use crate::authorize;
 use crate::connection::Connection;
 use crate::forward::tcp;
 use crate::identify;
+use crate::limit;
 use crate::listener::{PeerAddress, Stream};
 use crate::record::{ConnectionRecord, Direction};
 use crate::refusal::Refusal;
@@ -48,7 +49,8 @@ async fn serve_recorded(
     let connection = Connection::outbound(worker, route, record.address(), peer);
     authorize::still_trusted(&connection)?;
     if route.is_tcp {
-        let permit = record.permit(authorize::connection(&connection)?);
+        let authorized = record.authorized(authorize::connection(&connection)?);
+        let permit = limit::connection(authorized, &connection, record).await?;
         return Box::pin(tcp::serve(stream, permit, &connection, record.transfer())).await;
     }
     // Each request is authorized by itself, in `exchange.rs`, and calls the other agent there.

@@ -8,6 +8,7 @@ use countersign_certs::verify::PeerRefusal;
 use http::StatusCode;
 
 use crate::authenticate::refusal::CredentialRefusal;
+use crate::limit::LimitRefusal;
 use crate::listener::LocalUser;
 use crate::policy::credential::CredentialSet;
 use crate::request::RequestError;
@@ -48,6 +49,9 @@ pub(crate) enum Refusal {
     /// The API key is not good for what it is used for.
     #[error("the API key {id} is not for {what}")]
     KeyNotFor { id: String, what: String },
+    /// It is too much.
+    #[error(transparent)]
+    Limit(#[from] Box<LimitRefusal>),
     /// A local user may not use this socket.
     #[error("{} may not use this socket", in_words(.0.as_ref()))]
     LocalUser(Option<LocalUser>),
@@ -137,6 +141,7 @@ impl Refusal {
             Self::TooMany { .. } => "limit",
             Self::Denied { reason, .. } => reason,
             Self::KeyNotFor { .. } => "key_not_for_this",
+            Self::Limit(refusal) => refusal.reason(),
             Self::LocalUser(_) => "local_user_not_allowed",
             Self::Withdrawn(withdrawn) => withdrawn.reason(),
             Self::BackendFull { .. } => "backend_full",
@@ -164,7 +169,10 @@ impl Refusal {
             | Self::Withdrawn(_) => StatusCode::FORBIDDEN,
             Self::Request(_) | Self::Protocol(_) | Self::Handshake(_) | Self::CallerGone => StatusCode::BAD_REQUEST,
             Self::HandshakeTimeout(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Limit(refusal) if matches!(**refusal, LimitRefusal::StoreAway { .. }) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Limit(_) | Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Unreachable { .. }
             | Self::WrongService { .. }
             | Self::Broken { .. }
@@ -179,6 +187,9 @@ impl Refusal {
 
     /// In how many seconds it is worth trying again (RFC 9110 §10.2.3); none where waiting does not help.
     pub(crate) fn retry_after(&self, now: Timestamp) -> Option<u64> {
+        if let Self::Limit(refusal) = self {
+            return Some(refusal.retry_after());
+        }
         let Self::Credential { source, .. } = self else { return None };
         source.retry_after(now)
     }
@@ -198,6 +209,9 @@ impl Refusal {
     pub(crate) fn is_denial(&self) -> bool {
         if let Self::Handshake(error) = self {
             return is_missing_certificate(error);
+        }
+        if let Self::Limit(refusal) = self {
+            return !matches!(**refusal, LimitRefusal::StoreAway { .. });
         }
         matches!(
             self,

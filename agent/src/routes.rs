@@ -12,6 +12,8 @@ use countersign_certs::tls::{ClientSide, ServerSide};
 use crate::config::address::{BackendAddress, Endpoint, ListenAddress};
 use crate::config::checked::{Accepted, Injection, Limits, LocalUsers};
 use crate::issuers::LiveIssuer;
+use crate::limit::definition::Store;
+use crate::limit::live::LiveLimit;
 use crate::listener::Listener;
 use crate::policy::condition::{ServiceFacts, Uses};
 use crate::policy::credential::Demand;
@@ -28,6 +30,10 @@ pub(crate) struct Snapshot {
     pub(crate) roles: Arc<Roles>,
     pub(crate) accepted: Arc<Accepted>,
     pub(crate) issuers: Vec<Arc<LiveIssuer>>,
+    /// Every limit on what callers do.
+    pub(crate) rate_limits: Arc<[Arc<LiveLimit>]>,
+    /// Where shared ones are counted.
+    pub(crate) store: Option<Arc<Store>>,
     pub(crate) routes: BTreeMap<Entrance, Open>,
     pub(crate) phase: Phase,
 }
@@ -79,6 +85,8 @@ pub(crate) struct InboundRoute {
     /// The service as conditions see it.
     pub(crate) service: ServiceFacts,
     pub(crate) inject: Arc<[Injection]>,
+    /// Those that can hold here; none if there are none.
+    pub(crate) rate_limits: Option<Arc<[Arc<LiveLimit>]>>,
     /// One for each worker.
     pub(crate) counters: Vec<Arc<RouteCounters>>,
 }
@@ -139,6 +147,8 @@ impl Snapshot {
             roles: Arc::default(),
             accepted: Arc::default(),
             issuers: Vec::new(),
+            rate_limits: Arc::default(),
+            store: None,
             routes: BTreeMap::new(),
             phase,
         }

@@ -26,6 +26,7 @@ use crate::identity::Credentials;
 use crate::identity::files;
 use crate::identity::keeper::Keeper;
 use crate::identity::state::{StateDir, StateError};
+use crate::limit::live::LiveLimit;
 use crate::listener::SocketMode;
 use crate::record::Direction;
 use crate::record::sink::Sink;
@@ -201,6 +202,11 @@ impl Agent {
         &self.teller
     }
 
+    /// Every limit on what callers do.
+    pub(crate) fn rate_limits(&self) -> Arc<[Arc<LiveLimit>]> {
+        Arc::clone(self.assembler.borrow().rate_limits())
+    }
+
     /// Every route's counters.
     pub(crate) fn counters(&self) -> Counters {
         self.assembler.borrow().counters().clone()
@@ -238,6 +244,7 @@ impl Agent {
     }
 
     fn start_workers(&self, count: usize) -> Result<Vec<JoinHandle<()>>, RunError> {
+        let began = tokio::time::Instant::now();
         (0..count)
             .map(|index| {
                 let setup = WorkerSetup {
@@ -250,6 +257,7 @@ impl Agent {
                     key_usage: Arc::clone(&self.key_usage),
                     password_checks: Arc::clone(&self.password_checks),
                     spent_proofs: Arc::clone(&self.spent_proofs),
+                    began,
                 };
                 std::thread::Builder::new()
                     .name(format!("worker-{index}"))

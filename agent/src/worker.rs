@@ -149,6 +149,7 @@ impl Worker {
     /// After a new snapshot: everything under way is decided on again, and told if the agent drains.
     fn look_again(&self) {
         let snapshot = self.snapshot();
+        self.follow_store();
         authorize::again(self);
         let now = self.clock().now();
         for hop in self.hops.all() {
@@ -223,6 +224,7 @@ impl Worker {
         }
         self.peers.tidy();
         self.report_used_keys(now);
+        self.tidy_limits();
         self.backends.borrow().values().for_each(|pool| pool.tidy());
         self.hop_pools.borrow().values().for_each(|pool| pool.tidy());
     }

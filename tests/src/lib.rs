@@ -31,6 +31,7 @@ pub mod load;
 pub mod part;
 pub mod pki;
 pub mod raw_http2;
+pub mod store;
 pub mod stream;
 
 pub mod process;

@@ -97,7 +97,7 @@ fn create(config: &Path, new: NewKeyArguments, json: bool, now: Timestamp) -> Re
             roles: new.roles,
             routes: some(new.routes),
             methods: some(new.methods),
-            limits: None,
+            limits: some(new.limits),
             expires: expires.map(|span| now.plus(span)),
             note: new.note.unwrap_or_default(),
         };
@@ -114,7 +114,9 @@ fn check_names(config: &checked::Agent, new: &NewKeyArguments) -> Result<(), Key
             None => Ok(()),
         };
     check("role", &new.roles, config.roles.all_names().iter().map(|name| &**name).collect())?;
-    check("inbound", &new.routes, config.inbounds.iter().map(|inbound| &*inbound.name).collect())
+    check("inbound", &new.routes, config.inbounds.iter().map(|inbound| &*inbound.name).collect())?;
+    let only_named = config.rate_limits.iter().filter(|limit| limit.only_named);
+    check("limit with only_named", &new.limits, only_named.map(|limit| &*limit.name).collect())
 }
 
 fn rotate(config: &Path, id: &KeyId, overlap: &str, json: bool, now: Timestamp) -> Result<String, KeyCommandError> {
@@ -168,6 +170,7 @@ fn in_one_line(listed: &Listed<'_>) -> String {
         ("roles", Some(key.roles.join(","))),
         ("routes", some(&key.routes)),
         ("methods", some(&key.methods)),
+        ("limits", some(&key.limits)),
         ("expires", key.expires.map(|at| at.to_string())),
         ("last_used", Some(last_used.map_or("never".to_owned(), |at| at.to_string()))),
     ];

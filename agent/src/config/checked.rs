@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use super::address::{BackendAddress, Endpoint, ListenAddress};
 use super::audit::Audit;
 use crate::authenticate::shown::KeyPlaces;
+use crate::limit::definition::{Limit, Store};
 use crate::policy::condition::ServiceFacts;
 use crate::policy::credential::Demand;
 use crate::policy::role::Roles;
@@ -38,6 +39,9 @@ pub(crate) struct Agent {
     pub(crate) audit: Audit,
     pub(crate) log_level: tracing::Level,
     pub(crate) limits: Limits,
+    pub(crate) rate_limits: Vec<Limit>,
+    /// Where shared ones are counted.
+    pub(crate) store: Option<Arc<Store>>,
     pub(crate) roles: Arc<Roles>,
     pub(crate) accepted: Arc<Accepted>,
     pub(crate) trust_domains: Vec<TrustBundle>,

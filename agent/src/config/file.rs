@@ -24,6 +24,9 @@ pub(crate) struct Agent {
     pub(crate) log: Log,
     #[serde(default)]
     pub(crate) limits: Limits,
+    #[serde(default)]
+    pub(crate) limit: Vec<Spanned<RateLimit>>,
+    pub(crate) store: Option<Spanned<Store>>,
     pub(crate) api_keys: Option<Spanned<ApiKeys>>,
     pub(crate) passwords: Option<Passwords>,
     #[serde(default)]
@@ -109,6 +112,38 @@ pub(crate) struct Limits {
     pub(crate) backend_connections: Option<Spanned<u32>>,
     pub(crate) backend_idle: Option<Spanned<String>>,
     pub(crate) drain: Option<Spanned<String>>,
+}
+
+/// `[[limit]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RateLimit {
+    pub(crate) name: Spanned<String>,
+    pub(crate) by: Spanned<String>,
+    pub(crate) requests: Option<Spanned<String>>,
+    pub(crate) burst: Option<Spanned<u32>>,
+    pub(crate) concurrent: Option<Spanned<u32>>,
+    pub(crate) members: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(crate) roles: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(crate) inbounds: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(crate) only_named: Option<Spanned<bool>>,
+    pub(crate) shared: Option<Spanned<bool>>,
+    pub(crate) mode: Option<Spanned<String>>,
+}
+
+/// `[store]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Store {
+    pub(crate) url: Spanned<String>,
+    pub(crate) user: Option<Spanned<String>>,
+    pub(crate) password: Option<Spanned<String>>,
+    pub(crate) bundle: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    pub(crate) unsafe_clear_text_beyond_loopback: bool,
+    pub(crate) timeout: Option<Spanned<String>>,
+    pub(crate) when_away: Option<Spanned<String>>,
+    pub(crate) share: Option<Spanned<u32>>,
 }
 
 /// `[api_keys]`

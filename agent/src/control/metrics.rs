@@ -12,15 +12,20 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::status::Status;
+use crate::limit::live::LiveLimit;
 use crate::record::counters::{BUCKETS, Counter, Histogram, Outcome, REASONS, RouteCounters};
 
 /// The counters of every route, by direction and name, one for each worker.
 pub(crate) type Counters = BTreeMap<(&'static str, Arc<str>), Vec<Arc<RouteCounters>>>;
 
 /// Writes everything.
-pub(crate) fn text(counters: &Counters, status: &Status) -> Result<String, fmt::Error> {
+pub(crate) fn text(counters: &Counters, limits: &Arc<[Arc<LiveLimit>]>, status: &Status) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("countersign");
-    registry.register_collector(Box::new(Scrape { counters: counters.clone(), status: status.clone() }));
+    registry.register_collector(Box::new(Scrape {
+        counters: counters.clone(),
+        limits: Arc::clone(limits),
+        status: status.clone(),
+    }));
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
@@ -29,6 +34,7 @@ pub(crate) fn text(counters: &Counters, status: &Status) -> Result<String, fmt::
 #[derive(Debug)]
 struct Scrape {
     counters: Counters,
+    limits: Arc<[Arc<LiveLimit>]>,
     status: Status,
 }
 
@@ -36,6 +42,11 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         self.requests(&mut encoder)?;
         self.refusals(&mut encoder)?;
+        self.limit_counter(&mut encoder, "limit_hits", "Requests that a limit refused, or would have", |limit| {
+            limit.hits()
+        })?;
+        let help = "Requests under a shared limit that the store did not count";
+        self.limit_counter(&mut encoder, "limit_uncounted", help, |limit| limit.times_uncounted())?;
         self.route_counter(&mut encoder, "connections_opened", "Connections accepted", |route| {
             &route.connections_opened
         })?;
@@ -84,6 +95,22 @@ impl Scrape {
                 let labels = [("direction", *direction), ("route", &**route), ("reason", *reason)];
                 family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&total, None)?;
             }
+        }
+        Ok(())
+    }
+
+    fn limit_counter(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        count: impl Fn(&LiveLimit) -> u64,
+    ) -> Result<(), fmt::Error> {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for limit in self.limits.iter() {
+            let mode = if limit.definition.is_enforced { "enforce" } else { "observe" };
+            let labels = [("limit", &*limit.definition.name), ("mode", mode)];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count(limit), None)?;
         }
         Ok(())
     }

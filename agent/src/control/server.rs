@@ -180,7 +180,7 @@ async fn health(request: Request<Incoming>, agent: Rc<Agent>) -> Response<Full<B
             let lines: String = status.routes.iter().filter_map(waits).collect();
             answer(code, "text/plain", if status.ready { "ready\n".to_owned() } else { format!("not ready\n{lines}") })
         }
-        (&Method::GET, "/metrics") => match metrics::text(&agent.counters(), &agent.status()) {
+        (&Method::GET, "/metrics") => match metrics::text(&agent.counters(), &agent.rate_limits(), &agent.status()) {
             Ok(text) => answer(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text),
             Err(_format) => {
                 answer(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", "metrics cannot be written\n".to_owned())

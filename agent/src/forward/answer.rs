@@ -19,21 +19,27 @@ use crate::record::line::DecisionId;
 use crate::refusal::Refusal;
 use crate::request::{RequestError, X_COUNTERSIGN_DECISION, remove_hop_by_hop};
 
-/// What the backend answered, before the record is joined to it.
+/// What the caller gets, before the record is joined to it.
 pub(crate) enum Answer {
     /// An answer with a body that is on its way.
     Forwarded { parts: Parts, body: Incoming, permit: Permit, lease: Option<Lease>, target: Rc<str> },
+    /// The agent's own, whole already. Nothing was forwarded.
+    Own(Response<ResponseBody>),
     /// The connection goes on as something else.
     Upgraded { parts: Parts, carrying: Carrying },
 }
 
 impl Answer {
     /// Joins the record, which is closed when the last byte has passed.
-    pub(crate) fn recorded_by(self, record: RequestRecord) -> Response<ResponseBody> {
+    pub(crate) fn recorded_by(self, mut record: RequestRecord) -> Response<ResponseBody> {
         match self {
             Self::Forwarded { parts, body, permit, lease, target } => {
                 let body = ForwardedBody::new(body, permit, record, lease, target);
                 Response::from_parts(parts, ResponseBody::Forwarded(Box::new(body)))
+            }
+            Self::Own(response) => {
+                record.close(None);
+                response
             }
             Self::Upgraded { parts, carrying } => {
                 tokio::task::spawn_local(carrying.carry(record));

@@ -87,7 +87,7 @@ impl Histogram {
 }
 
 /// The reasons that metrics tell apart, the last for any other. Fixed, so that no peer can make a label.
-pub(crate) const REASONS: [&str; 103] = [
+pub(crate) const REASONS: [&str; 106] = [
     "audit_unavailable",
     "backend_broke",
     "backend_full",
@@ -122,6 +122,9 @@ pub(crate) const REASONS: [&str; 103] = [
     "key_revoked",
     "key_unknown",
     "limit",
+    "limit_concurrent",
+    "limit_rate",
+    "limit_store_away",
     "local_user_not_allowed",
     "locked_out",
     "method_not_allowed",

@@ -82,6 +82,8 @@ pub(crate) struct Line<'record> {
     pub(crate) detail: Option<&'record str>,
     pub(crate) rule: Option<&'record str>,
     pub(crate) observed: Option<&'record str>,
+    /// The limit that refused it, or, where the outcome is another, would have if it did not only watch.
+    pub(crate) limit: Option<&'record str>,
     pub(crate) method: Option<&'record Method>,
     pub(crate) path: Option<&'record str>,
     pub(crate) status: Option<StatusCode>,
@@ -120,6 +122,7 @@ impl Line<'_> {
         object.escaped(",\"detail\":", self.detail);
         object.escaped(",\"rule\":", self.rule);
         object.escaped(",\"observed\":", self.observed);
+        object.escaped(",\"limit\":", self.limit);
         object.escaped(",\"method\":", self.method.map(Method::as_str));
         object.escaped(",\"path\":", self.path);
         if let Some(status) = self.status {
@@ -272,6 +275,7 @@ mod tests {
             detail: Some("a\"b\n\u{1b}[2J"),
             rule: None,
             observed: None,
+            limit: None,
             method: Some(&Method::GET),
             path: Some("/\",\"outcome\":\"allowed"),
             status: Some(StatusCode::FORBIDDEN),

@@ -29,9 +29,10 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use crate::authenticate::caller::Caller;
-use crate::authorize::{ConnectionPermit, Permit};
+use crate::authorize::{Authorized, AuthorizedConnection};
 use crate::connection::Connection;
 use crate::identify::Peer;
+use crate::limit::{LimitFields, Notice};
 use crate::listener::PeerAddress;
 use crate::refusal::Refusal;
 use crate::worker::Worker;
@@ -68,6 +69,7 @@ pub(crate) struct ConnectionRecord {
     peer: Option<Rc<Peer>>,
     decision: DecisionId,
     rule: Option<Arc<str>>,
+    limit: Option<Arc<str>>,
     transfer: Rc<Transfer>,
     closed: bool,
 }
@@ -111,6 +113,7 @@ impl ConnectionRecord {
             peer: None,
             decision: worker.next_decision(),
             rule: None,
+            limit: None,
             transfer: Rc::default(),
             closed: false,
         }
@@ -122,10 +125,15 @@ impl ConnectionRecord {
         peer
     }
 
-    /// Notes the rule that allowed the connection as a whole (plain TCP), and hands the permit on.
-    pub(crate) fn permit(&mut self, permit: ConnectionPermit) -> ConnectionPermit {
-        self.rule = permit.rule();
-        permit
+    /// Notes the rule that allowed the connection as a whole (plain TCP), and hands the evidence on.
+    pub(crate) fn authorized(&mut self, authorized: AuthorizedConnection) -> AuthorizedConnection {
+        self.rule = authorized.rule();
+        authorized
+    }
+
+    /// Notes the limit that was hit, if one was.
+    pub(crate) fn limited(&mut self, notice: Notice) {
+        self.limit = notice.hit;
     }
 
     /// Where the bytes of this connection are counted.
@@ -170,6 +178,7 @@ impl ConnectionRecord {
             detail: detail.as_deref(),
             rule: self.rule.as_deref(),
             observed: None,
+            limit: self.limit.as_deref(),
             method: None,
             path: None,
             status: None,
@@ -220,6 +229,8 @@ pub(crate) struct RequestRecord {
     rule: Option<Arc<str>>,
     /// What the rules that are only observed would have changed.
     observed: Option<Box<str>>,
+    /// Most requests are under no limit.
+    limited: Option<Box<Notice>>,
     status: Option<StatusCode>,
     transfer: Rc<Transfer>,
     closed: bool,
@@ -239,6 +250,7 @@ impl RequestRecord {
             target: target.cloned(),
             rule: None,
             observed: None,
+            limited: None,
             status: None,
             transfer: Rc::default(),
             closed: false,
@@ -264,9 +276,19 @@ impl RequestRecord {
     }
 
     /// Notes the rule that allowed the request, and what those that are only observed would have changed.
-    pub(crate) fn permitted(&mut self, permit: &mut Permit) {
-        self.rule = permit.rule();
-        self.observed = permit.observed();
+    pub(crate) fn permitted(&mut self, authorized: &mut Authorized) {
+        self.rule = authorized.rule();
+        self.observed = authorized.observed();
+    }
+
+    /// Notes what is to be told of the limits that hold.
+    pub(crate) fn limited(&mut self, notice: Notice) {
+        self.limited = Some(Box::new(notice));
+    }
+
+    /// What the caller is told of the limits that hold for it.
+    pub(crate) fn take_limit_fields(&mut self) -> Option<LimitFields> {
+        self.limited.as_mut()?.fields.take()
     }
 
     /// The time, by the clock of the worker.
@@ -321,6 +343,7 @@ impl RequestRecord {
             detail: detail.as_deref(),
             rule: self.rule.as_deref(),
             observed: self.observed.as_deref().or_else(|| refusal.and_then(Refusal::observed)),
+            limit: self.limited.as_ref().and_then(|notice| notice.hit.as_deref()),
             method: Some(&self.method),
             path: self.target.as_ref().map(PathAndQuery::path),
             status: self.status,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use countersign_certs::time::{Clock, Timestamp};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::places::{HandshakeTurn, Handshakes, Place, Places};
 use crate::authenticate::{Introspections, KeyUsage, PasswordChecks, SpentProofs, Subjects};
@@ -16,6 +17,7 @@ use crate::connection::Connection;
 use crate::forward::backend::{BackendPool, Bounds};
 use crate::forward::hop::{Hop, HopPool};
 use crate::identify::Peers;
+use crate::limit::link::StoreLink;
 use crate::live::Live;
 use crate::record::buffer::AuditBuffer;
 use crate::record::counters::RouteCounters;
@@ -37,6 +39,8 @@ pub(crate) struct WorkerSetup {
     pub(crate) key_usage: Arc<KeyUsage>,
     pub(crate) password_checks: Arc<PasswordChecks>,
     pub(crate) spent_proofs: Arc<SpentProofs>,
+    /// Since when limits are counted: the same for all workers.
+    pub(crate) began: Instant,
 }
 
 /// The state of one worker.
@@ -67,12 +71,15 @@ pub(crate) struct Worker {
     key_usage: Arc<KeyUsage>,
     password_checks: Arc<PasswordChecks>,
     spent_proofs: Arc<SpentProofs>,
+    began: Instant,
+    store_link: RefCell<Rc<StoreLink>>,
     audit: Rc<AuditBuffer>,
 }
 
 impl Worker {
     pub(super) fn new(setup: WorkerSetup) -> Self {
         let snapshot = Arc::clone(&setup.snapshots.borrow());
+        let store_link = RefCell::new(StoreLink::begin(snapshot.store.clone(), &setup.clock));
         Self {
             index: setup.index,
             clock: setup.clock,
@@ -98,6 +105,8 @@ impl Worker {
             key_usage: setup.key_usage,
             password_checks: setup.password_checks,
             spent_proofs: setup.spent_proofs,
+            began: setup.began,
+            store_link,
             audit: Rc::new(AuditBuffer::new(setup.sink)),
         }
     }
@@ -199,6 +208,32 @@ impl Worker {
     /// What all workers share about passwords.
     pub(crate) fn password_checks(&self) -> &PasswordChecks {
         &self.password_checks
+    }
+
+    /// Nanoseconds since the agent began, for what is counted. No step of the clock on the wall makes them more or fewer.
+    pub(crate) fn elapsed_nanoseconds(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// The connection to the store of shared limits.
+    pub(crate) fn store_link(&self) -> Rc<StoreLink> {
+        Rc::clone(&self.store_link.borrow())
+    }
+
+    /// Goes to the store that the snapshot names.
+    pub(super) fn follow_store(&self) {
+        let snapshot = self.snapshot.borrow();
+        if !self.store_link.borrow().leads_to(snapshot.store.as_ref()) {
+            self.store_link.replace(StoreLink::begin(snapshot.store.clone(), &self.clock));
+        }
+    }
+
+    /// Forgets what need not be known of callers that are limited. Once for all workers.
+    pub(super) fn tidy_limits(&self) {
+        if self.index == 0 {
+            let now = self.elapsed_nanoseconds();
+            self.snapshot.borrow().rate_limits.iter().for_each(|limit| limit.tidy(now));
+        }
     }
 
     /// Notes which API keys were used since this was called last.

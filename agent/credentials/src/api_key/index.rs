@@ -50,6 +50,11 @@ impl KeyIndex {
         self.secrets.get(digest).map(|entry| Found { key: &entry.key, secret: &entry.secret })
     }
 
+    /// Every key; twice while it has two secrets. For reports and checks, not for requests.
+    pub fn keys(&self) -> impl Iterator<Item = &Arc<KeyRecord>> {
+        self.secrets.values().map(|entry| &entry.key)
+    }
+
     /// Whether a key of this name is in it. Looks at all of them: for reports, not for requests.
     pub fn has(&self, id: &KeyId) -> bool {
         self.secrets.values().any(|entry| entry.key.id == *id)

@@ -1,6 +1,7 @@
 //! What callers may show besides certificates, and what each inbound demands of it.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -53,11 +54,7 @@ pub(super) fn accepted(file: &file::Agent, secrets: Secrets, files: &mut Vec<Pat
 /// Keys are accepted where the config speaks of them: in a table of their own, or in an inbound.
 fn api_keys(file: &file::Agent, secrets: Secrets, files: &mut Vec<PathBuf>) -> Result<Option<ApiKeys>, Finding> {
     let written = file.api_keys.as_ref().map(Spanned::get_ref);
-    let span = match (&file.api_keys, demands(file, "api_key").next()) {
-        (Some(table), _) => table.span(),
-        (None, Some(demand)) => demand.span(),
-        (None, None) => return Ok(None),
-    };
+    let Some(span) = keys_stand_at(file) else { return Ok(None) };
     let path = match (written.and_then(|written| written.file.as_ref()), &file.state_dir) {
         (Some(path), _) => absolute(path)?,
         (None, Some(state)) => state.join(KEYS_FILE),
@@ -79,6 +76,15 @@ fn api_keys(file: &file::Agent, secrets: Secrets, files: &mut Vec<PathBuf>) -> R
     };
     let query = written.and_then(|written| written.query.as_ref()).map(query_name).transpose()?;
     Ok(Some(ApiKeys { file: path, places: KeyPlaces { headers, query }, index }))
+}
+
+/// Where the config speaks of API keys.
+pub(super) fn keys_stand_at(file: &file::Agent) -> Option<Range<usize>> {
+    match (&file.api_keys, demands(file, "api_key").next()) {
+        (Some(table), _) => Some(table.span()),
+        (None, Some(demand)) => Some(demand.span()),
+        (None, None) => None,
+    }
 }
 
 /// Why there are no API keys.

@@ -14,6 +14,10 @@ mod inbound;
 
 mod rules;
 
+mod limits;
+
+mod store;
+
 mod outbound;
 
 mod routes;
@@ -48,6 +52,7 @@ pub(super) fn agent(file: file::Agent, enrolled: Option<&TrustDomain>, secrets: 
     let trust_domains = domains::trust_domains(&file.trust_domain, &mut files)?;
     let compiler = conditions::compiler(&file, &accepted.issuers)?;
     let identities = Identities { certificates: &certificates, enrolled, has_state: file.state_dir.is_some() };
+    let keys_stand_at = credentials::keys_stand_at(&file);
     let mut inbounds = Vec::new();
     for inbound in file.inbound {
         inbounds.push(inbound::inbound(inbound, &roles, &compiler, &identities, secrets, &mut files)?);
@@ -57,6 +62,11 @@ pub(super) fn agent(file: file::Agent, enrolled: Option<&TrustDomain>, secrets: 
         outbounds.push(outbound::outbound(outbound, &identities, &known, &mut files)?);
     }
     routes::check_routes(&inbounds, &outbounds)?;
+    let subjects = KnownSubjects::from(&accepted);
+    let surroundings = limits::Surroundings { roles: &roles, known: &known, subjects: &subjects, inbounds: &inbounds };
+    let rate_limits = limits::limits(&file.limit, file.store.as_ref(), &surroundings)?;
+    limits::check_keys(&accepted, &rate_limits, keys_stand_at)?;
+    let store = store::store(file.store, secrets, &mut files)?.map(Arc::new);
     let control = control(&file.control)?;
     routes::check_control(&control, file.control.metrics.as_ref().map(Spanned::span), &inbounds, &outbounds)?;
     let audit = audit::audit(&file.audit, file.state_dir.as_deref())?;
@@ -70,7 +80,9 @@ pub(super) fn agent(file: file::Agent, enrolled: Option<&TrustDomain>, secrets: 
         control,
         audit,
         log_level: log_level(file.log)?,
-        limits: limits(file.limits)?,
+        limits: bounds(file.limits)?,
+        rate_limits,
+        store,
         roles,
         accepted,
         trust_domains,
@@ -117,7 +129,7 @@ fn workers(written: Option<Spanned<usize>>) -> Result<usize, Finding> {
     }
 }
 
-fn limits(written: file::Limits) -> Result<Limits, Finding> {
+fn bounds(written: file::Limits) -> Result<Limits, Finding> {
     let standard = Limits::default();
     Ok(Limits {
         connections: number(written.connections, standard.connections, 1..=1_000_000)?,

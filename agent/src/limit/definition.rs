@@ -1,0 +1,105 @@
+//! What the config says of limits, and of the store in which several agents count together.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_limits::quota::Quota;
+use countersign_limits::store::Password;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+
+use crate::policy::member::MemberPattern;
+use crate::policy::role::RoleSet;
+
+/// What may be made use of, by whom (`[[limit]]`).
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Limit {
+    pub(crate) name: Arc<str>,
+    /// What is counted apart.
+    pub(crate) by: CountedBy,
+    /// So many requests in a time.
+    pub(crate) quota: Option<Quota>,
+    /// So many requests at once.
+    pub(crate) concurrent: Option<u32>,
+    /// It holds for these callers only; for everybody, if absent.
+    pub(crate) members: Option<Box<[MemberPattern]>>,
+    /// It holds for callers with one of these roles only.
+    pub(crate) roles: Option<RoleSet>,
+    /// It holds on these inbounds only.
+    pub(crate) inbounds: Option<Box<[Arc<str>]>>,
+    /// It holds for API keys that name it only.
+    pub(crate) only_named: bool,
+    /// What is too much is refused, and not only recorded.
+    pub(crate) is_enforced: bool,
+    /// Counted in the store, together with other agents.
+    pub(crate) is_shared: bool,
+}
+
+/// What is counted apart. Whoever has no such thing is not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CountedBy {
+    /// The address that a connection comes from; of IPv6 the first 64 bits, which one host can have to itself.
+    Address,
+    /// Nothing: all requests together.
+    All,
+    /// Whoever a request is made for: the user or service with a credential of its own, or else the workload.
+    Caller,
+    /// The workload, by its certificate, also where it acts for somebody else.
+    Identity,
+    /// The API key.
+    Key,
+    /// The inbound.
+    Route,
+    /// The user or service with a credential of its own.
+    Subject,
+    /// The team of the API key.
+    Team,
+}
+
+impl CountedBy {
+    /// Each of them.
+    pub(crate) const ALL: [Self; 8] =
+        [Self::Address, Self::All, Self::Caller, Self::Identity, Self::Key, Self::Route, Self::Subject, Self::Team];
+
+    /// As in the config.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::All => "all",
+            Self::Caller => "caller",
+            Self::Identity => "identity",
+            Self::Key => "key",
+            Self::Route => "route",
+            Self::Subject => "subject",
+            Self::Team => "team",
+        }
+    }
+}
+
+/// Where several agents count together (`[store]`).
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Store {
+    pub(crate) address: StoreAddress,
+    pub(crate) password: Option<Password>,
+    /// How long a request waits for it.
+    pub(crate) timeout: Duration,
+    pub(crate) when_away: WhenAway,
+}
+
+/// Where a store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StoreAddress {
+    /// `redis://HOST:PORT`, or `rediss://` with the roots by which it is believed.
+    Tcp { host: String, port: u16, roots: Option<Arc<[CertificateDer<'static>]>> },
+    /// `unix:/PATH`
+    Unix(PathBuf),
+}
+
+/// What happens to requests that cannot be counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WhenAway {
+    /// Each agent counts for itself, and grants one of so many parts.
+    Local { share: u32 },
+    /// They are refused.
+    Refuse,
+}

@@ -1,0 +1,155 @@
+//! Limits that several agents count together in a real store, and what happens while it is away.
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that finds less than it expects has failed")]
+
+use std::net::TcpListener;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use countersign_tests::gateway::Gateway;
+use countersign_tests::store::TestStore;
+use countersign_tests::wait;
+use serde_json::Value;
+
+const ROLES: &str = "[[role]]\nname = \"frontend\"\nmembers = [\"spiffe://mesh.test/web/*\"]\n";
+
+const RULES: &str = "[[inbound.allow]]\nroles = [\"frontend\"]\n";
+
+const QUOTA: &str = "/.well-known/countersign/quota";
+
+/// An agent and a caller that holds a certificate; how it is limited, and where that is counted.
+struct Limited {
+    gateway: Gateway,
+    certificate: [String; 4],
+}
+
+impl Limited {
+    fn start(store: &str, requests: &str) -> Self {
+        let limit =
+            format!("[[limit]]\nname = \"together\"\nby = \"identity\"\nshared = true\nrequests = {requests:?}\n");
+        let gateway = Gateway::start(&format!("[store]\n{store}\n{ROLES}"), &(RULES.to_owned() + &limit));
+        let certificate = gateway.workload("spiffe://mesh.test/web/frontend");
+        Self { gateway, certificate }
+    }
+
+    fn arguments(&self) -> Vec<&str> {
+        self.certificate.iter().map(String::as_str).collect()
+    }
+
+    fn status(&self) -> u16 {
+        self.gateway.call("/", &self.arguments()).status
+    }
+
+    fn statuses(&self, count: usize) -> Vec<u16> {
+        (0..count).map(|_| self.status()).collect()
+    }
+
+    fn remaining(&self) -> Value {
+        let reply = self.gateway.call(QUOTA, &self.arguments());
+        assert_eq!(reply.status, 200, "{reply:?}");
+        serde_json::from_str::<Value>(&reply.body).unwrap()["limits"][0]["remaining"].clone()
+    }
+}
+
+#[test]
+fn two_agents_share_one_limit() {
+    let store = TestStore::start();
+    let config = format!("url = {:?}\ntimeout = \"5s\"", store.url());
+    let (one, other) = (Limited::start(&config, "6/1h"), Limited::start(&config, "6/1h"));
+    assert_eq!(one.remaining(), 6);
+    assert_eq!(one.statuses(2), [200, 200]);
+    assert_eq!(other.remaining(), 4);
+    assert_eq!(other.statuses(3), [200, 200, 200]);
+    assert_eq!(one.statuses(2), [200, 429]);
+    let refused = other.gateway.call("/", &other.arguments());
+    assert_eq!(refused.status, 429);
+    assert_eq!(refused.header("ratelimit-policy"), Some("\"together\";q=6;w=3600"));
+    assert!(refused.header("ratelimit").unwrap().starts_with("\"together\";r=0;t="), "{refused:?}");
+    let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((540..=600).contains(&wait), "{refused:?}");
+    assert_eq!(one.gateway.line(&refused_by(&one))["limit"], "together");
+    assert_eq!(one.remaining(), 0);
+}
+
+fn refused_by(limited: &Limited) -> countersign_tests::gateway::Reply {
+    limited.gateway.call("/", &limited.arguments())
+}
+
+#[test]
+fn while_the_store_is_away_nobody_is_let_in_and_it_recovers_by_itself() {
+    let mut store = TestStore::start();
+    let limited = Limited::start(&format!("url = {:?}\ntimeout = \"5s\"", store.url()), "1000/1h");
+    assert_eq!(limited.status(), 200);
+    let stopped = AtomicBool::new(false);
+    let seen = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stopped.load(Ordering::Relaxed) {
+                    let status = limited.status();
+                    seen.lock().unwrap().push(status);
+                }
+            });
+        }
+        for _ in 0..2 {
+            store.stop();
+            let line = limited.gateway.agent.wait_for_audit("a refusal", |line| line["reason"] == "limit_store_away");
+            assert_eq!((line["status"].as_u64(), line["limit"].as_str()), (Some(503), Some("together")), "{line}");
+            assert_eq!(line["outcome"], "failed");
+            wait::until_so("nobody is let in", || limited.status() == 503);
+            store.start_again();
+            wait::until_so("everybody is let in again", || limited.status() == 200);
+        }
+        stopped.store(true, Ordering::Relaxed);
+    });
+    let seen = seen.into_inner().unwrap();
+    assert!(seen.iter().all(|status| matches!(status, 200 | 503)), "{seen:?}");
+    let labels = [("limit", "together"), ("mode", "enforce")];
+    assert!(limited.gateway.agent.metric("countersign_limit_uncounted_total", &labels) > 0.0);
+}
+
+#[test]
+fn a_store_that_is_away_can_leave_each_agent_its_part() {
+    let mut store = TestStore::start();
+    let config = format!("url = {:?}\ntimeout = \"5s\"\nwhen_away = \"local\"\nshare = 2", store.url());
+    let limited = Limited::start(&config, "8/1h");
+    assert_eq!(limited.statuses(2), [200, 200]);
+    assert_eq!(limited.remaining(), 6);
+    store.stop();
+    // Half of it, whatever the store knew.
+    assert_eq!(limited.statuses(5), [200, 200, 200, 200, 429]);
+    store.start_again();
+    wait::until_so("the store counts again", || limited.remaining() == 8);
+    assert_eq!(limited.statuses(2), [200, 200]);
+    assert_eq!(limited.remaining(), 6);
+}
+
+#[test]
+fn a_store_that_hangs_costs_one_timeout_and_not_one_for_each_request() {
+    let mut store = TestStore::start();
+    let limited = Limited::start(&format!("url = {:?}\ntimeout = \"2s\"", store.url()), "1000/1h");
+    assert_eq!(limited.status(), 200);
+    let workers = 2;
+    store.hang();
+    let begun = wait::now();
+    // Each worker finds out once.
+    wait::until_so("nobody is let in", || limited.status() == 503);
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+    let begun = wait::now();
+    assert_eq!(limited.statuses(20), [503; 20]);
+    let bound = Duration::from_secs(2 * workers + 4);
+    assert!(begun.elapsed() < bound, "20 requests took {:?}", begun.elapsed());
+    store.go_on();
+    wait::until_so("everybody is let in again", || limited.status() == 200);
+}
+
+#[test]
+fn a_store_that_never_answers_is_away_from_the_beginning() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}", silent.local_addr().unwrap());
+    let local = format!("url = {url:?}\ntimeout = \"100ms\"\nwhen_away = \"local\"\nshare = 1");
+    let limited = Limited::start(&local, "2/1h");
+    assert_eq!(limited.statuses(3), [200, 200, 429]);
+    let refusing = Limited::start(&format!("url = {url:?}\ntimeout = \"100ms\""), "2/1h");
+    assert_eq!(refusing.statuses(3), [503; 3]);
+}
