@@ -28,6 +28,7 @@ pub struct TestAgent {
     // A test may put these two on a small disk.
     audit: PathBuf,
     audit_keys: Option<String>,
+    has_segments: bool,
     state: PathBuf,
     metrics: SocketAddr,
     enrolled: bool,
@@ -69,6 +70,7 @@ impl TestAgent {
             folder,
             audit,
             audit_keys: None,
+            has_segments: false,
             state,
             metrics: tools::free_address(),
             enrolled: false,
@@ -115,6 +117,7 @@ impl TestAgent {
     pub fn with_audit_folder(mut self, keys: &str) -> Self {
         self.audit = self.folder.path().join("run/audit");
         self.audit_keys = Some(keys.to_owned());
+        self.has_segments = true;
         self
     }
 
@@ -251,8 +254,8 @@ impl TestAgent {
     fn head(&self) -> String {
         let state = if self.enrolled { format!("state_dir = {:?}\n", self.state()) } else { String::new() };
         let (metrics, audit) = (self.metrics, self.audit.display());
-        let is_folder = self.audit.extension().is_none();
-        let audit = if is_folder { format!("folder = \"{audit}\"") } else { format!("output = \"file:{audit}\"") };
+        let audit =
+            if self.has_segments { format!("folder = \"{audit}\"") } else { format!("output = \"file:{audit}\"") };
         let keys = self.audit_keys.as_deref().unwrap_or_default();
         // Two workers on every machine, so that what must hold across workers is tested everywhere.
         format!(

@@ -10,13 +10,13 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use countersign_tests::agent::TestAgent;
 use countersign_tests::backend::EchoBackend;
+use countersign_tests::disk::SmallDisk;
 use countersign_tests::hostile::HostilePeer;
 use countersign_tests::http::{self, Client};
 use countersign_tests::mesh::{FRONTEND, Mesh, Plan, SERVICE, certificate};
@@ -166,11 +166,13 @@ fn what_a_caller_says_after_its_answer_goes_nowhere() {
 #[test]
 fn what_cannot_be_recorded_makes_no_memory_grow() {
     let backend = EchoBackend::start();
-    let host_b = TestAgent::new("host-b").with_audit_in(Path::new("/dev/full"));
+    let disk = SmallDisk::new(256);
+    let host_b = TestAgent::new("host-b").with_audit_in(&disk.path().join("audit.jsonl"));
     let mut mesh = Mesh::of_files_as(&Plan::to(backend.url()), TestAgent::new("host-a"), host_b);
     let peer = member(&mesh);
     let mut client = peer.client(mesh.inbound).unwrap();
     let mut ask = || client.ask("GET", &format!("//{}", "a".repeat(30_000)), &[], b"").unwrap().status();
+    disk.fill();
     wait::until_so("it says that it cannot record", || ask() == 503);
     let before = mesh.host_b.process().memory_kib("VmRSS");
     for _ in 0..2_000 {
