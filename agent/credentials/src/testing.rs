@@ -1,5 +1,7 @@
 //! Keys and tokens for tests, made when a test runs.
 
+use std::sync::OnceLock;
+
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
 use aws_lc_rs::signature::{
@@ -26,12 +28,25 @@ pub(crate) struct Signer {
 enum Key {
     Ec(EcdsaKeyPair),
     Ed25519(Ed25519KeyPair),
-    Rsa(RsaKeyPair),
+    Rsa(&'static RsaKeyPair),
     Secret([u8; 64]),
 }
 
+/// RSA keys take long to make. One is everybody's, the other a stranger's.
+static RSA: [OnceLock<RsaKeyPair>; 2] = [OnceLock::new(), OnceLock::new()];
+
 impl Signer {
+    /// A new key; of RSA always the same one.
     pub(crate) fn new(algorithm: Algorithm) -> Self {
+        Self::made(algorithm, &RSA[0])
+    }
+
+    /// A key that is certainly not one of [`Signer::new`].
+    pub(crate) fn stranger(algorithm: Algorithm) -> Self {
+        Self::made(algorithm, &RSA[1])
+    }
+
+    fn made(algorithm: Algorithm, rsa: &'static OnceLock<RsaKeyPair>) -> Self {
         let ec = |algorithm: &'static EcdsaSigningAlgorithm| Key::Ec(EcdsaKeyPair::generate(algorithm).unwrap());
         let key = match algorithm {
             Algorithm::EdDsa => Key::Ed25519(Ed25519KeyPair::generate().unwrap()),
@@ -48,7 +63,7 @@ impl Signer {
             | Algorithm::Ps512
             | Algorithm::Rs256
             | Algorithm::Rs384
-            | Algorithm::Rs512 => Key::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).unwrap()),
+            | Algorithm::Rs512 => Key::Rsa(rsa.get_or_init(|| RsaKeyPair::generate(KeySize::Rsa2048).unwrap())),
         };
         Self { algorithm, key }
     }
