@@ -90,6 +90,7 @@ impl X509Svid {
         &self.certified.cert
     }
 
+    /// The chain and its key as the TLS library takes them.
     pub fn certified(&self) -> Arc<CertifiedKey> {
         Arc::clone(&self.certified)
     }
