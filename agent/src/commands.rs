@@ -134,12 +134,23 @@ fn socket(config: &Path) -> Result<PathBuf, CommandError> {
 impl CommandError {
     /// Whether the config is what is wrong.
     pub(crate) fn is_config(&self) -> bool {
-        match self {
-            Self::Audit(error) => matches!(error, audit::AuditError::Run(RunError::Config(_))),
-            Self::Key(error) => error.is_config(),
-            Self::Expected(error) => error.is_config(),
-            other => matches!(other, Self::Run(RunError::Config(_))),
-        }
+        let of_command = match self {
+            Self::Key(error) => return error.is_config(),
+            Self::Expected(error) => return error.is_config(),
+            Self::Audit(audit::AuditError::Run(error)) | Self::Run(error) => Some(error),
+            Self::Audit(_)
+            | Self::Control(_)
+            | Self::Enroll(_)
+            | Self::Malformed(_)
+            | Self::Password(_)
+            | Self::Question(_)
+            | Self::Randomness(_)
+            | Self::Replay(_)
+            | Self::Stdin(_)
+            | Self::Store(_)
+            | Self::Token(_) => None,
+        };
+        matches!(of_command, Some(RunError::Config(_)))
     }
 
     /// What is printed all the same, because it is data.

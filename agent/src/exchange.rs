@@ -53,6 +53,7 @@ async fn answer_recorded(
     let mut normal = normalise(parts)?;
     record.decided_on(&normal.method);
     let caller = record.caller(authenticate::request(connection, &mut normal).await?);
+    record.fields(&normal);
     if let Some(limits) = quota::asked(connection, &normal)? {
         return Ok(Box::pin(quota::answer(&limits, connection, &caller, record)).await);
     }

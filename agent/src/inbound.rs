@@ -67,6 +67,9 @@ async fn serve_recorded(
     let identified =
         verified.as_ref().map(|verified| worker.peers().identify(verified, route, &worker.snapshot().roles));
     let peer = identified.map(|peer| record.peer(peer));
+    if let Some(peer) = &peer {
+        worker.notables().seen(peer.principal(), &route.name, record.address().ip());
+    }
     let _peer_place = match &peer {
         Some(peer) => worker.take_peer_place(&route.name, peer.principal())?,
         None => worker.take_peer_place(&route.name, &record.address().to_string())?,

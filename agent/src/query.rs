@@ -1,7 +1,6 @@
 //! The query of a request target, read as forms are (WHATWG URL, application/x-www-form-urlencoded).
 
 /// Its parameters, decoded. One that cannot be decoded is left out.
-#[cfg_attr(not(feature = "conditions"), allow(dead_code, reason = "only conditions look at parameters"))]
 pub(crate) fn parameters(query: &str) -> impl Iterator<Item = (String, String)> {
     query.split('&').filter(|parameter| !parameter.is_empty()).filter_map(|parameter| {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));

@@ -29,6 +29,8 @@ use crate::identity::state::{StateDir, StateError};
 use crate::limit::live::LiveLimit;
 use crate::listener::SocketMode;
 use crate::record::Direction;
+use crate::record::fields::RecordedFields;
+use crate::record::patterns::Patterns;
 use crate::record::sink::Sink;
 use crate::record::writer::{self, AuditLost, StartError};
 use crate::refusal::in_one_line;
@@ -77,6 +79,8 @@ pub(crate) struct Agent {
     key_usage: Arc<KeyUsage>,
     password_checks: Arc<PasswordChecks>,
     spent_proofs: Arc<SpentProofs>,
+    patterns: Option<Arc<Patterns>>,
+    recorded_fields: Arc<RecordedFields>,
 }
 
 /// The config of a file, read with what is known of this host's enrollment.
@@ -118,6 +122,9 @@ async fn run_recorded(
 ) -> Result<(), RunError> {
     let workers = config.workers;
     let keys = config.accepted.api_keys.as_ref();
+    let (headers, query) = (config.audit.headers.clone(), config.audit.query.clone());
+    let recorded_fields = Arc::new(RecordedFields { headers, query });
+    let patterns = config.audit.patterns.then(|| Arc::new(Patterns::new(clock.now())));
     let key_usage = Arc::new(keys.map(|keys| KeyUsage::load(&keys.file)).unwrap_or_default());
     let taken = Taken { files: files::load(&config).map_err(AssembleError::from)?, config };
     let empty = Snapshot::empty(0, taken.config.limits.clone(), Phase::Serving);
@@ -135,6 +142,8 @@ async fn run_recorded(
         key_usage,
         password_checks: Arc::new(PasswordChecks::new().map_err(no_randomness)?),
         spent_proofs: Arc::default(),
+        patterns,
+        recorded_fields,
     });
     agent.teller.started(path, &agent.taken(), &agent.credentials());
     let mut stop = StopSignals::new()?;
@@ -257,6 +266,8 @@ impl Agent {
                     key_usage: Arc::clone(&self.key_usage),
                     password_checks: Arc::clone(&self.password_checks),
                     spent_proofs: Arc::clone(&self.spent_proofs),
+                    patterns: self.patterns.clone(),
+                    recorded_fields: Arc::clone(&self.recorded_fields),
                     began,
                 };
                 std::thread::Builder::new()

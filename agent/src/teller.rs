@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use countersign_audit::catalogue::{AgentStarted, AgentStopped, ControlCommand, CredentialRotated, Event};
+use countersign_audit::catalogue::{AgentStarted, AgentStopped, ControlCommand, CredentialRotated, Event, KeyChange};
 use countersign_certs::san::San;
 use countersign_certs::svid::X509Svid;
 use countersign_certs::time::Clock;
+use countersign_credentials::api_key::{KeyChangeKind, KeyIndex};
 
 use crate::assemble::Taken;
 use crate::config;
@@ -59,6 +60,7 @@ impl Teller {
     /// A config was taken up. Its file may be the same as before while the secrets that it names are others.
     pub(crate) fn config_taken_up(&self, path: &Path, before: &checked::Agent, now: &checked::Agent) {
         self.config_loaded(path);
+        self.keys(before, now);
         for name in other_secrets(before, now) {
             self.tell(Event::CredentialRotated(CredentialRotated {
                 credential: "injected_secret".to_owned(),
@@ -66,6 +68,28 @@ impl Teller {
                 serial: None,
                 not_after: None,
             }));
+        }
+    }
+
+    fn keys(&self, before: &checked::Agent, now: &checked::Agent) {
+        let Some(keys) = &now.accepted.api_keys else { return };
+        let uid = config::provenance(&keys.file).owner_uid;
+        let empty = KeyIndex::default();
+        let old = before.accepted.keys().unwrap_or(&empty);
+        for change in keys.index.changes_since(old) {
+            let told = KeyChange {
+                key: change.key.id.to_string(),
+                owner: Some(change.key.owner.clone()),
+                caller_uid: uid,
+                expires: change.key.expires.map(|at| at.to_string()),
+            };
+            self.tell(match change.kind {
+                KeyChangeKind::Created => Event::KeyCreated(told),
+                KeyChangeKind::Disabled => Event::KeyDisabled(told),
+                KeyChangeKind::Enabled => Event::KeyEnabled(told),
+                KeyChangeKind::Revoked => Event::KeyRevoked(told),
+                KeyChangeKind::Rotated => Event::KeyRotated(told),
+            });
         }
     }
 

@@ -1,5 +1,10 @@
 //! API keys: made, used, rotated and ended while the agent runs; and every way in which a bad one is refused.
-#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that finds less than it expects has failed")]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a test that finds less than it expects has failed"
+)]
 
 use countersign_tests::agent::TestAgent;
 use countersign_tests::gateway::Gateway;

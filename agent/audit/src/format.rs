@@ -147,7 +147,7 @@ impl Entry {
             },
             Event::Lockout(lockout) => Gist {
                 subject: Some(&lockout.subject),
-                ..of(Some(true), High, format!("{} locked out after {} failures", lockout.subject, lockout.failures))
+                ..of(Some(true), High, format!("{} locked out", lockout.subject))
             },
             Event::Pattern(pattern) => Gist {
                 subject: pattern.subject.as_deref(),
@@ -172,7 +172,8 @@ impl<'entry> Gist<'entry> {
             "denied" | "cut" => (false, Severity::Low),
             _ => (false, Severity::Medium),
         };
-        let subject = access.peer.as_deref().or(access.claimed.as_deref());
+        // Whom a request is made for comes before the workload that makes it.
+        let subject = access.subject.as_deref().or(access.peer.as_deref()).or(access.claimed.as_deref());
         let who = subject.unwrap_or("somebody");
         let Access { direction, route, outcome, method, path, reason, .. } = access;
         let mut message = format!("{direction} {what} of {who} at {route}");

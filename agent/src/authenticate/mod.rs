@@ -52,7 +52,13 @@ pub(crate) async fn request(connection: &Rc<Connection>, request: &mut NormalReq
 
 async fn with_credential(connection: &Rc<Connection>, request: &mut NormalRequest) -> Result<Caller, Refusal> {
     let Current::Inbound(route) = connection.current()? else { return Err(Refusal::Withdrawn(Withdrawn::Route)) };
-    let refused = |refusal| Refusal::Credential { source: Box::new(refusal), accepted: route.demand.accepted() };
+    let accepted = route.demand.accepted();
+    let refused = |refusal: CredentialRefusal| {
+        let (address, methods) = (connection.address().to_string(), accepted.of_requests().to_string());
+        let notables = connection.worker().notables();
+        notables.not_authenticated(&methods, refusal.reason(), &address, connection.route_name());
+        Refusal::Credential { source: Box::new(refusal), accepted }
+    };
     let snapshot = connection.worker().snapshot();
     let shown = shown::take(request, snapshot.accepted.key_places(), route.demand.accepted()).map_err(refused)?;
     let subject = match shown {
@@ -67,7 +73,9 @@ async fn with_credential(connection: &Rc<Connection>, request: &mut NormalReques
         }
         None => None,
     };
-    subject.iter().for_each(|subject| subject.uses());
+    if let Some(subject) = &subject {
+        note(subject, connection);
+    }
     caller(connection, subject, route.demand).map_err(refused)
 }
 
@@ -83,6 +91,16 @@ async fn verify(
         Shown::Basic(secret) => passwords::verify(secret, connection, snapshot).await,
         Shown::ApiKey(secret) => keys::verify(secret, connection.worker(), snapshot),
     }
+}
+
+/// Notes that somebody makes a request, and tells of it if it is the first in a while.
+fn note(subject: &Subject, connection: &Connection) {
+    subject.uses();
+    let (notables, address, route) = (connection.worker().notables(), connection.address(), connection.route_name());
+    if subject.take_fresh() {
+        notables.authenticated(subject.proof().kind().as_str(), subject.principal(), &address.to_string(), route);
+    }
+    notables.seen(subject.principal(), route, address.ip());
 }
 
 /// Joins what the connection has proved with what the request has.

@@ -88,7 +88,8 @@ async fn check(
     let Basic { user, password } = Basic::parse(text)?;
     let (name, address) = (user, connection.address().ip().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
     // Counted as failed until it is known to be right, so that many tries at once are not one.
-    checks.lockout().begin(worker.clock().now(), &name, address)?;
+    let begun = checks.lockout().begin(worker.clock().now(), &name, address);
+    begun.inspect_err(|locked| worker.notables().locked_out(&format!("basic:{name} at {address}"), locked.until))?;
     let known = snapshot.accepted.passwords.as_ref();
     let hash = known.and_then(|known| known.hashes.get(name.as_str())).map(Arc::clone);
     let (is_known, checked) = match (hash, known) {

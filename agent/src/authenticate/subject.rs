@@ -27,6 +27,8 @@ pub(crate) struct Subject {
     held: RefCell<Held>,
     /// Since the worker has last looked.
     used: Cell<bool>,
+    /// Nobody was told of it yet.
+    fresh: Cell<bool>,
 }
 
 /// The credential that was verified.
@@ -51,7 +53,7 @@ impl Subject {
     pub(crate) fn new(names: SubjectNames, proof: Proof, snapshot: &Snapshot) -> Rc<Self> {
         let principal: Box<str> = names.principal().into();
         let held = RefCell::new(held(&names, &principal, snapshot));
-        Rc::new(Self { names, principal, proof, held, used: Cell::new(false) })
+        Rc::new(Self { names, principal, proof, held, used: Cell::new(false), fresh: Cell::new(true) })
     }
 
     /// The name under which it is recorded.
@@ -84,6 +86,11 @@ impl Subject {
     /// Notes that it makes a request.
     pub(crate) fn uses(&self) {
         self.used.set(true);
+    }
+
+    /// Whether this is the first time that it is asked.
+    pub(crate) fn take_fresh(&self) -> bool {
+        self.fresh.replace(false)
     }
 
     /// Whether it has made a request since this was asked last.

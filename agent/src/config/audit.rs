@@ -17,6 +17,8 @@ pub(crate) struct Audit {
     pub(crate) format: Format,
     pub(crate) when_full: WhenFull,
     pub(crate) sinks: Vec<AuditSink>,
+    /// Odd patterns are looked for and told.
+    pub(crate) patterns: bool,
     /// Headers of requests whose values may be recorded.
     pub(crate) headers: Vec<HeaderName>,
     /// Keys of queries whose values may be recorded.

@@ -69,6 +69,7 @@ pub(crate) struct Audit {
     pub(crate) headers: Vec<Spanned<String>>,
     #[serde(default)]
     pub(crate) query: Vec<Spanned<String>>,
+    pub(crate) patterns: Option<bool>,
     #[serde(default)]
     pub(crate) sink: Vec<Spanned<AuditSink>>,
 }

@@ -93,6 +93,13 @@ async fn admit(
     let who = Who::of_request(ongoing.connection(), ongoing.caller());
     let (admitted, notice) = Counting::of(&limits, &who).admit(ongoing.connection().worker()).await;
     record.limited(notice);
+    if let Err(refusal) = &admitted {
+        let (connection, caller) = (ongoing.connection(), ongoing.caller());
+        let subject = caller.subject().map(|subject| subject.principal());
+        let peer = connection.peer().map(|peer| peer.principal());
+        let who = subject.or(peer).unwrap_or("nobody who is known");
+        connection.worker().notables().limit_hit(refusal.name(), who, connection.route_name());
+    }
     Ok(admitted.map_err(Box::new)?)
 }
 

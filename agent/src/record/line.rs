@@ -86,6 +86,8 @@ pub(crate) struct Line<'record> {
     pub(crate) limit: Option<&'record str>,
     pub(crate) method: Option<&'record Method>,
     pub(crate) path: Option<&'record str>,
+    /// As they stand in the line, already in JSON.
+    pub(crate) fields: Option<&'record str>,
     pub(crate) status: Option<StatusCode>,
     pub(crate) received: u64,
     pub(crate) sent: u64,
@@ -125,6 +127,7 @@ impl Line<'_> {
         object.escaped(",\"limit\":", self.limit);
         object.escaped(",\"method\":", self.method.map(Method::as_str));
         object.escaped(",\"path\":", self.path);
+        object.plain("", self.fields.unwrap_or_default());
         if let Some(status) = self.status {
             object.plain(",\"status\":", status.as_str());
         }
@@ -278,6 +281,7 @@ mod tests {
             limit: None,
             method: Some(&Method::GET),
             path: Some("/\",\"outcome\":\"allowed"),
+            fields: None,
             status: Some(StatusCode::FORBIDDEN),
             received: 1,
             sent: 2,

@@ -5,6 +5,12 @@
 
 pub(crate) mod counters;
 
+pub(crate) mod fields;
+
+pub(crate) mod notable;
+
+pub(crate) mod patterns;
+
 pub(crate) mod line;
 
 pub(crate) mod buffer;
@@ -35,6 +41,7 @@ use crate::identify::Peer;
 use crate::limit::{LimitFields, Notice};
 use crate::listener::PeerAddress;
 use crate::refusal::Refusal;
+use crate::request::NormalRequest;
 use crate::worker::Worker;
 use counters::{Outcome, RouteCounters};
 use line::{DecisionId, Event, Line};
@@ -181,6 +188,7 @@ impl ConnectionRecord {
             limit: self.limit.as_deref(),
             method: None,
             path: None,
+            fields: None,
             status: None,
             received: self.transfer.received.get(),
             sent: self.transfer.sent.get(),
@@ -232,6 +240,8 @@ pub(crate) struct RequestRecord {
     /// Most requests are under no limit.
     limited: Option<Box<Notice>>,
     status: Option<StatusCode>,
+    /// Values that the operator wants recorded; none where there are none.
+    fields: Option<Box<str>>,
     transfer: Rc<Transfer>,
     closed: bool,
 }
@@ -252,6 +262,7 @@ impl RequestRecord {
             observed: None,
             limited: None,
             status: None,
+            fields: None,
             transfer: Rc::default(),
             closed: false,
         }
@@ -266,6 +277,15 @@ impl RequestRecord {
     pub(crate) fn decided_on(&mut self, method: &Method) {
         if self.method != *method {
             self.method.clone_from(method);
+        }
+    }
+
+    /// Notes the values that the operator wants recorded, of a request without its credential.
+    pub(crate) fn fields(&mut self, request: &NormalRequest) {
+        let listed = self.connection.worker().recorded_fields();
+        if !listed.is_empty() {
+            let found = listed.in_json(&request.headers, request.target.query());
+            self.fields = (!found.is_empty()).then(|| found.into());
         }
     }
 
@@ -346,6 +366,7 @@ impl RequestRecord {
             limit: self.limited.as_ref().and_then(|notice| notice.hit.as_deref()),
             method: Some(&self.method),
             path: self.target.as_ref().map(PathAndQuery::path),
+            fields: self.fields.as_deref(),
             status: self.status,
             received: self.transfer.received.get(),
             sent: self.transfer.sent.get(),
@@ -353,11 +374,28 @@ impl RequestRecord {
         };
         let worker = self.connection.worker();
         worker.audit().write(&line, worker.clock().precise());
+        if let Some(observed) = line.observed {
+            let (decision, peer) = (self.decision.to_string(), line.peer.map(Peer::principal));
+            worker.notables().policy_observed(&decision, observed, self.rule.is_some(), line.route, peer);
+        }
+        if outcome == Outcome::Denied {
+            self.tell_denial();
+        }
         self.connection.request_ended();
     }
 }
 
 impl RequestRecord {
+    /// A denial may be one of many.
+    fn tell_denial(&self) {
+        let subject = self.caller.as_ref().and_then(Caller::subject).map(|subject| subject.principal());
+        let peer = self.connection.peer().map(|peer| peer.principal());
+        let address = || self.connection.address().ip().map(|address| address.to_string());
+        if let Some(who) = subject.or(peer).map(ToOwned::to_owned).or_else(address) {
+            self.connection.worker().notables().refused(&who, self.connection.route_name());
+        }
+    }
+
     /// As for a connection: whoever has proved nothing can cause as many refusals as it likes.
     fn omitted(&self, refusal: Option<&Refusal>) -> Option<u64> {
         match (self.connection.peer(), &self.caller, refusal) {

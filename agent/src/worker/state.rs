@@ -21,7 +21,10 @@ use crate::limit::link::StoreLink;
 use crate::live::Live;
 use crate::record::buffer::AuditBuffer;
 use crate::record::counters::RouteCounters;
+use crate::record::fields::RecordedFields;
 use crate::record::line::DecisionId;
+use crate::record::notable::Notables;
+use crate::record::patterns::Patterns;
 use crate::record::sink::Sink;
 use crate::refusal::Refusal;
 use crate::routes::{OutboundRoute, Phase, Snapshot};
@@ -39,6 +42,10 @@ pub(crate) struct WorkerSetup {
     pub(crate) key_usage: Arc<KeyUsage>,
     pub(crate) password_checks: Arc<PasswordChecks>,
     pub(crate) spent_proofs: Arc<SpentProofs>,
+    /// Values of requests that are recorded.
+    pub(crate) recorded_fields: Arc<RecordedFields>,
+    /// Where odd patterns are looked for.
+    pub(crate) patterns: Option<Arc<Patterns>>,
     /// Since when limits are counted: the same for all workers.
     pub(crate) began: Instant,
 }
@@ -74,15 +81,18 @@ pub(crate) struct Worker {
     began: Instant,
     store_link: RefCell<Rc<StoreLink>>,
     audit: Rc<AuditBuffer>,
+    notables: Notables,
+    recorded_fields: Arc<RecordedFields>,
 }
 
 impl Worker {
     pub(super) fn new(setup: WorkerSetup) -> Self {
+        let clock = setup.clock.clone();
         let snapshot = Arc::clone(&setup.snapshots.borrow());
         let store_link = RefCell::new(StoreLink::begin(snapshot.store.clone(), &setup.clock));
         Self {
             index: setup.index,
-            clock: setup.clock,
+            clock: clock.clone(),
             snapshots: setup.snapshots,
             snapshot: RefCell::new(snapshot),
             tick: Cell::new(0),
@@ -107,6 +117,8 @@ impl Worker {
             spent_proofs: setup.spent_proofs,
             began: setup.began,
             store_link,
+            recorded_fields: setup.recorded_fields,
+            notables: Notables::new(setup.sink.clone(), clock.clone(), setup.patterns),
             audit: Rc::new(AuditBuffer::new(setup.sink)),
         }
     }
@@ -290,6 +302,16 @@ impl Worker {
     /// Begins one more handshake.
     pub(crate) fn begin_handshake(&self) -> HandshakeTurn {
         Handshakes::begin(&self.handshakes, self.snapshot.borrow().limits.handshakes)
+    }
+
+    /// Values of requests that are recorded.
+    pub(crate) fn recorded_fields(&self) -> &RecordedFields {
+        &self.recorded_fields
+    }
+
+    /// What is told in lines of its own.
+    pub(crate) fn notables(&self) -> &Notables {
+        &self.notables
     }
 
     /// Where this worker's audit lines go.

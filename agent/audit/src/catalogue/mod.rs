@@ -116,6 +116,21 @@ pub struct Access {
     /// Its roles.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub roles: Option<Vec<String>>,
+    /// Who asks, if it is not the peer for itself: `service`, `user` or `workload_on_behalf`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<String>,
+    /// The user or service with a credential of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// What its credential says of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subject_facts: Vec<String>,
+    /// Its roles, on which was decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject_roles: Option<Vec<String>>,
+    /// What it showed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
     /// Whom a refused certificate named. Nobody vouches for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claimed: Option<String>,
@@ -130,12 +145,24 @@ pub struct Access {
     /// The rule that allowed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
+    /// What the rules that are only observed would have changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed: Option<String>,
+    /// The limit that refused it, or would have if it did not only watch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<String>,
     /// The method that was decided on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
     /// The path as it was sent, without its query.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// Request headers that the config lists, `name: value`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<String>,
+    /// Parameters of the query that the config lists, `name=value`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub query: Vec<String>,
     /// The HTTP status that the peer got.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
@@ -341,8 +368,6 @@ pub struct LimitHit {
 pub struct Lockout {
     /// Who is locked out: a subject or an address.
     pub subject: String,
-    /// Failures that led to it.
-    pub failures: u64,
     /// Until when (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,

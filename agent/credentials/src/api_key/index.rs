@@ -1,6 +1,6 @@
 //! From the digest of a secret to its key, as fast as a request needs it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use countersign_certs::time::Timestamp;
@@ -31,6 +31,30 @@ pub struct Found<'index> {
     pub secret: &'index KeySecret,
 }
 
+/// Something that has become of a key.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyChange<'index> {
+    /// The key as it is now.
+    pub key: &'index Arc<KeyRecord>,
+    /// What has become of it.
+    pub kind: KeyChangeKind,
+}
+
+/// What can become of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyChangeKind {
+    /// It is new.
+    Created,
+    /// It may not be used for now.
+    Disabled,
+    /// It may be used again.
+    Enabled,
+    /// It has ended for ever.
+    Revoked,
+    /// It has a new secret.
+    Rotated,
+}
+
 impl KeyIndex {
     /// Makes the index of a file.
     pub fn new(file: &KeyFile) -> Self {
@@ -53,6 +77,30 @@ impl KeyIndex {
     /// Every key; twice while it has two secrets. For reports and checks, not for requests.
     pub fn keys(&self) -> impl Iterator<Item = &Arc<KeyRecord>> {
         self.secrets.values().map(|entry| &entry.key)
+    }
+
+    /// What has become of the keys since an older index was made.
+    pub fn changes_since(&self, older: &Self) -> Vec<KeyChange<'_>> {
+        let before: HashMap<&KeyId, &Arc<KeyRecord>> =
+            older.secrets.values().map(|entry| (&entry.key.id, &entry.key)).collect();
+        let now: BTreeMap<&KeyId, &Arc<KeyRecord>> =
+            self.secrets.values().map(|entry| (&entry.key.id, &entry.key)).collect();
+        let mut changes = Vec::new();
+        for key in now.into_values() {
+            let Some(old) = before.get(&key.id) else {
+                changes.push(KeyChange { key, kind: KeyChangeKind::Created });
+                continue;
+            };
+            let kinds = [
+                (old.revoked.is_none() && key.revoked.is_some(), KeyChangeKind::Revoked),
+                (old.disabled.is_none() && key.disabled.is_some(), KeyChangeKind::Disabled),
+                (old.disabled.is_some() && key.disabled.is_none(), KeyChangeKind::Enabled),
+                (old.secrets != key.secrets, KeyChangeKind::Rotated),
+            ];
+            let changed = kinds.into_iter().filter(|(changed, _)| *changed);
+            changes.extend(changed.map(|(_, kind)| KeyChange { key, kind }));
+        }
+        changes
     }
 
     /// Whether a key of this name is in it. Looks at all of them: for reports, not for requests.

@@ -24,7 +24,7 @@ pub mod index;
 
 pub use edit::{EditError, NewKey, Rotated};
 pub use file::{FILE_BYTES_MAX, KeyFile, KeyFileError};
-pub use index::{Found, KeyIndex};
+pub use index::{Found, KeyChange, KeyChangeKind, KeyIndex};
 pub use record::{KeyId, KeyRecord, KeySecret, KeyState};
 
 /// Marks an API key, so that scanners for leaked secrets can find one.

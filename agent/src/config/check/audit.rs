@@ -29,6 +29,7 @@ pub(super) fn audit(written: &file::Audit, state_dir: Option<&Path>) -> Result<A
         output: output(written, state_dir)?,
         format: format(written)?,
         when_full,
+        patterns: written.patterns.unwrap_or(false),
         sinks: sinks(&written.sink, when_full)?,
         headers: headers(&written.headers)?,
         query: query(&written.query)?,

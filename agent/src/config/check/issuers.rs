@@ -85,7 +85,7 @@ fn one(written: &file::Issuer, secrets: Secrets, files: &mut Vec<PathBuf>) -> Re
     let groups_claim = written.groups_claim.as_ref().map_or("groups", |claim| claim.get_ref().as_str());
     // Keys are announced long before they are used; a new one that was not is fetched when it is met.
     let refresh = seconds(written.refresh.as_ref(), SECOND..=24 * HOUR)?.unwrap_or(HOUR / 6);
-    let stale_max = seconds(written.stale_max.as_ref(), SECOND..=WEEK)?.unwrap_or((6 * HOUR).max(refresh));
+    let stale_max = seconds(written.stale_max.as_ref(), SECOND..=WEEK)?.unwrap_or_else(|| (6 * HOUR).max(refresh));
     if stale_max < refresh {
         let place = written.stale_max.as_ref().or(written.refresh.as_ref()).map(Spanned::span).unwrap_or_default();
         let hint = "make stale_max longer than refresh";

@@ -1,0 +1,137 @@
+//! What is told in a line of its own beside the record of a request: somebody has proved who they are or failed to, a limit was reached,
+//! somebody is locked out, something odd was seen. Bounded for each kind and each who, so that nobody fills the disk.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_audit::catalogue::{Authentication, Event, LimitHit, Lockout, Pattern, PolicyObserved};
+use countersign_certs::allowance::Allowances;
+use countersign_certs::time::{Clock, Timestamp};
+
+use super::patterns::{Odd, Patterns};
+use super::sink::Sink;
+
+/// Lines of one kind about one subject at once, and how long until one more.
+const LINES_AT_ONCE: u64 = 20;
+const LINE_EVERY: Duration = Duration::from_secs(1);
+
+/// Tells of it, for one worker.
+pub(crate) struct Notables {
+    sink: Sink,
+    clock: Clock,
+    allowances: RefCell<Allowances<(&'static str, Box<str>)>>,
+    patterns: Option<Arc<Patterns>>,
+}
+
+impl Notables {
+    /// Nothing told yet. Odd patterns are looked for only if the operator wants it.
+    pub(crate) fn new(sink: Sink, clock: Clock, patterns: Option<Arc<Patterns>>) -> Self {
+        Self { sink, clock, allowances: RefCell::new(Allowances::new(LINES_AT_ONCE, LINE_EVERY)), patterns }
+    }
+
+    /// Somebody has proved who they are by something other than the certificate of the connection, for the first time in a while.
+    pub(crate) fn authenticated(&self, method: &str, subject: &str, address: &str, route: &str) {
+        self.tell("authenticated", subject, |_omitted| {
+            Event::Authentication(Authentication {
+                method: method.to_owned(),
+                outcome: "success".to_owned(),
+                subject: Some(subject.to_owned()),
+                address: Some(address.to_owned()),
+                route: Some(route.to_owned()),
+                ..Authentication::default()
+            })
+        });
+    }
+
+    /// Somebody has failed to.
+    pub(crate) fn not_authenticated(&self, method: &str, reason: &'static str, address: &str, route: &str) {
+        // By the address without its port, which changes with each connection.
+        let who = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        self.tell(reason, who, |_omitted| {
+            Event::Authentication(Authentication {
+                method: method.to_owned(),
+                outcome: "failure".to_owned(),
+                reason: Some(reason.to_owned()),
+                address: Some(address.to_owned()),
+                route: Some(route.to_owned()),
+                ..Authentication::default()
+            })
+        });
+    }
+
+    /// Somebody is not listened to for a while.
+    pub(crate) fn locked_out(&self, subject: &str, until: Timestamp) {
+        self.tell("locked_out", subject, |_omitted| {
+            Event::Lockout(Lockout { subject: subject.to_owned(), until: Some(until.to_string()) })
+        });
+    }
+
+    /// A limit has refused something.
+    pub(crate) fn limit_hit(&self, limit: &str, subject: &str, route: &str) {
+        self.tell("limit_hit", &format!("{limit} {subject}"), |omitted| {
+            Event::LimitHit(LimitHit {
+                limit: limit.to_owned(),
+                subject: Some(subject.to_owned()),
+                route: Some(route.to_owned()),
+                count: omitted + 1,
+            })
+        });
+    }
+
+    /// Rules that are only observed would have decided otherwise.
+    pub(crate) fn policy_observed(
+        &self,
+        decision: &str,
+        observed: &str,
+        allowed: bool,
+        route: &str,
+        peer: Option<&str>,
+    ) {
+        self.tell("policy_observed", observed, |_omitted| {
+            Event::PolicyObserved(PolicyObserved {
+                decision: decision.to_owned(),
+                policy: observed.to_owned(),
+                outcome: if allowed { "denied" } else { "allowed" }.to_owned(),
+                route: route.to_owned(),
+                peer: peer.map(ToOwned::to_owned),
+            })
+        });
+    }
+
+    /// Somebody uses a route from an address.
+    pub(crate) fn seen(&self, subject: &str, route: &str, address: Option<std::net::IpAddr>) {
+        let Some(patterns) = &self.patterns else { return };
+        for odd in patterns.seen(subject, route, address, self.clock.now()) {
+            self.odd(&odd, subject, route);
+        }
+    }
+
+    /// Somebody was refused.
+    pub(crate) fn refused(&self, subject: &str, route: &str) {
+        let Some(patterns) = &self.patterns else { return };
+        if let Some(odd) = patterns.refused(subject, self.clock.now()) {
+            self.odd(&odd, subject, route);
+        }
+    }
+
+    fn odd(&self, odd: &Odd, subject: &str, route: &str) {
+        self.tell(odd.name, subject, |_omitted| {
+            Event::Pattern(Pattern {
+                pattern: odd.name.to_owned(),
+                subject: Some(subject.to_owned()),
+                route: Some(route.to_owned()),
+                count: odd.count,
+                seconds: odd.within.as_secs(),
+            })
+        });
+    }
+
+    /// `event` is told how many like it were left out before.
+    fn tell(&self, kind: &'static str, who: &str, event: impl FnOnce(u64) -> Event) {
+        let taken = self.allowances.borrow_mut().take((kind, who.into()), (kind, "".into()), self.clock.now());
+        if let Some(omitted) = taken {
+            self.sink.event(event(omitted), self.clock.precise());
+        }
+    }
+}
