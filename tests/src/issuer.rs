@@ -66,7 +66,7 @@ impl Provider {
     pub fn table(&self, keys: &str) -> String {
         let reach = match &self.bundle {
             Some(bundle) => format!("bundle = {bundle:?}\nprivate_addresses = [\"127.0.0.1\"]\n"),
-            None => "unsafe_http_on_loopback = true\n".to_owned(),
+            None => "private_addresses = [\"127.0.0.1\"]\nunsafe_http_on_loopback = true\n".to_owned(),
         };
         let Self { issuer, .. } = self;
         format!(
@@ -123,7 +123,7 @@ impl Provider {
         finished.json()
     }
 
-    /// Answers everything so from now on: `serve`, `hang`, `refuse`, `fail`, `redirect` or `foreign`.
+    /// Answers everything so from now on: `serve`, `slow`, `hang`, `refuse`, `fail`, `redirect`, `redirect-all` or `foreign`.
     pub fn mode(&self, to: &str) {
         self.steer(&format!("/mode?to={to}"));
     }

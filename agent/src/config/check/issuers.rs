@@ -14,7 +14,7 @@ use countersign_credentials::jwk::KeySet;
 use countersign_credentials::jwt::issuer::LEEWAY_MAX;
 use countersign_credentials::jwt::{self, IssuerSettings, TokenTypes};
 use countersign_credentials::reach::AddressRule;
-use countersign_credentials::url::{HttpUrl, Scheme};
+use countersign_credentials::url::{Host, HttpUrl, Scheme};
 use toml::Spanned;
 
 use super::super::checked::{Introspection, Issuer, KeySource, WebServer};
@@ -120,6 +120,12 @@ fn introspection(
         ));
     }
     let written = table.get_ref();
+    if let Some(uri) = issuer.jwks_uri.as_ref().filter(|_| written.endpoint.is_none()) {
+        let hint = "name the endpoint in [issuer.introspection], or leave jwks_uri out";
+        let message =
+            "the metadata of an issuer with jwks_uri is not read, so that nothing says where to ask about tokens";
+        return Err(Finding::with_hint(uri.span(), message, hint));
+    }
     let transport = if issuer.unsafe_http_on_loopback { Transport::HttpOnLoopback } else { Transport::HttpsOnly };
     let mut expected = IntrospectionSettings::new(issuer.issuer.get_ref(), issuer.audiences.get_ref().clone());
     expected.leeway = seconds(issuer.leeway.as_ref(), Duration::ZERO..=LEEWAY_MAX)?.unwrap_or(expected.leeway);
@@ -180,6 +186,9 @@ fn keys(
             .map_err(|error| Finding::new(written.issuer.span(), in_one_line(&error)))?;
     }
     let server = web_server(written.bundle.as_ref(), &written.private_addresses, files)?;
+    for text in written.jwks_uri.as_ref().or(Some(&written.issuer)).into_iter().chain(endpoint(written)) {
+        reachable(text, &server.reach)?;
+    }
     Ok(KeySource::Fetched { server, jwks_uri, transport })
 }
 
@@ -215,6 +224,22 @@ pub(super) fn url(text: &Spanned<String>, transport: Transport) -> Result<HttpUr
         return Err(Finding::new(text.span(), "it is asked in clear text; write https://"));
     }
     Ok(url)
+}
+
+/// Where the issuer is asked about tokens, if the config says.
+fn endpoint(written: &file::Issuer) -> Option<&Spanned<String>> {
+    written.introspection.as_ref().and_then(|table| table.get_ref().endpoint.as_ref())
+}
+
+/// An address that would never be contacted is said at once. Where a name leads is seen when it is looked up.
+fn reachable(text: &Spanned<String>, reach: &AddressRule) -> Result<(), Finding> {
+    match HttpUrl::parse(text.get_ref()).as_ref().map(HttpUrl::host) {
+        Ok(host @ Host::Address(address)) => reach.check(host, *address).map_err(|error| {
+            let hint = format!("add private_addresses = [\"{address}\"] if it is meant");
+            Finding::with_hint(text.span(), error, hint)
+        }),
+        Ok(Host::Name(_)) | Err(_) => Ok(()),
+    }
 }
 
 /// Whom to believe, and what may be contacted.
