@@ -12,7 +12,7 @@ use countersign_credentials::discovery::{Transport, locations};
 use countersign_credentials::introspection::IntrospectionSettings;
 use countersign_credentials::jwk::KeySet;
 use countersign_credentials::jwt::issuer::LEEWAY_MAX;
-use countersign_credentials::jwt::{self, IssuerSettings, TokenTypes};
+use countersign_credentials::jwt::{self, IssuerError, IssuerSettings, TokenTypes};
 use countersign_credentials::reach::AddressRule;
 use countersign_credentials::url::{Host, HttpUrl, Scheme};
 use toml::Spanned;
@@ -77,15 +77,22 @@ fn one(written: &file::Issuer, secrets: Secrets, files: &mut Vec<PathBuf>) -> Re
     settings.leeway = seconds(written.leeway.as_ref(), Duration::ZERO..=LEEWAY_MAX)?.unwrap_or(settings.leeway);
     settings.age_max = seconds(written.age_max.as_ref(), SECOND..=WEEK)?;
     settings.lifetime_max = seconds(written.lifetime_max.as_ref(), SECOND..=WEEK)?;
-    let tokens = jwt::Issuer::new(settings)
-        .map_err(|error| Finding::new(written.issuer.span(), format!("this issuer cannot be used: {error}")))?;
+    let tokens = jwt::Issuer::new(settings).map_err(|error| {
+        let algorithms = written.algorithms.as_ref().map(Spanned::span);
+        let span = match error {
+            IssuerError::Audiences { .. } => written.audiences.span(),
+            IssuerError::Algorithms | IssuerError::Mixed { .. } => algorithms.unwrap_or_else(|| written.issuer.span()),
+            IssuerError::Leeway(_) | IssuerError::Name(_) | IssuerError::Zero => written.issuer.span(),
+        };
+        Finding::new(span, format!("this issuer cannot be used: {error}"))
+    })?;
     if let Some(one_too_many) = written.claims.get(CLAIMS_MAX) {
         return Err(Finding::new(one_too_many.span(), format!("more than {CLAIMS_MAX} claims")));
     }
     let groups_claim = written.groups_claim.as_ref().map_or("groups", |claim| claim.get_ref().as_str());
     // Keys are announced long before they are used; a new one that was not is fetched when it is met.
     let refresh = seconds(written.refresh.as_ref(), SECOND..=24 * HOUR)?.unwrap_or(HOUR / 6);
-    let stale_max = seconds(written.stale_max.as_ref(), SECOND..=WEEK)?.unwrap_or((6 * HOUR).max(refresh));
+    let stale_max = seconds(written.stale_max.as_ref(), SECOND..=WEEK)?.unwrap_or_else(|| (6 * HOUR).max(refresh));
     if stale_max < refresh {
         let place = written.stale_max.as_ref().or(written.refresh.as_ref()).map(Spanned::span).unwrap_or_default();
         let hint = "make stale_max longer than refresh";
@@ -168,6 +175,7 @@ fn keys(
     files: &mut Vec<PathBuf>,
 ) -> Result<KeySource, Finding> {
     if let Some(path) = &written.jwks_file {
+        no_fetching(written)?;
         return key_file(path, tokens, secrets, files);
     }
     let transport = if written.unsafe_http_on_loopback { Transport::HttpOnLoopback } else { Transport::HttpsOnly };
@@ -182,6 +190,7 @@ fn keys(
     }
     let jwks_uri = written.jwks_uri.as_ref().map(|text| url(text, transport)).transpose()?;
     if jwks_uri.is_none() {
+        url(&written.issuer, transport)?;
         locations(written.issuer.get_ref(), transport)
             .map_err(|error| Finding::new(written.issuer.span(), in_one_line(&error)))?;
     }
@@ -190,6 +199,20 @@ fn keys(
         reachable(text, &server.reach)?;
     }
     Ok(KeySource::Fetched { server, jwks_uri, transport })
+}
+
+/// Keys in a file are not fetched, and what would say how says nothing.
+fn no_fetching(written: &file::Issuer) -> Result<(), Finding> {
+    let exceptions = written.private_addresses.first().map(Spanned::span);
+    let [uri, refresh, stale_max] =
+        [&written.jwks_uri, &written.refresh, &written.stale_max].map(|key| key.as_ref().map(Spanned::span));
+    let bundle = written.bundle.as_ref().map(Spanned::span);
+    match uri.or(refresh).or(stale_max).or(bundle).or(exceptions) {
+        Some(span) => {
+            Err(Finding::with_hint(span, "keys in a file are not fetched", "leave this key or jwks_file out"))
+        }
+        None => Ok(()),
+    }
 }
 
 fn key_file(
@@ -201,12 +224,12 @@ fn key_file(
     let algorithms = &tokens.settings().algorithms;
     let place = absolute(path)?;
     files.push(place.clone());
-    if secrets == Secrets::Named {
+    let is_secret = algorithms.iter().any(|algorithm| algorithm.is_symmetric());
+    if is_secret && secrets == Secrets::Named {
         let empty = br#"{"keys":[]}"#;
         let keys = KeySet::parse(empty, algorithms).map_err(|error| Finding::new(path.span(), in_one_line(&error)))?;
         return Ok(KeySource::File { keys: Arc::new(keys), digest: sha256(empty) });
     }
-    let is_secret = algorithms.iter().any(|algorithm| algorithm.is_symmetric());
     let read = if is_secret { store::read_secret(&place) } else { store::read(&place) };
     let document = read.map_err(|error| Finding::new(path.span(), in_one_line(&error)))?;
     let keys = KeySet::parse(&document, algorithms).map_err(|error| Finding::new(path.span(), in_one_line(&error)))?;
