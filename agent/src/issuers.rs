@@ -162,10 +162,15 @@ impl LiveIssuer {
         self.known.borrow().keys.as_ref().is_some_and(|keys| !keys.has(key))
     }
 
-    fn fresh(&self) -> Option<Arc<KeySet>> {
+    /// Whether there are keys that are not too old.
+    pub(crate) fn has_fresh_keys(&self) -> bool {
         let known = self.known.borrow();
-        let is_stale = known.fetched.is_some_and(|fetched| self.clock.now().since(fetched) > self.settings.stale_max);
-        known.keys.clone().filter(|_| !is_stale)
+        let age = known.fetched.map_or(Duration::ZERO, |fetched| self.clock.now().since(fetched));
+        known.keys.is_some() && age <= self.settings.stale_max
+    }
+
+    fn fresh(&self) -> Option<Arc<KeySet>> {
+        if self.has_fresh_keys() { self.known.borrow().keys.clone() } else { None }
     }
 
     /// Asks for a fetch and waits for its end.

@@ -66,11 +66,11 @@ impl Provider {
     pub fn table(&self, keys: &str) -> String {
         let reach = match &self.bundle {
             Some(bundle) => format!("bundle = {bundle:?}\nprivate_addresses = [\"127.0.0.1\"]\n"),
-            None => "unsafe_http_on_loopback = true\n".to_owned(),
+            None => "private_addresses = [\"127.0.0.1\"]\nunsafe_http_on_loopback = true\n".to_owned(),
         };
         let Self { issuer, .. } = self;
         format!(
-            "[[issuer]]\nname = \"corp\"\nissuer = \"{issuer}\"\naudiences = [\"{AUDIENCE}\"]\nclaims = [\"tenant\"]\n{reach}{keys}\n"
+            "[[issuer]]\nname = \"corp\"\nissuer = \"{issuer}\"\naudiences = [\"{AUDIENCE}\"]\nclaims = {{ tenant = \"text\" }}\n{reach}{keys}\n"
         )
     }
 
@@ -123,7 +123,7 @@ impl Provider {
         finished.json()
     }
 
-    /// Answers everything so from now on: `serve`, `hang`, `refuse`, `fail`, `redirect` or `foreign`.
+    /// Answers everything so from now on: `serve`, `slow`, `hang`, `refuse`, `fail`, `redirect`, `redirect-all` or `foreign`.
     pub fn mode(&self, to: &str) {
         self.steer(&format!("/mode?to={to}"));
     }
@@ -192,7 +192,7 @@ impl Forger {
     /// Its `[[issuer]]` with more keys.
     pub fn table(&self, keys: &str) -> String {
         format!(
-            "[[issuer]]\nname = \"own\"\nissuer = \"{}\"\naudiences = [\"{AUDIENCE}\"]\nclaims = [\"tenant\"]\njwks_file = {:?}\n{keys}\n",
+            "[[issuer]]\nname = \"own\"\nissuer = \"{}\"\naudiences = [\"{AUDIENCE}\"]\nclaims = {{ tenant = \"text\" }}\njwks_file = {:?}\n{keys}\n",
             Self::ISSUER,
             self.keys()
         )

@@ -19,6 +19,7 @@ pub mod mesh;
 
 pub mod agent;
 pub mod ca;
+pub mod clock;
 pub mod disk;
 pub mod gateway;
 pub mod host;

@@ -1,20 +1,20 @@
 //! Promise 4: the agent outlives its CA. And a full disk: the agent goes on with what it has and says so; the CA, which signs
 //! nothing that it cannot record, refuses.
 #![allow(
-    clippy::expect_used,
     clippy::indexing_slicing,
     clippy::string_slice,
     clippy::unwrap_used,
     reason = "a test that finds less than it expects has failed"
 )]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_tests::agent::TestAgent;
 use countersign_tests::backend::EchoBackend;
 use countersign_tests::ca::TestCa;
+use countersign_tests::clock::WrongClock;
 use countersign_tests::disk::SmallDisk;
 use countersign_tests::host::{TestHost, TestNetwork};
 use countersign_tests::http;
@@ -94,26 +94,6 @@ fn a_host_that_starts_with_a_wrong_clock_serves_as_soon_as_it_is_right() {
     mesh.host_a.wait_for_status("nothing is overdue", |status| {
         status["identities"].as_array().unwrap().iter().all(|identity| identity["renewal_error"].is_null())
     });
-}
-
-/// A library that lies about the time to one process; how far is in a file.
-struct WrongClock(PathBuf);
-
-impl WrongClock {
-    fn find() -> Self {
-        tools::python();
-        let folders = std::fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
-        let library = folders.map(|folder| folder.join("faketime/libfaketimeMT.so.1")).find(|path| path.exists());
-        Self(library.expect("libfaketime is missing: apt-get install faketime"))
-    }
-
-    fn give(&self, agent: TestAgent, offset: &Path) -> TestAgent {
-        agent
-            .with_environment("LD_PRELOAD", self.0.to_str().unwrap())
-            .with_environment("FAKETIME_TIMESTAMP_FILE", offset.to_str().unwrap())
-            .with_environment("FAKETIME_NO_CACHE", "1")
-            .with_environment("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-    }
 }
 
 #[test]

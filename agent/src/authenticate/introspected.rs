@@ -8,25 +8,26 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use countersign_certs::digest::sha256;
 use countersign_certs::time::Timestamp;
 use countersign_credentials::introspection;
 use countersign_credentials::jwt::TokenRefusal;
-use http::HeaderValue;
 use http::header::AUTHORIZATION;
+use http::{HeaderValue, StatusCode};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::refusal::CredentialRefusal;
 use super::shown::{Asked, TokenShown};
 use super::subject::{Proof, Subject};
-use super::tokens::{self, check_binding};
+use super::tokens::{self, Answer, check_binding};
 use crate::config::checked::Introspection;
 use crate::connection::Connection;
 use crate::issuers::LiveIssuer;
 use crate::refusal::in_one_line;
 use crate::routes::Snapshot;
-use crate::web::{Question, encode};
+use crate::web::{Question, WebError, encode};
 
 /// Longest opaque token in bytes.
 const TOKEN_BYTES_MAX: usize = 4096;
@@ -130,11 +131,14 @@ async fn ask(
     if let Some(refusal) = worker.introspections().refused(&digest, now) {
         return Err(refusal.into());
     }
-    let answer = question(text, issuer, settings, connection).await?;
-    match introspection::believe(&answer, &settings.expected, worker.clock().now()) {
+    let believed = match question(text, issuer, settings, connection).await? {
+        Some(answer) => introspection::believe(&answer, &settings.expected, worker.clock().now()),
+        None => Err(TokenRefusal::Inactive),
+    };
+    match believed {
         Ok(token) => {
-            let until = worker.clock().now().plus(settings.cache);
-            let subject = tokens::subject(&token, issuer, Some(until), snapshot);
+            let counts = Answer { asked: now, until: now.plus(settings.cache) };
+            let subject = tokens::subject(&token, issuer, counts, snapshot);
             worker.subjects().remember(digest, &subject);
             Ok(subject)
         }
@@ -145,12 +149,13 @@ async fn ask(
     }
 }
 
+/// The issuer's answer; none where it cannot make anything of the token.
 async fn question(
     text: &str,
     issuer: &LiveIssuer,
     settings: &Introspection,
     connection: &Connection,
-) -> Result<bytes::Bytes, CredentialRefusal> {
+) -> Result<Option<Bytes>, CredentialRefusal> {
     let unavailable = || CredentialRefusal::IssuerUnavailable(issuer.settings.name.to_string());
     let Ok(_turn) = connection.worker().introspections().turns.try_acquire() else {
         return Err(CredentialRefusal::IssuerBusy);
@@ -162,14 +167,18 @@ async fn question(
     let mut question = Question::form(&[("token", text), ("token_type_hint", "access_token")]);
     question.headers.insert(AUTHORIZATION, client_secret_basic(&settings.client_id, &settings.client_secret));
     let web = issuer.web().ok_or_else(unavailable)?;
-    web.ask(&endpoint, question).await.map_err(|error| {
-        tracing::warn!(
-            issuer = &*issuer.settings.name,
-            error = in_one_line(&error),
-            "an issuer does not answer about a token"
-        );
-        unavailable()
-    })
+    let error = match web.ask(&endpoint, question).await {
+        Ok(answer) => return Ok(Some(answer)),
+        Err(error) => error,
+    };
+    let name = &*issuer.settings.name;
+    tracing::warn!(issuer = name, error = in_one_line(&error), "an issuer does not answer about a token");
+    // Some refuse the question where the token is of a form that they do not know. Our part of it is the same each time.
+    if matches!(error, WebError::Status { status: StatusCode::BAD_REQUEST, .. }) {
+        Ok(None)
+    } else {
+        Err(unavailable())
+    }
 }
 
 /// How a client proves who it is (RFC 6749 §2.3.1): both parts encoded as in a form.

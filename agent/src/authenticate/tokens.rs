@@ -40,29 +40,47 @@ pub(crate) struct TokenProof {
     issuer: Arc<LiveIssuer>,
     /// Of the issuer's keys.
     epoch: u64,
+    /// The first second in which it counts: a clock may be set back.
+    begins: Timestamp,
     /// The last second in which it counts.
     pub(super) ends: Timestamp,
     confirmation: Option<Confirmation>,
     /// The key that signed it.
     key: Option<Thumbprint>,
-    /// Until when the answer of the issuer counts, of a token that only it can read.
-    answer_until: Option<Timestamp>,
+    /// Of a token that only its issuer can read.
+    answer: Option<Answer>,
+}
+
+/// From when until when the answer of an issuer counts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Answer {
+    pub(super) asked: Timestamp,
+    pub(super) until: Timestamp,
 }
 
 impl TokenProof {
     /// Whether only its issuer can read it.
     pub(super) fn is_opaque(&self) -> bool {
-        self.answer_until.is_some()
+        self.answer.is_some()
     }
 
     /// Whether the answer of its issuer still counts.
     pub(super) fn is_current_answer(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
-        self.answer_until.is_some_and(|until| now <= until) && now <= self.ends && self.is_of(snapshot)
+        let counts = |answer: Answer| (answer.asked..=answer.until).contains(&now);
+        self.answer.is_some_and(counts) && self.lives(now) && self.is_of(snapshot)
     }
 
     /// Whether what it was verified with is still what would be used.
     fn is_current(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
-        !self.is_opaque() && self.epoch == self.issuer.epoch() && now <= self.ends && self.is_of(snapshot)
+        !self.is_opaque()
+            && self.lives(now)
+            && self.epoch == self.issuer.epoch()
+            && self.issuer.has_fresh_keys()
+            && self.is_of(snapshot)
+    }
+
+    fn lives(&self, now: Timestamp) -> bool {
+        (self.begins..=self.ends).contains(&now)
     }
 
     fn is_of(&self, snapshot: &Snapshot) -> bool {
@@ -154,17 +172,17 @@ async fn verify_with_keys(
 pub(super) fn subject(
     token: &VerifiedToken,
     issuer: &Arc<LiveIssuer>,
-    answer_until: Option<Timestamp>,
+    answer: Answer,
     snapshot: &Snapshot,
 ) -> Rc<Subject> {
-    subject_of(token, issuer, (issuer.epoch(), answer_until), snapshot)
+    subject_of(token, issuer, (issuer.epoch(), Some(answer)), snapshot)
 }
 
 /// Who a verified token is about, and what the verification hangs on: the issuer's keys, or its answer.
 fn subject_of(
     token: &VerifiedToken,
     issuer: &Arc<LiveIssuer>,
-    (epoch, answer_until): (u64, Option<Timestamp>),
+    (epoch, answer): (u64, Option<Answer>),
     snapshot: &Snapshot,
 ) -> Rc<Subject> {
     let settings = &issuer.settings;
@@ -176,9 +194,17 @@ fn subject_of(
         groups: groups(token, settings),
         claims: settings.claims.keys().filter_map(|name| token.claims.get_key_value(&**name)).map(owned).collect(),
     });
-    let ends = token.expires.plus(settings.tokens.settings().leeway).minus(std::time::Duration::from_secs(1));
-    let issuer = Arc::clone(issuer);
-    let proof = TokenProof { issuer, epoch, ends, confirmation: token.confirmation, key: token.key, answer_until };
+    let leeway = settings.tokens.settings().leeway;
+    let begins = token.not_before.max(token.issued).map_or(Timestamp::from_unix_seconds(0), |time| time.minus(leeway));
+    let proof = TokenProof {
+        issuer: Arc::clone(issuer),
+        epoch,
+        begins,
+        ends: token.expires.plus(leeway).minus(std::time::Duration::from_secs(1)),
+        confirmation: token.confirmation,
+        key: token.key,
+        answer,
+    };
     Subject::new(names, Proof::Token(Box::new(proof)), snapshot)
 }
 

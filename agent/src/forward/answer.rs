@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
+use countersign_credentials::dpop::ProofSettings;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::response::Parts;
 use http::{Response, StatusCode};
@@ -76,17 +77,26 @@ pub(crate) fn refuse(refusal: &Refusal, mut record: RequestRecord, grpc: bool) -
     answer
 }
 
-/// Which credentials would do (RFC 9110 §11.6.1): a key or a token is a bearer token (RFC 6750 §3). Why one that was shown was
-/// refused is for the operator to know.
+/// Which credentials would do (RFC 9110 §11.6.1): a key or a token is a bearer token (RFC 6750 §3), and a token can be bound to a key
+/// of the caller's (RFC 9449 §7.1). Why one that was shown was refused is for the operator to know.
 fn challenge(headers: &mut HeaderMap, accepted: CredentialSet) {
-    const BEARER: [CredentialKind; 3] = [CredentialKind::ApiKey, CredentialKind::Jwt, CredentialKind::OpaqueToken];
-    if BEARER.into_iter().any(|kind| accepted.has(kind)) {
+    let tokens = accepted.has(CredentialKind::Jwt) || accepted.has(CredentialKind::OpaqueToken);
+    if tokens || accepted.has(CredentialKind::ApiKey) {
         headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"countersign\""));
+    }
+    if tokens && let Ok(proof) = HeaderValue::from_str(&proof_challenge()) {
+        headers.append(header::WWW_AUTHENTICATE, proof);
     }
     if accepted.has(CredentialKind::Basic) {
         let basic = HeaderValue::from_static("Basic realm=\"countersign\", charset=\"UTF-8\"");
         headers.append(header::WWW_AUTHENTICATE, basic);
     }
+}
+
+/// The algorithms are those of the proofs that are accepted.
+fn proof_challenge() -> String {
+    let algorithms: Vec<_> = ProofSettings::default().algorithms.iter().map(ToString::to_string).collect();
+    format!("DPoP realm=\"countersign\", algs=\"{}\"", algorithms.join(" "))
 }
 
 /// A problem document (RFC 9457).

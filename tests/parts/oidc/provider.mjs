@@ -5,7 +5,7 @@
 //     node provider.mjs --plain
 //
 // The line before `ready` tells the address of the switch, which is plain HTTP:
-//     /mode?to=serve | hang | refuse | fail | redirect | foreign     how everything but the switch is answered from now on
+//     /mode?to=serve | slow | hang | refuse | fail | redirect | redirect-all | foreign     how all but the switch is answered from now on
 //     /rotate?keep=0 | 1      a new signing key; the one before stays published, or does not
 //     /counts                 how often each path was asked
 
@@ -179,13 +179,14 @@ function handle(request, response) {
   if (mode === 'hang') return;
   if (mode === 'refuse') return request.socket.destroy();
   if (mode === 'fail') return response.writeHead(500).end('{"error":"server_error"}');
-  if (mode === 'redirect' && pathname === '/jwks') {
+  if ((mode === 'redirect' && pathname === '/jwks') || mode === 'redirect-all') {
     return response.writeHead(302, { location: `${issuer}/elsewhere` }).end();
   }
   if (pathname === '/elsewhere') request.url = '/jwks';
   if (mode === 'foreign' && pathname.startsWith('/.well-known/')) {
     return response.writeHead(200).end(JSON.stringify({ issuer: `${issuer}/other`, jwks_uri: `${issuer}/jwks` }));
   }
+  if (mode === 'slow') return setTimeout(() => answer(request, response), 1000);
   return answer(request, response);
 }
 

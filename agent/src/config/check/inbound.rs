@@ -16,6 +16,7 @@ use super::routes::Places;
 use super::rules;
 use super::scalars::{absolute, name, parsed};
 use crate::policy::condition::Compiler;
+use crate::policy::credential::CredentialKind;
 use crate::policy::role::Roles;
 use crate::refusal::in_one_line;
 use crate::request::is_identity_header;
@@ -63,6 +64,17 @@ pub(super) fn inbound(
     let around = rules::Around { inbound: &name, roles, backend: &backend, compiler };
     let policy = rules::policy(&around, written.deny, written.allow, file)?;
     let demand = credentials::demand(written.require.as_ref(), written.any_of.as_ref(), &backend)?;
+    let takes_tokens =
+        [CredentialKind::Jwt, CredentialKind::OpaqueToken].iter().any(|kind| demand.accepted().has(*kind));
+    if written.bound_tokens_only && !takes_tokens {
+        let demanded = written.require.as_ref().or(written.any_of.as_ref());
+        let hint = "name \"jwt\" or \"opaque_token\" in require or any_of, or leave bound_tokens_only out";
+        return Err(Finding::with_hint(
+            demanded.map_or(places.name, toml::Spanned::span),
+            "only bound tokens are to be taken, and none is",
+            hint,
+        ));
+    }
     let inject = injections(written.inject.0, &backend, secrets, files)?;
     let inbound = Inbound {
         identity: identities.check(&written.identity)?,

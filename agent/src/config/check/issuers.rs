@@ -12,9 +12,9 @@ use countersign_credentials::discovery::{Transport, locations};
 use countersign_credentials::introspection::IntrospectionSettings;
 use countersign_credentials::jwk::KeySet;
 use countersign_credentials::jwt::issuer::LEEWAY_MAX;
-use countersign_credentials::jwt::{self, IssuerSettings, TokenTypes};
+use countersign_credentials::jwt::{self, IssuerError, IssuerSettings, TokenTypes};
 use countersign_credentials::reach::AddressRule;
-use countersign_credentials::url::{HttpUrl, Scheme};
+use countersign_credentials::url::{Host, HttpUrl, Scheme};
 use toml::Spanned;
 
 use super::super::checked::{ClaimType, Introspection, Issuer, KeySource, WebServer};
@@ -77,8 +77,15 @@ fn one(written: &file::Issuer, secrets: Secrets, files: &mut Vec<PathBuf>) -> Re
     settings.leeway = seconds(written.leeway.as_ref(), Duration::ZERO..=LEEWAY_MAX)?.unwrap_or(settings.leeway);
     settings.age_max = seconds(written.age_max.as_ref(), SECOND..=WEEK)?;
     settings.lifetime_max = seconds(written.lifetime_max.as_ref(), SECOND..=WEEK)?;
-    let tokens = jwt::Issuer::new(settings)
-        .map_err(|error| Finding::new(written.issuer.span(), format!("this issuer cannot be used: {error}")))?;
+    let tokens = jwt::Issuer::new(settings).map_err(|error| {
+        let algorithms = written.algorithms.as_ref().map(Spanned::span);
+        let span = match error {
+            IssuerError::Audiences { .. } => written.audiences.span(),
+            IssuerError::Algorithms | IssuerError::Mixed { .. } => algorithms.unwrap_or_else(|| written.issuer.span()),
+            IssuerError::Leeway(_) | IssuerError::Name(_) | IssuerError::Zero => written.issuer.span(),
+        };
+        Finding::new(span, format!("this issuer cannot be used: {error}"))
+    })?;
     if let Some((name, _)) = written.claims.iter().nth(CLAIMS_MAX) {
         return Err(Finding::new(name.span(), format!("more than {CLAIMS_MAX} claims")));
     }
@@ -120,6 +127,12 @@ fn introspection(
         ));
     }
     let written = table.get_ref();
+    if let Some(uri) = issuer.jwks_uri.as_ref().filter(|_| written.endpoint.is_none()) {
+        let hint = "name the endpoint in [issuer.introspection], or leave jwks_uri out";
+        let message =
+            "the metadata of an issuer with jwks_uri is not read, so that nothing says where to ask about tokens";
+        return Err(Finding::with_hint(uri.span(), message, hint));
+    }
     let transport = if issuer.unsafe_http_on_loopback { Transport::HttpOnLoopback } else { Transport::HttpsOnly };
     let mut expected = IntrospectionSettings::new(issuer.issuer.get_ref(), issuer.audiences.get_ref().clone());
     expected.leeway = seconds(issuer.leeway.as_ref(), Duration::ZERO..=LEEWAY_MAX)?.unwrap_or(expected.leeway);
@@ -176,6 +189,7 @@ fn keys(
     files: &mut Vec<PathBuf>,
 ) -> Result<KeySource, Finding> {
     if let Some(path) = &written.jwks_file {
+        no_fetching(written)?;
         return key_file(path, tokens, secrets, files);
     }
     let transport = if written.unsafe_http_on_loopback { Transport::HttpOnLoopback } else { Transport::HttpsOnly };
@@ -190,11 +204,29 @@ fn keys(
     }
     let jwks_uri = written.jwks_uri.as_ref().map(|text| url(text, transport)).transpose()?;
     if jwks_uri.is_none() {
+        url(&written.issuer, transport)?;
         locations(written.issuer.get_ref(), transport)
             .map_err(|error| Finding::new(written.issuer.span(), in_one_line(&error)))?;
     }
     let server = web_server(written.bundle.as_ref(), &written.private_addresses, files)?;
+    for text in written.jwks_uri.as_ref().or(Some(&written.issuer)).into_iter().chain(endpoint(written)) {
+        reachable(text, &server.reach)?;
+    }
     Ok(KeySource::Fetched { server, jwks_uri, transport })
+}
+
+/// Keys in a file are not fetched, and what would say how says nothing.
+fn no_fetching(written: &file::Issuer) -> Result<(), Finding> {
+    let exceptions = written.private_addresses.first().map(Spanned::span);
+    let [uri, refresh, stale_max] =
+        [&written.jwks_uri, &written.refresh, &written.stale_max].map(|key| key.as_ref().map(Spanned::span));
+    let bundle = written.bundle.as_ref().map(Spanned::span);
+    match uri.or(refresh).or(stale_max).or(bundle).or(exceptions) {
+        Some(span) => {
+            Err(Finding::with_hint(span, "keys in a file are not fetched", "leave this key or jwks_file out"))
+        }
+        None => Ok(()),
+    }
 }
 
 fn key_file(
@@ -206,12 +238,12 @@ fn key_file(
     let algorithms = &tokens.settings().algorithms;
     let place = absolute(path)?;
     files.push(place.clone());
-    if secrets == Secrets::Named {
+    let is_secret = algorithms.iter().any(|algorithm| algorithm.is_symmetric());
+    if is_secret && secrets == Secrets::Named {
         let empty = br#"{"keys":[]}"#;
         let keys = KeySet::parse(empty, algorithms).map_err(|error| Finding::new(path.span(), in_one_line(&error)))?;
         return Ok(KeySource::File { keys: Arc::new(keys), digest: sha256(empty) });
     }
-    let is_secret = algorithms.iter().any(|algorithm| algorithm.is_symmetric());
     let read = if is_secret { store::read_secret(&place) } else { store::read(&place) };
     let document = read.map_err(|error| Finding::new(path.span(), in_one_line(&error)))?;
     let keys = KeySet::parse(&document, algorithms).map_err(|error| Finding::new(path.span(), in_one_line(&error)))?;
@@ -229,6 +261,22 @@ pub(super) fn url(text: &Spanned<String>, transport: Transport) -> Result<HttpUr
         return Err(Finding::new(text.span(), "it is asked in clear text; write https://"));
     }
     Ok(url)
+}
+
+/// Where the issuer is asked about tokens, if the config says.
+fn endpoint(written: &file::Issuer) -> Option<&Spanned<String>> {
+    written.introspection.as_ref().and_then(|table| table.get_ref().endpoint.as_ref())
+}
+
+/// An address that would never be contacted is said at once. Where a name leads is seen when it is looked up.
+fn reachable(text: &Spanned<String>, reach: &AddressRule) -> Result<(), Finding> {
+    match HttpUrl::parse(text.get_ref()).as_ref().map(HttpUrl::host) {
+        Ok(host @ Host::Address(address)) => reach.check(host, *address).map_err(|error| {
+            let hint = format!("add private_addresses = [\"{address}\"] if it is meant");
+            Finding::with_hint(text.span(), error, hint)
+        }),
+        Ok(Host::Name(_)) | Err(_) => Ok(()),
+    }
 }
 
 /// Whom to believe, and what may be contacted.
