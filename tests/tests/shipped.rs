@@ -73,6 +73,7 @@ fn what_is_switched_off_in_the_agents_config_can_be_switched_on() {
     let text = text.replace("/etc/countersign/partner-bundle.json", bundle.to_str().unwrap());
     // The record is kept in one place.
     let text = text.replace("\noutput = \"stdout\"\n", "\n").replace("\nformat = \"json\"\n# In", "\n# In");
+    let text = text.replace("/etc/countersign/store-ca.pem", bundle.to_str().unwrap());
     // Local users can be told apart on a Unix socket only.
     let text = text.replace("listen    = \"127.0.0.1:11434\"", "listen    = \"unix:/run/countersign/llm.sock\"");
     let path = folder.path().join("agent.toml");
@@ -145,7 +146,9 @@ fn the_installer_installs_what_the_units_start() {
 /// Every metric that an alert rule asks for is one that the agent or its absence tells.
 #[test]
 fn alert_rules_ask_for_metrics_that_there_are() {
-    let mut mesh = Mesh::enrolled(&Plan::to(EchoBackend::start().url()));
+    // What is counted for each limit is told where there is one.
+    let host_b = "[[limit]]\nname = \"all\"\nby = \"all\"\nrequests = \"1000/1h\"\n".to_owned();
+    let mut mesh = Mesh::enrolled(&Plan { host_b, ..Plan::to(EchoBackend::start().url()) });
     assert_eq!(http::get(mesh.frontend, "/a").unwrap().status(), 200);
     assert_eq!(http::get(mesh.other, "/a").unwrap().status(), 403);
     let told = http::get(mesh.host_b.metrics_address(), "/metrics").unwrap().text().to_owned();

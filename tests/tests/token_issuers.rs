@@ -254,8 +254,11 @@ fn a_changed_config_loses_no_request_while_the_issuer_is_down() {
     gateway.allowed("/", &["-H", &bearer(&token)]);
     assert!(held.poll_end().is_none(), "a stream was cut although its token still counts");
     // What is expected of tokens does: those that run are not there any more to be looked at again.
-    let tables =
-        gateway.tables_before("claims = { tenant = \"text\" }", "claims = { tenant = \"text\", plan = \"text\" }\nleeway = \"10s\"", RULES);
+    let tables = gateway.tables_before(
+        "claims = { tenant = \"text\" }",
+        "claims = { tenant = \"text\", plan = \"text\" }\nleeway = \"10s\"",
+        RULES,
+    );
     gateway.agent.reload(&tables);
     gateway.allowed("/", &["-H", &bearer(&token)]);
     gateway.allowed("/", &["-H", &bearer(&other)]);

@@ -283,3 +283,62 @@ fn headers_that_hold_secrets_are_never_recorded() {
     }
     assert_eq!(audit("headers = [\"user-agent\"]\nquery = [\"api-version\"]").unwrap().audit.headers.len(), 1);
 }
+
+#[test]
+fn limits_that_limit_nothing_or_nobody_are_refused() {
+    let check = |limit: &str, marked: &str, expected: &str| {
+        refused("[[outbound]]", &format!("[[limit]]\nname = \"x\"\n{limit}\n[[outbound]]"), marked, expected);
+    };
+    check("by = \"identity\"", "[[limit]]", "this limit limits nothing");
+    check("by = \"identty\"\nconcurrent = 1", "\"identty\"", "did you mean \"identity\"?");
+    check("by = \"identity\"\nrequests = \"20\"", "\"20\"", "no rate");
+    check("by = \"identity\"\nrequests = \"0/1m\"", "\"0/1m\"", "it is 1 to 1000000");
+    check("by = \"identity\"\nrequests = \"20/1ms\"", "\"20/1ms\"", "1s to 31d");
+    check("by = \"identity\"\nrequests = \"20/1m\"\nburst = 21", "21", "it is 1 to 20");
+    check("by = \"identity\"\nconcurrent = 1\nburst = 2", "2\n[[outbound]]", "a burst of nothing");
+    check("by = \"identity\"\nconcurrent = 0", "0\n[[outbound]]", "it is 1 to 1000000");
+    check("by = \"all\"\nconcurrent = 1\nroles = []", "[]", "it names no role");
+    check("by = \"all\"\nconcurrent = 1\nroles = [\"inferrence_client\"]", "\"inferrence", "did you mean");
+    check("by = \"all\"\nconcurrent = 1\ninbounds = [\"lm\"]", "\"lm\"", "did you mean \"llm\"?");
+    check("by = \"all\"\nconcurrent = 1\nmembers = [\"team:a\"]", "\"team:a\"", "this member can never call");
+    check("by = \"all\"\nconcurrent = 1\nmode = \"watch\"", "\"watch\"", "enforce or observe");
+    check("by = \"key\"\nconcurrent = 1", "\"key\"", "no caller of its inbounds has a \"key\"");
+    check("by = \"subject\"\nconcurrent = 1", "\"subject\"", "this limit can never hold");
+    check("by = \"all\"\nconcurrent = 1\nonly_named = true", "true", "no inbound of it takes API keys");
+    check("by = \"all\"\nrequests = \"1/1s\"\nshared = true", "true", "there is no store");
+    check("by = \"all\"\nconcurrent = 1\nshared = true", "1\nshared", "counted by each agent alone");
+    let twice = "by = \"all\"\nconcurrent = 1\n[[limit]]\nname = \"y\"\nby = \"all\"\nconcurrent = 1";
+    assert!(
+        checked(&RIGHT.replacen("[[outbound]]", &format!("[[limit]]\nname = \"x\"\n{twice}\n[[outbound]]"), 1)).is_ok()
+    );
+    check(&twice.replace("\"y\"", "\"x\" # again"), "\"x\" # again", "two limits are called");
+}
+
+#[test]
+fn a_store_is_somewhere_safe_and_its_password_is_nowhere_shown() {
+    let check = |store: &str, marked: &str, expected: &str| {
+        refused("[[outbound]]", &format!("[store]\n{store}\n[[outbound]]"), marked, expected);
+    };
+    let right = |store: &str| {
+        checked(&RIGHT.replacen("[[outbound]]", &format!("[store]\n{store}\n[[outbound]]"), 1)).unwrap().store.unwrap()
+    };
+    for url in ["redis://127.0.0.1:6379", "redis://[::1]:6379", "redis://localhost:6379", "unix:/run/valkey.sock"] {
+        assert_eq!(right(&format!("url = {url:?}")).timeout.as_millis(), 50);
+    }
+    right("url = \"redis://store.example:6379\"\nunsafe_clear_text_beyond_loopback = true");
+    check("url = \"redis://store.example:6379\"", "\"redis://", "in clear text");
+    for url in ["redis://127.0.0.1", "http://127.0.0.1:1", "unix:run/a", "redis://127.0.0.1:6379/1"] {
+        check(&format!("url = {url:?}"), &format!("{url:?}"), "this is no address of a store");
+    }
+    let secret = "redis://user:s3cret@127.0.0.1:6379";
+    let text = RIGHT.replacen("[[outbound]]", &format!("[store]\nurl = {secret:?}\n[[outbound]]"), 1);
+    let error = checked(&text).unwrap_err();
+    assert!(!error.contains("s3cret") && error.contains("may hold a secret"), "{error}");
+    check("url = \"redis://127.0.0.1:1\"\nbundle = \"/a\"", "\"/a\"", "with rediss:// only");
+    check("url = \"unix:/a\"\nuser = \"u\"", "\"u\"", "a user without a password");
+    check("url = \"unix:/a\"\ntimeout = \"6s\"", "\"6s\"", "1ms to 5s");
+    check("url = \"unix:/a\"\nwhen_away = \"local\"", "\"local\"", "how large one agent's part is");
+    check("url = \"unix:/a\"\nshare = 2", "2\n[[outbound]]", "of use with when_away = \"local\" only");
+    check("url = \"unix:/a\"\nwhen_away = \"allow\"", "\"allow\"", "it is refuse or local");
+    check("url = \"unix:/a\"\nwhen_away = \"local\"\nshare = 0", "0\n[[outbound]]", "it is 1 to 10000");
+}

@@ -131,7 +131,10 @@ impl SecretLines {
         let line = line.to_ascii_lowercase();
         let key = line.split('=').next().unwrap_or_default();
         let mut words = key.split(|char: char| !char.is_ascii_alphanumeric() && char != '_' && char != '-');
+        // A URL may name a user with a password (RFC 3986 §3.2.1).
+        let authority = line.split_once("://").and_then(|(_, rest)| rest.split(['/', '"', '\'']).next());
         line.contains("pass")
+            || authority.is_some_and(|authority| authority.contains('@'))
             || self.reminders.iter().any(|reminder| key.contains(reminder))
             || words.any(|word| strsim::jaro_winkler(word, self.key) > 0.85)
     }
