@@ -11,7 +11,7 @@ use cedar_policy_core::ast::{
 use countersign_certs::settings::diagnostic::Finding;
 
 use crate::attributes::Attributes;
-use crate::evaluate::Evaluation;
+use crate::evaluate::{Evaluation, compiled};
 use crate::room::with_room;
 use crate::schema::{Action, Direction, Inner, Schema};
 use crate::text;
@@ -109,7 +109,7 @@ impl Condition {
             schema: Arc::clone(&schema.0),
             text: text.into(),
             uses: Uses::of(&expression),
-            expression: Arc::new(expression),
+            expression: Arc::new(compiled(&expression)),
             parts,
         })
     }
@@ -175,5 +175,5 @@ fn parts(expression: &Expr, text: &str) -> Vec<(Expr, String)> {
         return all;
     }
     let place = expression.source_loc().and_then(|loc| text.get(loc.start()..loc.end()));
-    vec![(expression.clone(), place.unwrap_or(text).trim().to_owned())]
+    vec![(compiled(expression), place.unwrap_or(text).trim().to_owned())]
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cedar_policy_core::ast::{Expr, Literal, SlotEnv, ValueKind};
+use cedar_policy_core::ast::{Expr, ExprKind, Literal, SlotEnv, ValueKind};
 use cedar_policy_core::evaluator::{EvaluationError, Evaluator};
 use cedar_policy_core::extensions::Extensions;
 
@@ -39,4 +39,42 @@ impl<'request> Evaluation<'request> {
         };
         Ok(*holds)
     }
+}
+
+/// The same expression without places in the text, which the engine would copy at every step, each time with a count that all
+/// threads share; and without the `true &&` of a scope that is about anybody. The expression was checked: its operands are true or
+/// false.
+pub(crate) fn compiled(expression: &Expr) -> Expr {
+    let part = |part: &Expr| compiled(part);
+    match expression.expr_kind() {
+        ExprKind::Lit(literal) => Expr::val(literal.clone()),
+        ExprKind::Slot(slot) => Expr::slot(*slot),
+        ExprKind::Unknown(unknown) => Expr::unknown(unknown.clone()),
+        ExprKind::Var(variable) => Expr::var(*variable),
+        ExprKind::And { left, right } if is_true(left) => part(right),
+        ExprKind::And { left, right } if is_true(right) => part(left),
+        ExprKind::And { left, right } => Expr::and(part(left), part(right)),
+        ExprKind::BinaryApp { op, arg1, arg2 } => Expr::binary_app(*op, part(arg1), part(arg2)),
+        ExprKind::ExtHasAttr { expr, attrs } => Expr::extended_has_attr(part(expr), attrs.clone()),
+        ExprKind::ExtensionFunctionApp { fn_name, args } => {
+            Expr::call_extension_fn(fn_name.clone(), args.iter().map(part).collect())
+        }
+        ExprKind::GetAttr { expr, attr } => Expr::get_attr(part(expr), attr.clone()),
+        ExprKind::HasAttr { expr, attr } => Expr::has_attr(part(expr), attr.clone()),
+        ExprKind::If { test_expr, then_expr, else_expr } => {
+            Expr::ite(part(test_expr), part(then_expr), part(else_expr))
+        }
+        ExprKind::Is { expr, entity_type } => Expr::is_entity_type(part(expr), entity_type.clone()),
+        ExprKind::Like { expr, pattern } => Expr::like(part(expr), pattern.clone()),
+        ExprKind::Or { left, right } => Expr::or(part(left), part(right)),
+        ExprKind::Record(attributes) => {
+            Expr::record_arc(Arc::new(attributes.iter().map(|(name, value)| (name.clone(), part(value))).collect()))
+        }
+        ExprKind::Set(members) => Expr::set(members.iter().map(part)),
+        ExprKind::UnaryApp { op, arg } => Expr::unary_app(*op, part(arg)),
+    }
+}
+
+fn is_true(expression: &Expr) -> bool {
+    matches!(expression.expr_kind(), ExprKind::Lit(Literal::Bool(true)))
 }

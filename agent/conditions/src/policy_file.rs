@@ -15,7 +15,7 @@ use countersign_certs::settings::diagnostic::{Diagnostic, Finding};
 
 use crate::attributes::Attributes;
 use crate::condition::ConditionFailure;
-use crate::evaluate::Evaluation;
+use crate::evaluate::{Evaluation, compiled};
 use crate::room::with_room;
 use crate::schema::{Direction, Inner, Schema};
 use crate::text;
@@ -253,7 +253,11 @@ impl Policies {
             }
             let condition = policy.condition();
             policies.uses = policies.uses.union(Uses::of(&condition));
-            policies.all.push(Policy { id: id_of(policy), forbids: policy.effect() == CedarEffect::Forbid, condition });
+            policies.all.push(Policy {
+                id: id_of(policy),
+                forbids: policy.effect() == CedarEffect::Forbid,
+                condition: compiled(&condition),
+            });
         }
         policies
     }

@@ -12,9 +12,9 @@ pub(crate) const DEPTH_MAX: usize = 32;
 /// is long.
 pub(crate) const POLICY_BYTES_MAX: usize = 4096;
 
-/// Deepest syntax tree, in operators. Cedar's validator lets pass what is too deep for the stack, unchecked, so nothing may ever
-/// come near.
-pub(crate) const OPERATORS_MAX: usize = 128;
+/// Deepest syntax tree, in operators. Cedar's validator lets pass what is too deep for the stack, unchecked, and its evaluator gives
+/// up on it; without optimizations a level takes up to 20 KiB of the two megabytes that a thread has.
+pub(crate) const OPERATORS_MAX: usize = 48;
 
 /// Where and why a text is not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
