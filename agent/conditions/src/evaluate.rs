@@ -42,8 +42,8 @@ impl<'request> Evaluation<'request> {
 }
 
 /// The same expression without places in the text, which the engine would copy at every step, each time with a count that all
-/// threads share; and without the `true &&` of a scope that is about anybody. The expression was checked: its operands are true or
-/// false.
+/// threads share; without the `true &&` of a scope that is about anybody; and with chains that are not as deep as they are long. The
+/// expression was checked: its operands are true or false.
 pub(crate) fn compiled(expression: &Expr) -> Expr {
     let part = |part: &Expr| compiled(part);
     match expression.expr_kind() {
@@ -51,9 +51,7 @@ pub(crate) fn compiled(expression: &Expr) -> Expr {
         ExprKind::Slot(slot) => Expr::slot(*slot),
         ExprKind::Unknown(unknown) => Expr::unknown(unknown.clone()),
         ExprKind::Var(variable) => Expr::var(*variable),
-        ExprKind::And { left, right } if is_true(left) => part(right),
-        ExprKind::And { left, right } if is_true(right) => part(left),
-        ExprKind::And { left, right } => Expr::and(part(left), part(right)),
+        ExprKind::And { .. } => balanced(&operands(expression, Chain::And), Expr::and),
         ExprKind::BinaryApp { op, arg1, arg2 } => Expr::binary_app(*op, part(arg1), part(arg2)),
         ExprKind::ExtHasAttr { expr, attrs } => Expr::extended_has_attr(part(expr), attrs.clone()),
         ExprKind::ExtensionFunctionApp { fn_name, args } => {
@@ -66,7 +64,7 @@ pub(crate) fn compiled(expression: &Expr) -> Expr {
         }
         ExprKind::Is { expr, entity_type } => Expr::is_entity_type(part(expr), entity_type.clone()),
         ExprKind::Like { expr, pattern } => Expr::like(part(expr), pattern.clone()),
-        ExprKind::Or { left, right } => Expr::or(part(left), part(right)),
+        ExprKind::Or { .. } => balanced(&operands(expression, Chain::Or), Expr::or),
         ExprKind::Record(attributes) => {
             Expr::record_arc(Arc::new(attributes.iter().map(|(name, value)| (name.clone(), part(value))).collect()))
         }
@@ -75,6 +73,34 @@ pub(crate) fn compiled(expression: &Expr) -> Expr {
     }
 }
 
-fn is_true(expression: &Expr) -> bool {
-    matches!(expression.expr_kind(), ExprKind::Lit(Literal::Bool(true)))
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Chain {
+    And,
+    Or,
+}
+
+/// The operands of a chain, compiled, in their order.
+fn operands(expression: &Expr, chain: Chain) -> Vec<Expr> {
+    match (expression.expr_kind(), chain) {
+        (ExprKind::And { left, right }, Chain::And) | (ExprKind::Or { left, right }, Chain::Or) => {
+            let mut all = operands(left, chain);
+            all.extend(operands(right, chain));
+            all
+        }
+        (ExprKind::Lit(Literal::Bool(true)), Chain::And) => Vec::new(),
+        _ => vec![compiled(expression)],
+    }
+}
+
+/// The same chain as a tree that is as shallow as it can be. `&&` and `||` look at their operands from left to right and stop at the
+/// first that decides, wherever the brackets are.
+fn balanced(operands: &[Expr], join: fn(Expr, Expr) -> Expr) -> Expr {
+    match operands {
+        [] => Expr::val(true),
+        [one] => one.clone(),
+        several => {
+            let (left, right) = several.split_at(several.len() / 2);
+            join(balanced(left, join), balanced(right, join))
+        }
+    }
 }

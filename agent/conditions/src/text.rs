@@ -12,9 +12,13 @@ pub(crate) const DEPTH_MAX: usize = 32;
 /// is long.
 pub(crate) const POLICY_BYTES_MAX: usize = 4096;
 
-/// Deepest syntax tree, in operators. Cedar's validator lets pass what is too deep for the stack, unchecked, and its evaluator gives
-/// up on it; without optimizations a level takes up to 20 KiB of the two megabytes that a thread has.
-pub(crate) const OPERATORS_MAX: usize = 48;
+/// Longest chain of operators. Cedar's validator lets pass what is too deep for the stack, unchecked, and follows a chain as deep as
+/// it is long.
+pub(crate) const CHAIN_MAX: usize = 128;
+
+/// Deepest expression that is decided, when chains of `&&` and `||` are flat. Without optimizations a level takes up to 45 KiB of the
+/// two megabytes that a thread has, and the evaluator gives up on what is deeper.
+pub(crate) const LEVELS_MAX: usize = 24;
 
 /// Where and why a text is not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,12 +72,8 @@ pub(crate) fn check(text: &str) -> Result<(), Excess> {
     Ok(())
 }
 
-/// Whether a syntax tree is nested no deeper than is allowed.
-pub(crate) fn is_shallow(expression: &Expr) -> bool {
-    is_within(expression, OPERATORS_MAX)
-}
-
-fn is_within(expression: &Expr, levels: usize) -> bool {
+/// Whether a syntax tree has no more levels than that.
+pub(crate) fn is_within(expression: &Expr, levels: usize) -> bool {
     let Some(below) = levels.checked_sub(1) else { return false };
     let within = |part: &Expr| is_within(part, below);
     match expression.expr_kind() {

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::ops::Range;
 
-use cedar_policy_core::ast::PolicySet;
+use cedar_policy_core::ast::{Expr, PolicySet};
 use cedar_policy_core::parser::Loc;
 use cedar_policy_core::parser::err::ParseErrors;
 use cedar_policy_core::validator::validation_errors::UnsafeAttributeAccess;
@@ -11,9 +11,10 @@ use cedar_policy_core::validator::{ValidationError, ValidationMode, ValidationWa
 use countersign_certs::settings::diagnostic::{Finding, did_you_mean};
 use miette::Diagnostic;
 
+use crate::evaluate::compiled;
 use crate::literals;
 use crate::schema::{Direction, LOCAL_CALLER_ATTRIBUTES, Schema, USER_ATTRIBUTES, WORKLOAD_ATTRIBUTES};
-use crate::text::{self, DEPTH_MAX, Excess, OPERATORS_MAX, POLICY_BYTES_MAX};
+use crate::text::{CHAIN_MAX, DEPTH_MAX, Excess, LEVELS_MAX, POLICY_BYTES_MAX, is_within};
 
 /// A policy that is never true is a mistake of whoever wrote it.
 const IMPOSSIBLE: &str = "this can never hold: it is false whatever is asked by whomever";
@@ -24,7 +25,7 @@ const IMPOSSIBLE: &str = "this can never hold: it is false whatever is asked by 
 pub(crate) fn findings(policies: &PolicySet, schema: &Schema, direction: Direction) -> Vec<Finding> {
     let deep: Vec<Finding> = policies
         .policies()
-        .filter(|policy| !text::is_shallow(&policy.condition()))
+        .filter(|policy| !is_shallow(&policy.condition()))
         .map(|policy| too_deep(policy.loc()))
         .collect();
     if !deep.is_empty() {
@@ -68,8 +69,13 @@ pub(crate) fn of_syntax(errors: &ParseErrors) -> Vec<Finding> {
     findings
 }
 
+/// Whether it can be validated, and then decided.
+fn is_shallow(condition: &Expr) -> bool {
+    is_within(condition, CHAIN_MAX) && is_within(&compiled(condition), LEVELS_MAX)
+}
+
 fn too_deep(loc: Option<&Loc>) -> Finding {
-    let message = format!("operators are nested or chained deeper than {OPERATORS_MAX}");
+    let message = format!("operators are nested deeper than {LEVELS_MAX}, or chained longer than {CHAIN_MAX}");
     Finding::with_hint(
         loc.map_or(0..0, |loc| loc.start()..loc.end()),
         message,

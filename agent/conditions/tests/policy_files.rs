@@ -137,8 +137,8 @@ fn size_number_and_findings_are_bounded() {
     let deep = format!("permit(principal,action,resource) when {{ {}true }};", "(".repeat(40));
     check_refused(&deep, &["llm.cedar:1:73: brackets are nested deeper than 32"]);
     let chain =
-        format!("{permit}permit(principal,action,resource) when {{ {} }};", vec!["context.hour>1"; 60].join("||"));
-    check_refused(&chain, &["llm.cedar:2:1: operators are nested or chained deeper than 48"]);
+        format!("{permit}permit(principal,action,resource) when {{ {} }};", vec!["context.hour>1"; 130].join("||"));
+    check_refused(&chain, &["llm.cedar:2:1: operators are nested deeper than 24, or chained longer than 128"]);
     let wrong = "permit(principal, action, resource) when { false };\n".repeat(FINDINGS_MAX + 5);
     let shown = refused(&wrong);
     assert_eq!(shown.matches("llm.cedar:").count(), FINDINGS_MAX);
