@@ -14,7 +14,8 @@ use countersign_certs::verify::{Trust, TrustedDomain};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use crate::config::address::{ListenAddress, Protocol};
-use crate::config::checked::{Agent, Inbound, Outbound};
+use crate::config::checked::{Agent, Inbound, Injection, Outbound};
+use crate::given::Given;
 use crate::identity::files::{FilesError, FromFiles};
 use crate::identity::{Credentials, TrustError, trusted_domains};
 use crate::issuers::{self, LiveIssuer};
@@ -223,7 +224,7 @@ impl Assembler {
             demand: inbound.demand,
             bound_tokens_only: inbound.bound_tokens_only,
             policy: Arc::clone(&inbound.policy),
-            inject: Arc::clone(&inbound.inject),
+            given: Arc::new(Given::new(inbound.inject.iter().map(Injection::written))),
             counters: self.counters_of(Direction::Inbound, &inbound.name),
         }))
     }

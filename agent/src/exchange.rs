@@ -66,7 +66,7 @@ async fn forward(
     record: &mut RequestRecord,
 ) -> Result<Answer, Refusal> {
     let onward = connection.onward()?;
-    let outgoing = Outgoing::prepare(normal, body, permit.ongoing(), record.decision())?;
+    let (outgoing, spent) = Outgoing::prepare(normal, body, permit.ongoing(), record.decision())?;
     let (response, lease) = tokio::select! {
         biased;
         sent = onward.send(outgoing) => sent?,
@@ -80,6 +80,7 @@ async fn forward(
     permit.ongoing().touch();
     let (mut parts, body) = response.into_parts();
     clean(&mut parts);
+    spent.answered(&mut parts.headers);
     Ok(Answer::Forwarded { parts, body, permit, lease: Some(lease), target: onward.name() })
 }
 

@@ -22,6 +22,8 @@ mod authorize;
 
 mod forward;
 
+mod given;
+
 mod record;
 
 mod connection;

@@ -10,7 +10,8 @@ use countersign_certs::svid::X509Svid;
 use countersign_certs::tls::{ClientSide, ServerSide};
 
 use crate::config::address::{BackendAddress, Endpoint, ListenAddress};
-use crate::config::checked::{Accepted, Injection, Limits, LocalUsers};
+use crate::config::checked::{Accepted, Limits, LocalUsers};
+use crate::given::Given;
 use crate::issuers::LiveIssuer;
 use crate::listener::Listener;
 use crate::policy::credential::Demand;
@@ -75,7 +76,8 @@ pub(crate) struct InboundRoute {
     /// A token that whoever holds it can show is not enough.
     pub(crate) bound_tokens_only: bool,
     pub(crate) policy: Arc<Policy>,
-    pub(crate) inject: Arc<[Injection]>,
+    /// What the backend is given in each request.
+    pub(crate) given: Arc<Given>,
     /// One for each worker.
     pub(crate) counters: Vec<Arc<RouteCounters>>,
 }

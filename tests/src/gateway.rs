@@ -64,14 +64,25 @@ impl Gateway {
 
     /// The same with an agent of the test's choice.
     #[track_caller]
-    pub fn start_as(mut agent: TestAgent, before: &str, keys: &str) -> Self {
+    pub fn start_as(agent: TestAgent, before: &str, keys: &str) -> Self {
+        Self::start_before(agent, EchoBackend::holding(), before, keys)
+    }
+
+    /// The same with a service of the test's choice.
+    #[track_caller]
+    pub fn start_before(agent: TestAgent, backend: EchoBackend, before: &str, keys: &str) -> Self {
+        let mut gateway = Self::prepare(agent, backend, before);
+        gateway.agent.configure(&gateway.tables(keys));
+        gateway.agent.start();
+        gateway
+    }
+
+    /// Everything but the config; nothing runs yet.
+    pub fn prepare(agent: TestAgent, backend: EchoBackend, before: &str) -> Self {
         let pki = TestPki::new("gateway");
         let leaf = Leaf::of(SERVICE).and(SanType::DnsName(HOST.try_into().unwrap()));
         let before = certificate(&pki, agent.folder(), SERVICE, &leaf) + before;
-        let (backend, port) = (EchoBackend::holding(), tools::free_port());
-        agent.configure(&tables(&before, keys, &backend.url(), port));
-        agent.start();
-        Self { agent, backend, pki, port, before }
+        Self { agent, backend, pki, port: tools::free_port(), before }
     }
 
     /// The tables with other keys in the `[[inbound]]`.

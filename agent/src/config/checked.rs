@@ -15,12 +15,13 @@ use countersign_credentials::jwk::KeySet;
 use countersign_credentials::password::PasswordHash;
 use countersign_credentials::reach::AddressRule;
 use countersign_credentials::url::HttpUrl;
-use http::{HeaderName, HeaderValue};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use super::address::{BackendAddress, Endpoint, ListenAddress};
 use crate::authenticate::shown::KeyPlaces;
+use crate::given::Injected;
+use crate::given::place::{Form, Written};
 use crate::policy::credential::Demand;
 use crate::policy::role::Roles;
 use crate::policy::rule::Policy;
@@ -264,12 +265,18 @@ pub(crate) struct Inbound {
     pub(crate) foreign_bundle: Option<PathBuf>,
 }
 
-/// A header that every forwarded request gets.
+/// A credential that every forwarded request gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Injection {
-    pub(crate) header: HeaderName,
-    /// Marked sensitive: it prints as `Sensitive` and is never indexed by HPACK.
-    pub(crate) value: HeaderValue,
+    pub(crate) form: Form,
+    pub(crate) written: Written,
+}
+
+impl Injection {
+    /// As it is given to the backend.
+    pub(crate) fn written(&self) -> Injected {
+        Injected { place: self.form.place(), written: self.written.clone() }
+    }
 }
 
 /// Takes clear text from local programs and originates mTLS.

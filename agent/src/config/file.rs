@@ -204,8 +204,11 @@ pub(crate) struct Rule {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Inject {
-    pub(crate) header: Spanned<String>,
-    pub(crate) value: Spanned<String>,
+    pub(crate) header: Option<Spanned<String>>,
+    pub(crate) query: Option<Spanned<String>>,
+    pub(crate) basic_user: Option<Spanned<String>>,
+    pub(crate) value: Option<Spanned<String>>,
+    pub(crate) password: Option<Spanned<String>>,
 }
 
 /// `[[outbound]]`

@@ -139,6 +139,39 @@ fn injected_headers_cannot_be_those_that_the_agent_sets() {
 }
 
 #[test]
+fn a_credential_stands_in_one_place_and_no_other_stands_there() {
+    let check = |tables: &str, expected: Option<&str>| {
+        let text = RIGHT.replace("[[outbound]]", &format!("{tables}\n[[outbound]]"));
+        let found = checked(&text).map(drop);
+        match expected {
+            None => assert_eq!(found, Ok(()), "{tables}"),
+            Some(expected) => {
+                assert!(found.as_ref().is_err_and(|error| error.contains(expected)), "{tables}: {found:?}")
+            }
+        }
+    };
+    let inject = |keys: &str| format!("[[inbound.inject]]\n{keys}\n");
+    let two = |one: &str, other: &str| inject(one) + &inject(other);
+    check(&inject("query = \"key\"\nvalue = \"x\""), None);
+    check(&inject("basic_user = \"svc\"\npassword = \"x\""), None);
+    check(&two("query = \"key\"\nvalue = \"x\"", "query = \"sig\"\nvalue = \"x\""), None);
+    check(&inject("value = \"hunter2\""), Some("does not say where it stands"));
+    check(&inject("query = \"key\"\nheader = \"a\"\nvalue = \"x\""), Some("one place"));
+    check(&inject("query = \"a b\"\nvalue = \"x\""), Some("no name of a parameter"));
+    check(&inject("query = \"key\""), Some("has no value"));
+    check(&inject("query = \"key\"\npassword = \"x\""), Some("has no value"));
+    check(&inject("basic_user = \"a:b\"\npassword = \"x\""), Some("no name of a user"));
+    check(&inject("basic_user = \"svc\"\nvalue = \"x\""), Some("has no password"));
+    check(&inject("basic_user = \"svc\"\npassword = \"x\"\nvalue = \"x\""), Some("with password alone"));
+    check(&two("query = \"key\"\nvalue = \"x\"", "query = \"Key\"\nvalue = \"x\""), Some("injected twice"));
+    let basic = "basic_user = \"svc\"\npassword = \"x\"";
+    check(&two("header = \"Authorization\"\nvalue = \"x\"", basic), Some("injected twice"));
+    check(&inject("basic_user = \"svc\"\nvalue = \"x\"").repeat(17), Some("the most is 16"));
+    let long = format!("query = \"key\"\nvalue = \"{}\"", "x".repeat(16 * 1024));
+    check(&inject(&long), Some("may hold a secret"));
+}
+
+#[test]
 fn limits_have_a_range() {
     for (limit, expected) in
         [("handshakes = 0", "out of range"), ("drain = \"soon\"", "not a duration"), ("header_bytes = 1", "8192 to")]

@@ -10,6 +10,8 @@ mod roles;
 
 mod inbound;
 
+mod inject;
+
 mod rules;
 
 mod outbound;
