@@ -14,8 +14,8 @@ use countersign_certs::verify::{Trust, TrustedDomain};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use crate::config::address::{ListenAddress, Protocol};
-use crate::config::checked::{Agent, Inbound, Injection, Outbound};
-use crate::given::Given;
+use crate::config::checked::{Agent, Inbound, Outbound};
+use crate::given::sources::Sources;
 use crate::identity::files::{FilesError, FromFiles};
 use crate::identity::{Credentials, TrustError, trusted_domains};
 use crate::issuers::{self, LiveIssuer};
@@ -46,6 +46,7 @@ pub(crate) enum AssembleError {
 pub(crate) struct Taken {
     pub(crate) config: Agent,
     pub(crate) files: FromFiles,
+    pub(crate) sources: Sources,
 }
 
 /// What happens to a route that cannot listen.
@@ -87,6 +88,9 @@ pub(crate) struct Waiting {
 /// What a route waits for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Cause {
+    /// It is reached, and refuses what it would have to give a credential for.
+    #[error("the credential of its backend")]
+    Credential,
     #[error("its identity")]
     Identity,
     #[error("its socket: {0}")]
@@ -137,8 +141,13 @@ impl Assembler {
         let mut waiting = Vec::new();
         let mut ready = Vec::new();
         for inbound in &config.inbounds {
-            match self.inbound(inbound, config, &mut at_hand)? {
-                Some(route) => ready.push(Ready::inbound(inbound, route)),
+            match self.inbound(inbound, taken, &mut at_hand)? {
+                Some(route) => {
+                    if !route.given.is_at_hand() {
+                        waiting.push(Waiting::new(Direction::Inbound, &inbound.name, Cause::Credential));
+                    }
+                    ready.push(Ready::inbound(inbound, route));
+                }
                 None => waiting.push(Waiting::new(Direction::Inbound, &inbound.name, Cause::Identity)),
             }
         }
@@ -201,9 +210,10 @@ impl Assembler {
     fn inbound(
         &mut self,
         inbound: &Inbound,
-        config: &Agent,
+        taken: &Taken,
         at_hand: &mut AtHand<'_>,
     ) -> Result<Option<InboundRoute>, AssembleError> {
+        let config = &taken.config;
         let Some(identity) = at_hand.svids.get(&inbound.identity).cloned() else { return Ok(None) };
         let trust = at_hand.trust(config.foreign_bundle(&inbound.identity, inbound.foreign_bundle.as_ref()))?;
         let protocols = match inbound.backend.protocol {
@@ -224,7 +234,7 @@ impl Assembler {
             demand: inbound.demand,
             bound_tokens_only: inbound.bound_tokens_only,
             policy: Arc::clone(&inbound.policy),
-            given: Arc::new(Given::new(inbound.inject.iter().map(Injection::written))),
+            given: Arc::new(taken.sources.given(inbound)),
             counters: self.counters_of(Direction::Inbound, &inbound.name),
         }))
     }

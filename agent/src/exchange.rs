@@ -80,7 +80,7 @@ async fn forward(
     permit.ongoing().touch();
     let (mut parts, body) = response.into_parts();
     clean(&mut parts);
-    spent.answered(&mut parts.headers);
+    spent.answered(&mut parts);
     Ok(Answer::Forwarded { parts, body, permit, lease: Some(lease), target: onward.name() })
 }
 

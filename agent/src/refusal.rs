@@ -56,6 +56,9 @@ pub(crate) enum Refusal {
     Withdrawn(#[from] Withdrawn),
 
     // The backend's, or the other agent's.
+    /// What it must be given is not at hand.
+    #[error("the credential that the backend is to be given cannot be had")]
+    BackendCredential,
     /// It has as many connections as it may have.
     #[error("{target} has {limit} connections, which is the limit")]
     BackendFull { target: String, limit: u32 },
@@ -139,6 +142,7 @@ impl Refusal {
             Self::KeyNotFor { .. } => "key_not_for_this",
             Self::LocalUser(_) => "local_user_not_allowed",
             Self::Withdrawn(withdrawn) => withdrawn.reason(),
+            Self::BackendCredential => "backend_credential",
             Self::BackendFull { .. } => "backend_full",
             Self::Unreachable { .. } => "backend_unreachable",
             Self::WrongService { .. } => "wrong_service",
@@ -171,9 +175,11 @@ impl Refusal {
             | Self::AnswerBroken { .. }
             | Self::UpgradeLost
             | Self::Transfer(_) => StatusCode::BAD_GATEWAY,
-            Self::AuditUnavailable | Self::BackendFull { .. } | Self::OwnCertificate { .. } | Self::Tls(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::AuditUnavailable
+            | Self::BackendCredential
+            | Self::BackendFull { .. }
+            | Self::OwnCertificate { .. }
+            | Self::Tls(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -181,6 +187,7 @@ impl Refusal {
     pub(crate) fn retry_after(&self, now: Timestamp) -> Option<u64> {
         match self {
             Self::Credential { source, .. } => source.retry_after(now),
+            Self::BackendCredential => Some(1),
             _ => None,
         }
     }

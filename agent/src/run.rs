@@ -12,7 +12,7 @@ use std::time::Duration;
 use countersign_certs::san::San;
 use countersign_certs::time::Clock;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::assemble::{AssembleError, Assembler, Opening, Taken, Waiting};
 use crate::authenticate::{KeyUsage, PasswordChecks, SpentProofs};
@@ -22,6 +22,7 @@ use crate::config::{self, ConfigError, Secrets};
 use crate::control::metrics::Counters;
 use crate::control::server;
 use crate::control::status::{CaStatus, IdentityStatus, RouteStatus, Status};
+use crate::given::sources::{SourceState, Sources};
 use crate::identity::Credentials;
 use crate::identity::files;
 use crate::identity::keeper::Keeper;
@@ -55,6 +56,8 @@ pub(crate) enum RunError {
     Metrics { address: std::net::SocketAddr, source: io::Error },
     #[error("the operating system refused: {what}")]
     System { what: &'static str, source: io::Error },
+    #[error("{name} gives no credential: {detail}")]
+    Source { name: String, detail: String },
     #[error("the state folder cannot be used")]
     State(#[from] StateError),
 }
@@ -67,6 +70,10 @@ pub(crate) struct Agent {
     assembler: RefCell<Assembler>,
     taken: RefCell<Rc<Taken>>,
     config_error: RefCell<Option<String>>,
+    /// A config that was read, and waits for what its new sources of credentials say first.
+    coming: RefCell<Option<Rc<Taken>>>,
+    /// Told when a source of credentials has something new.
+    news: Arc<Notify>,
     waiting: RefCell<Vec<Waiting>>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     places: Arc<Places>,
@@ -99,7 +106,9 @@ pub(crate) async fn run(
     let keeper = keeper(&config, &clock)?;
     let keys = config.accepted.api_keys.as_ref();
     let key_usage = Arc::new(keys.map(|keys| KeyUsage::load(&keys.file)).unwrap_or_default());
-    let taken = Taken { files: files::load(&config).map_err(AssembleError::from)?, config };
+    let news = Arc::<Notify>::default();
+    let sources = Sources::default().follow(&config, &news);
+    let taken = Taken { files: files::load(&config).map_err(AssembleError::from)?, config, sources };
     let empty = Snapshot::empty(0, taken.config.limits.clone(), Phase::Serving);
     let agent = Rc::new(Agent {
         assembler: RefCell::new(Assembler::new(clock.clone(), workers, handed_over)),
@@ -108,6 +117,8 @@ pub(crate) async fn run(
         keeper,
         taken: RefCell::new(Rc::new(taken)),
         config_error: RefCell::default(),
+        coming: RefCell::default(),
+        news,
         waiting: RefCell::default(),
         snapshots: watch::Sender::new(Arc::new(empty)),
         places: Arc::default(),
@@ -280,7 +291,9 @@ impl Agent {
                     self.sink.reopen();
                     self.reload(path, &mut files);
                 }
+                () = self.coming_is_settled() => self.finish_reload(),
                 () = next_change(&mut credentials) => self.follow_credentials(),
+                () = self.news.notified() => self.follow_credentials(),
                 _ = watchdog.tick() => systemd::alive(),
                 _ = storing.tick() => self.store_key_usage(),
                 _ = stop.terminate.recv() => return,
@@ -309,29 +322,63 @@ impl Agent {
 
     /// Takes up a changed config or changed files, or says what is wrong with them and goes on with what was.
     fn reload(&self, path: &Path, files: &mut FileWatcher) {
-        match self.try_reload(path, files) {
-            Ok(()) => {
-                self.config_error.take();
-                tracing::info!("config taken up");
+        match self.read_anew(path, files) {
+            Ok(coming) => {
+                let is_settled = coming.sources.is_settled();
+                self.coming.replace(Some(Rc::new(coming)));
+                if is_settled {
+                    self.finish_reload();
+                }
             }
             Err(error) => {
-                let text = in_one_line(&error);
-                tracing::error!(error = text, "config refused, the one before stays in use");
-                self.config_error.replace(Some(text));
+                self.coming.take();
+                self.refuse_config(&error);
             }
         }
     }
 
-    fn try_reload(&self, path: &Path, files: &mut FileWatcher) -> Result<(), RunError> {
+    /// Takes up the config that has waited.
+    fn finish_reload(&self) {
+        let Some(coming) = self.coming.take() else { return };
+        let taken_up = match coming.sources.newly_failed(&self.taken().sources) {
+            Some(SourceState { name, error }) => {
+                Err(RunError::Source { name, detail: error.unwrap_or_else(|| "it does not answer".to_owned()) })
+            }
+            None => {
+                self.say_what_needs_a_restart(&coming.config);
+                self.take_up(&coming, Opening::AllOrNothing).map_err(RunError::from)
+            }
+        };
+        match taken_up {
+            Ok(()) => {
+                self.config_error.take();
+                tracing::info!("config taken up");
+            }
+            Err(error) => self.refuse_config(&error),
+        }
+    }
+
+    async fn coming_is_settled(&self) {
+        let coming = self.coming.borrow().clone();
+        match coming {
+            Some(coming) => coming.sources.settled().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn refuse_config(&self, error: &RunError) {
+        let text = in_one_line(error);
+        tracing::error!(error = text, "config refused, the one before stays in use");
+        self.config_error.replace(Some(text));
+    }
+
+    fn read_anew(&self, path: &Path, files: &mut FileWatcher) -> Result<Taken, RunError> {
         let mut watched = self.files(path);
         // What is watched is fingerprinted before it is read, so that a change in between is seen as one.
         files.watch(watched.iter().cloned());
         let config = load(path, Secrets::Read)?;
         let named = files_of(&config, path);
-        let outcome = files::load(&config).map_err(AssembleError::from).and_then(|read| {
-            self.say_what_needs_a_restart(&config);
-            self.take_up(&Rc::new(Taken { config, files: read }), Opening::AllOrNothing)
-        });
+        let read = files::load(&config).map_err(AssembleError::from);
         // The files of a refused config are watched too: mending one of them mends the config.
         if named.iter().any(|file| !watched.contains(file)) {
             watched.extend(named);
@@ -339,7 +386,8 @@ impl Agent {
             watched.dedup();
             files.watch(watched);
         }
-        Ok(outcome?)
+        let files = read?;
+        Ok(Taken { sources: self.taken().sources.follow(&config, &self.news), config, files })
     }
 
     fn say_what_needs_a_restart(&self, config: &checked::Agent) {
@@ -416,6 +464,7 @@ impl Agent {
             ca,
             routes: self.route_status(&snapshot),
             identities: self.identity_status(&snapshot),
+            sources: self.taken().sources.states(),
         }
     }
 

@@ -1,9 +1,14 @@
 //! Credentials that a service is given and its callers never see: where they stand, where they come from, and how they change.
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that finds less than it expects has failed")]
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
 use countersign_tests::agent::TestAgent;
 use countersign_tests::backend::EchoBackend;
 use countersign_tests::gateway::{Gateway, Reply};
+use countersign_tests::pki::write_by_rename;
+use countersign_tests::wait;
 
 const ROLE: &str = "[[role]]\nname = \"caller\"\nmembers = [\"spiffe://mesh.test/web/*\"]\n";
 const RULES: &str = "[[inbound.allow]]\nroles = [\"caller\"]\n";
@@ -103,4 +108,129 @@ fn a_redirect_is_the_callers_to_follow_and_tells_it_nothing() {
     assert_eq!(seen.value("x-api-key"), Some("hunter3"));
     assert_eq!(elsewhere.seen().len(), 0, "the agent has followed a redirect");
     is_told_nowhere(&mut gateway, "hunter");
+}
+
+/// A script of the operator's, and a `[[secret_command]]` that runs it.
+fn command(gateway: &TestAgent, refresh: &str, keys: &str) -> (std::path::PathBuf, String) {
+    let script = gateway.folder().join("print-secret");
+    let table = format!(
+        "[[secret_command]]\nname = \"vault\"\ncommand = [{script:?}, \"kv\"]\nrefresh = {refresh:?}\n{keys}\n"
+    );
+    (script, table + ROLE)
+}
+
+fn write_script(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, format!("#!/bin/sh\n{text}\n")).unwrap();
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o700)).unwrap();
+    std::fs::rename(&new, path).unwrap();
+}
+
+const FROM_COMMAND: &str = "header = \"authorization\"\nvalue = \"Bearer ${command:vault}\"";
+
+/// Calls until the service gets this value.
+#[track_caller]
+fn wait_for_authorization(gateway: &Gateway, expected: &str) {
+    wait::until_so(&format!("the service gets {expected:?}"), || {
+        call(gateway, "/", &[]);
+        gateway.backend.seen().last().is_some_and(|seen| seen.value("authorization") == Some(expected))
+    });
+}
+
+#[test]
+fn what_a_command_prints_is_given_and_what_it_prints_next_needs_no_restart() {
+    let agent = TestAgent::new("gateway").with_environment("NAMED", "n").with_environment("OTHER", "o");
+    let (script, before) = command(&agent, "1s", "environment = [\"NAMED\"]");
+    write_script(&script, "echo \"hunter2-$1-$NAMED-$OTHER-\"; echo hunter2 >&2");
+    let mut gateway = Gateway::start_before(agent, EchoBackend::holding(), &before, &inject(FROM_COMMAND));
+    assert_eq!(call(&gateway, "/", &["-H", "Authorization: Bearer own"]).status, 200);
+    assert_eq!(gateway.backend.only().values("authorization"), ["Bearer hunter2-kv-n--"]);
+    write_script(&script, "echo hunter3");
+    wait_for_authorization(&gateway, "Bearer hunter3");
+    // One that fails, prints nothing that is a secret, or hangs takes away nothing that was there.
+    for failing in ["exit 3", "echo; echo", "head -c 70000 /dev/zero | tr '\\0' a", "printf 'a\\377'"] {
+        write_script(&script, failing);
+        gateway.agent.wait_for_status("the failure is told", |status| status["sources"][0]["error"].is_string());
+        assert_eq!(
+            gateway.agent.metric("countersign_credential_source_failing", &[("source", "secret_command vault")]),
+            1.0
+        );
+        wait_for_authorization(&gateway, "Bearer hunter3");
+        write_script(&script, "echo hunter3");
+        gateway.agent.wait_for_status("it works again", |status| status["sources"][0]["error"].is_null());
+    }
+    assert!(gateway.backend.seen().iter().all(|seen| seen.value("authorization").is_some()));
+    is_told_nowhere(&mut gateway, "hunter");
+}
+
+#[test]
+fn without_its_credential_nothing_is_forwarded_until_there_is_one() {
+    let agent = TestAgent::new("gateway");
+    let (script, before) = command(&agent, "5m", "");
+    write_script(&script, "sleep 300");
+    let mut gateway = Gateway::prepare(agent, EchoBackend::holding(), &before);
+    gateway.agent.configure(&gateway.tables(&inject(FROM_COMMAND)));
+    gateway.agent.launch();
+    let status = gateway.agent.wait_for_status("it listens", |status| status["routes"][0]["listening"].is_string());
+    assert_eq!(
+        (&status["ready"], &status["routes"][0]["waiting_for"]),
+        (&false.into(), &"the credential of its backend".into())
+    );
+    let reply = call(&gateway, "/", &[]);
+    assert_eq!((reply.status, reply.header("retry-after")), (503, Some("1")), "{reply:?}");
+    let line = gateway.line(&reply);
+    assert_eq!((&line["reason"], &line["outcome"]), (&"backend_credential".into(), &"failed".into()));
+    write_script(&script, "echo hunter2");
+    // It hangs for its ten seconds, and is run again after a pause.
+    gateway.agent.wait_for_status("it is ready", |status| status["ready"] == true);
+    assert_eq!(call(&gateway, "/", &[]).status, 200);
+    assert_eq!(gateway.backend.only().values("authorization"), ["Bearer hunter2"]);
+}
+
+#[test]
+fn a_new_command_that_gives_nothing_is_a_refused_config_and_one_that_does_loses_no_request() {
+    let agent = TestAgent::new("gateway");
+    let (script, before) = command(&agent, "5m", "");
+    let mut gateway = Gateway::prepare(agent, EchoBackend::holding(), &before);
+    let from_text = inject("header = \"authorization\"\nvalue = \"Bearer hunter1\"");
+    write_script(&script, "exit 3");
+    let without = gateway.tables(&from_text).replace(before.trim_end_matches(ROLE), "");
+    gateway.agent.configure(&without);
+    gateway.agent.start();
+    let with = gateway.tables(&inject(FROM_COMMAND));
+    let refused = gateway.agent.reload_refused(&with);
+    assert!(refused.contains("secret_command vault gives no credential: it ended with exit status: 3"), "{refused}");
+    assert_eq!(call(&gateway, "/", &[]).status, 200);
+    write_script(&script, "sleep 2; echo hunter2");
+    gateway.agent.configure(&(with.clone() + "\n"));
+    wait::until_so("the command's secret is used, and no request is refused meanwhile", || {
+        let reply = call(&gateway, "/", &[]);
+        assert_eq!(reply.status, 200, "{reply:?}");
+        gateway.backend.seen().last().unwrap().value("authorization") == Some("Bearer hunter2")
+    });
+    for (mode, place) in [(0o722, "print-secret has mode 0722"), (0o702, "print-secret has mode 0702")] {
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(mode)).unwrap();
+        let refused = gateway.agent.reload_refused(&(with.clone() + &"\n".repeat(usize::try_from(mode).unwrap())));
+        assert!(refused.contains(place), "{refused}");
+    }
+}
+
+#[test]
+fn what_a_file_holds_is_changed_while_requests_run_and_each_is_given_the_old_or_the_new() {
+    let agent = TestAgent::new("gateway");
+    let file = agent.folder().join("token");
+    write_by_rename(&file, "hunter2\n");
+    let keys = format!("query = \"key\"\nvalue = \"${{file:{}}}\"", file.display());
+    let gateway = Gateway::start_before(agent, EchoBackend::holding(), ROLE, &inject(&keys));
+    let mut call_on =
+        gateway.start_call("/hold", &gateway.workload("spiffe://mesh.test/web/a").each_ref().map(String::as_str));
+    call_on.wait_for_line(wait::SOON, "an event", |line| line.starts_with("data"));
+    write_by_rename(&file, "hunter3\n");
+    wait::until_so("the new secret is used, and no request is refused meanwhile", || {
+        assert_eq!(call(&gateway, "/", &[]).status, 200);
+        gateway.backend.seen().last().unwrap().line().ends_with("/?key=hunter3 HTTP/1.1")
+    });
+    let lines = gateway.backend.seen().iter().map(|seen| seen.line().to_owned()).collect::<Vec<_>>();
+    assert!(lines.iter().all(|line| line.contains("?key=hunter2 ") || line.contains("?key=hunter3 ")), "{lines:?}");
+    assert!(call_on.poll_end().is_none(), "a call under way was ended by a new secret");
 }

@@ -19,9 +19,9 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use super::address::{BackendAddress, Endpoint, ListenAddress};
+use super::secret::Template;
 use crate::authenticate::shown::KeyPlaces;
-use crate::given::Injected;
-use crate::given::place::{Form, Written};
+use crate::given::place::Form;
 use crate::policy::credential::Demand;
 use crate::policy::role::Roles;
 use crate::policy::rule::Policy;
@@ -39,6 +39,7 @@ pub(crate) struct Agent {
     pub(crate) limits: Limits,
     pub(crate) roles: Arc<Roles>,
     pub(crate) accepted: Arc<Accepted>,
+    pub(crate) commands: Vec<Arc<SecretCommand>>,
     pub(crate) trust_domains: Vec<TrustBundle>,
     pub(crate) certificates: Vec<CertificateFiles>,
     pub(crate) inbounds: Vec<Inbound>,
@@ -266,16 +267,28 @@ pub(crate) struct Inbound {
 }
 
 /// A credential that every forwarded request gets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Injection {
     pub(crate) form: Form,
-    pub(crate) written: Written,
+    pub(crate) value: Template,
 }
 
-impl Injection {
-    /// As it is given to the backend.
-    pub(crate) fn written(&self) -> Injected {
-        Injected { place: self.form.place(), written: self.written.clone() }
+/// A program that prints a secret.
+#[derive(PartialEq, Eq)]
+pub(crate) struct SecretCommand {
+    pub(crate) name: Arc<str>,
+    /// The whole path.
+    pub(crate) program: PathBuf,
+    pub(crate) arguments: Vec<String>,
+    /// How often it is run.
+    pub(crate) refresh: Duration,
+    /// All that its environment holds.
+    pub(crate) environment: Vec<(String, Zeroizing<String>)>,
+}
+
+impl std::fmt::Debug for SecretCommand {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "SecretCommand({})", self.name)
     }
 }
 

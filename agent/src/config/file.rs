@@ -28,6 +28,8 @@ pub(crate) struct Agent {
     #[serde(default)]
     pub(crate) issuer: Vec<Issuer>,
     #[serde(default)]
+    pub(crate) secret_command: Vec<SecretCommand>,
+    #[serde(default)]
     pub(crate) trust_domain: Vec<ExtraTrustDomain>,
     #[serde(default)]
     pub(crate) role: Vec<Role>,
@@ -133,6 +135,17 @@ pub(crate) struct Introspection {
     pub(crate) lifetime_unnamed: Option<Spanned<String>>,
     #[serde(default)]
     pub(crate) unsafe_any_audience: bool,
+}
+
+/// `[[secret_command]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SecretCommand {
+    pub(crate) name: Spanned<String>,
+    pub(crate) command: Spanned<Vec<String>>,
+    pub(crate) refresh: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) environment: Vec<Spanned<String>>,
 }
 
 /// `[[trust_domain]]`

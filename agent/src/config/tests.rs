@@ -256,3 +256,45 @@ fn every_address_of_one_family_is_not_every_address_of_the_other() {
     assert!(with("0.0.0.0:11434", backend).unwrap_err().contains("round for ever"));
     assert!(with("[::]:11434", "http://localhost:11434").unwrap_err().contains("round for ever"));
 }
+
+#[test]
+fn commands_are_whole_paths_with_a_bound_on_everything() {
+    let check = |command: &str, value: &str, expected: Option<&str>| {
+        let text = format!("[[secret_command]]\n{command}\n{RIGHT}");
+        let inject = format!("[[inbound.inject]]\nheader = \"a\"\nvalue = \"{value}\"\n[[outbound]]");
+        let found = checked(&text.replace("[[outbound]]", &inject)).map(drop);
+        match expected {
+            None => assert_eq!(found, Ok(()), "{command}"),
+            Some(expected) => {
+                assert!(found.as_ref().is_err_and(|error| error.contains(expected)), "{command}: {found:?}");
+            }
+        }
+    };
+    let named = "Bearer ${command:vault}";
+    let command = |keys: &str| format!("name = \"vault\"\n{keys}");
+    let right = command("command = [\"/usr/bin/vault\", \"kv\"]");
+    check(&right, named, None);
+    check(&format!("{right}\nrefresh = \"1s\"\nenvironment = [\"COUNTERSIGN_SURELY_UNSET\"]"), named, None);
+    check(&right, "${command:valt}", Some("hint: did you mean \"vault\"?"));
+    check(&format!("{right}\nrefresh = \"999ms\""), named, Some("once a second at most"));
+    check(&format!("{right}\nenvironment = [\"A=B\"]"), named, Some("a list of names"));
+    check(&format!("{right}\nenvironment = [{}]", "\"A\",".repeat(65)), named, Some("64 at most"));
+    check(&format!("{right}\n[[secret_command]]\n{right}"), named, Some("two commands are called"));
+    check(&format!("{right}\n{}", other_commands(32)), named, Some("the limit is 32"));
+    check(&command("command = [\"vault\"]"), named, Some("not named by its whole path"));
+    check(&command("command = []"), named, Some("not named by its whole path"));
+    check(&command("command = \"/usr/bin/vault kv\""), named, Some("invalid type"));
+    check(&command(&format!("command = [\"/a\"{}]", ", \"a\"".repeat(64))), named, Some("64 words at most"));
+    check(&command(&format!("command = [\"/a\", \"{}\"]", "a".repeat(4097))), named, Some("4096 bytes"));
+}
+
+fn other_commands(count: usize) -> String {
+    (0..count).map(|number| format!("[[secret_command]]\nname = \"c{number}\"\ncommand = [\"/a\"]\n")).collect()
+}
+
+#[test]
+fn a_command_is_run_only_if_nobody_else_can_change_it() {
+    let text = format!("[[secret_command]]\nname = \"vault\"\ncommand = [\"/surely/absent\"]\n{RIGHT}");
+    let found = parse("agent.toml", &text, None, Secrets::Read).map_err(|error| error.to_string());
+    assert!(found.is_err_and(|error| error.contains("/surely/absent: looking at failed")));
+}

@@ -146,6 +146,12 @@ impl Scrape {
         for (name, help, value) in single {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
         }
+        let help = "A source of credentials for backends gave nothing when it was asked last";
+        let mut family = encoder.encode_descriptor("credential_source_failing", help, None, MetricType::Gauge)?;
+        for source in &status.sources {
+            let labels = [("source", source.name.as_str())];
+            family.encode_family(&labels)?.encode_gauge(&u64::from(source.error.is_some()))?;
+        }
         let mut family = encoder.encode_descriptor(
             "identity_seconds_left",
             "Until an own certificate ends",

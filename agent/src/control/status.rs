@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::given::sources::SourceState;
+
 /// The state of an agent at one moment.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Status {
@@ -27,6 +29,9 @@ pub(crate) struct Status {
     pub(crate) routes: Vec<RouteStatus>,
     /// Own identities.
     pub(crate) identities: Vec<IdentityStatus>,
+    /// Where credentials for backends come from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sources: Vec<SourceState>,
 }
 
 /// The CA and what it last said.
@@ -117,6 +122,9 @@ impl Status {
             let due = identity.renewal_due.as_ref().map(|due| format!(", renewal due {due}")).unwrap_or_default();
             lines.push(format!("identity {}: until {until}{due}", identity.identity));
             lines.extend(identity.renewal_error.iter().map(|error| format!("  last attempt failed: {error}")));
+        }
+        for source in &self.sources {
+            lines.extend(source.error.iter().map(|error| format!("{}: the last attempt failed: {error}", source.name)));
         }
         lines.join("\n") + "\n"
     }

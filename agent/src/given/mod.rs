@@ -7,41 +7,54 @@ pub(crate) mod query;
 
 mod hide;
 
+pub(crate) mod sources;
+
+mod command;
+
+mod pause;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::response::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, StatusCode};
 use zeroize::Zeroizing;
 
+use crate::refusal::Refusal;
 use crate::request::{RequestError, is_spelling_of, remove_each};
+use command::LiveCommand;
 use place::{Place, Written};
 
 /// What the backend of one inbound is given.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Given {
     injections: Box<[Injected]>,
 }
 
 /// One credential and its place.
-#[derive(Debug, Clone)]
 pub(crate) struct Injected {
-    pub(crate) place: Place,
-    pub(crate) written: Written,
+    place: Place,
+    /// None while it is not at hand.
+    written: Option<Written>,
+    /// Which commands have printed it.
+    commands: Box<[Arc<LiveCommand>]>,
 }
 
 /// What a request was given. It looks at the answer.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 #[must_use]
 pub(crate) struct Spent(Option<Arc<Given>>);
 
 impl Spent {
-    /// Looks at the head of the answer, and takes out of it what it repeats.
-    pub(crate) fn answered(&self, headers: &mut HeaderMap) {
-        if let Self(Some(given)) = self
-            && given.query_names().next().is_some()
-        {
-            hide::hide(headers, given.pairs(), given.query_names());
+    /// Looks at the head of the answer, and takes out of it what it repeats. A credential that is refused is asked for anew.
+    pub(crate) fn answered(&self, head: &mut Parts) {
+        let Self(Some(given)) = self else { return };
+        if given.query_names().next().is_some() {
+            hide::hide(&mut head.headers, given.pairs(), given.query_names());
+        }
+        if head.status == StatusCode::UNAUTHORIZED {
+            given.injections.iter().flat_map(|injected| &injected.commands).for_each(|command| command.renew());
         }
     }
 }
@@ -63,15 +76,23 @@ impl Given {
         remove_each(headers, |name| self.header_names().any(|given| is_spelling_of(name, given)));
     }
 
-    /// Writes the credentials into a request, in place of the caller's own.
+    /// Whether everything is at hand.
+    pub(crate) fn is_at_hand(&self) -> bool {
+        self.injections.iter().all(|injected| injected.written.is_some())
+    }
+
+    /// Writes the credentials into a request, in place of the caller's own. Without all of them nothing is forwarded.
     pub(crate) fn write_into(
         self: &Arc<Self>,
         headers: &mut HeaderMap,
         target: PathAndQuery,
-    ) -> Result<(PathAndQuery, Spent), RequestError> {
+    ) -> Result<(PathAndQuery, Spent), Refusal> {
+        if !self.is_at_hand() {
+            return Err(Refusal::BackendCredential);
+        }
         self.remove_from(headers);
         for injected in &self.injections {
-            if let (Place::Header(name), Written::Header(value)) = (&injected.place, &injected.written) {
+            if let (Place::Header(name), Some(Written::Header(value))) = (&injected.place, &injected.written) {
                 headers.insert(name.clone(), value.clone());
             }
         }
@@ -99,8 +120,8 @@ impl Given {
     /// `name=value` of each parameter.
     fn pairs(&self) -> impl Iterator<Item = &str> {
         self.injections.iter().filter_map(|injected| match &injected.written {
-            Written::Header(_) => None,
-            Written::Query(pair) => Some(pair.as_str()),
+            Some(Written::Query(pair)) => Some(pair.as_str()),
+            Some(Written::Header(_)) | None => None,
         })
     }
 
@@ -116,5 +137,11 @@ impl Given {
             Place::Header(_) => None,
             Place::Query(name) => Some(&**name),
         })
+    }
+}
+
+impl std::fmt::Debug for Given {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Given({})", self.injections.len())
     }
 }

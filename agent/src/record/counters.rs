@@ -87,9 +87,10 @@ impl Histogram {
 }
 
 /// The reasons that metrics tell apart, the last for any other. Fixed, so that no peer can make a label.
-pub(crate) const REASONS: [&str; 100] = [
+pub(crate) const REASONS: [&str; 101] = [
     "audit_unavailable",
     "backend_broke",
+    "backend_credential",
     "backend_full",
     "backend_unreachable",
     "caller_gone",

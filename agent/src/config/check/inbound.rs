@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::super::address::{BackendAddress, BackendSocket};
-use super::super::checked::Inbound;
+use super::super::checked::{Inbound, SecretCommand};
 use super::super::{Secrets, file};
 use super::credentials;
 use super::domains::Identities;
@@ -19,6 +19,7 @@ pub(super) fn inbound(
     written: file::Inbound,
     roles: &Arc<Roles>,
     identities: &Identities<'_>,
+    commands: &[Arc<SecretCommand>],
     secrets: Secrets,
     files: &mut Vec<PathBuf>,
 ) -> Result<(Inbound, Places), Finding> {
@@ -47,7 +48,7 @@ pub(super) fn inbound(
     }
     let policy = rules::policy(&name, written.deny, written.allow, roles, &backend)?;
     let demand = credentials::demand(written.require.as_ref(), written.any_of.as_ref(), &backend)?;
-    let inject = inject::injections(&written.inject.0, &places.name, &backend, secrets, files)?;
+    let inject = inject::injections(&written.inject.0, &places.name, &backend, commands, secrets, files)?;
     let inbound = Inbound {
         identity: identities.check(&written.identity)?,
         listen: parsed(&written.listen)?,

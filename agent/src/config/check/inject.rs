@@ -2,14 +2,16 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use countersign_certs::settings::diagnostic::Finding;
 use http::{HeaderName, header};
 use toml::Spanned;
 
 use super::super::address::{BackendAddress, Protocol};
-use super::super::checked::Injection;
+use super::super::checked::{Injection, SecretCommand};
 use super::super::{Secrets, file, secret};
+use super::commands;
 use crate::given::place::{Form, Place};
 use crate::given::query::is_same_name;
 use crate::refusal::in_one_line;
@@ -26,6 +28,7 @@ pub(super) fn injections(
     written: &[file::Inject],
     route: &Range<usize>,
     backend: &BackendAddress,
+    commands: &[Arc<SecretCommand>],
     secrets: Secrets,
     files: &mut Vec<PathBuf>,
 ) -> Result<Vec<Injection>, Finding> {
@@ -42,12 +45,15 @@ pub(super) fn injections(
         if let Some(other) = injections.iter().find(|other| is_same_place(&other.form, &form)) {
             return Err(Finding::new(span, format!("{} is injected twice", in_words(&other.form.place()))));
         }
-        let template = secret_of(inject, &form, route)?;
-        let at_value = |error: &dyn std::error::Error| Finding::new(template.span(), in_one_line(error));
-        let resolved = secret::resolve(template.get_ref(), secrets).map_err(|error| at_value(&error))?;
-        let written = form.write(&resolved.value).map_err(|error| at_value(&error))?;
+        let text = secret_of(inject, &form, route)?;
+        let at_value = |error: &dyn std::error::Error| Finding::new(text.span(), in_one_line(error));
+        let resolved = secret::template(text.get_ref(), secrets).map_err(|error| at_value(&error))?;
+        commands::check_named(&resolved.value, commands, "an [[inbound.inject]]", route)?;
+        // What a command will print is not known yet, and can be written if it is not too long.
+        let filled = resolved.value.fill(|_command| Some(Arc::default())).unwrap_or_default();
+        form.write(&filled).map_err(|error| at_value(&error))?;
         files.extend(resolved.files);
-        injections.push(Injection { form, written });
+        injections.push(Injection { form, value: resolved.value });
     }
     Ok(injections)
 }
@@ -64,7 +70,7 @@ fn form(inject: &file::Inject, route: &Range<usize>) -> Result<(Form, Range<usiz
         }
         (header, query, user) => {
             let last = [header, query, user].into_iter().flatten().next_back();
-            let span = last.map_or(route.clone(), Spanned::span);
+            let span = last.map_or_else(|| route.clone(), Spanned::span);
             Err(Finding::new(span, "one credential stands in one place: header, query or basic_user"))
         }
     }

@@ -12,6 +12,8 @@ mod inbound;
 
 mod inject;
 
+mod commands;
+
 mod rules;
 
 mod outbound;
@@ -43,9 +45,10 @@ pub(super) fn agent(file: file::Agent, enrolled: Option<&TrustDomain>, secrets: 
     let certificates = domains::certificates(&file.certificate)?;
     let trust_domains = domains::trust_domains(&file.trust_domain, &mut files)?;
     let identities = Identities { certificates: &certificates, enrolled, has_state: file.state_dir.is_some() };
+    let commands = commands::commands(&file.secret_command, secrets)?;
     let mut inbounds = Vec::new();
     for inbound in file.inbound {
-        inbounds.push(inbound::inbound(inbound, &roles, &identities, secrets, &mut files)?);
+        inbounds.push(inbound::inbound(inbound, &roles, &identities, &commands, secrets, &mut files)?);
     }
     let mut outbounds = Vec::new();
     for outbound in file.outbound {
@@ -67,6 +70,7 @@ pub(super) fn agent(file: file::Agent, enrolled: Option<&TrustDomain>, secrets: 
         limits: limits(file.limits)?,
         roles,
         accepted,
+        commands,
         trust_domains,
         certificates,
         inbounds: inbounds.into_iter().map(|(inbound, _)| inbound).collect(),

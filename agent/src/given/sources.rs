@@ -1,0 +1,91 @@
+//! Where credentials come from that are not in the config itself, as one config names them. What stays the same from one config to the
+//! next goes on with what it knows.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use super::command::LiveCommand;
+use super::{Given, Injected};
+use crate::config::checked::{Agent, Inbound, Injection, SecretCommand};
+
+/// Every source of one config.
+#[derive(Default)]
+pub(crate) struct Sources {
+    commands: Vec<Arc<LiveCommand>>,
+}
+
+/// How a source does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SourceState {
+    pub(crate) name: String,
+    /// Why the last try gave nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+}
+
+impl Sources {
+    /// The sources of a config. `news` is told whenever one has something new.
+    pub(crate) fn follow(&self, config: &Agent, news: &Arc<Notify>) -> Self {
+        let command = |settings: &Arc<SecretCommand>| match self.commands.iter().find(|live| live.settings == *settings)
+        {
+            Some(live) => Arc::clone(live),
+            None => Arc::new(LiveCommand::start(settings, news)),
+        };
+        Self { commands: config.commands.iter().map(command).collect() }
+    }
+
+    /// Whether each was asked once.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.commands.iter().all(|command| command.is_settled())
+    }
+
+    /// Waits until each was asked once, for which each has a bound.
+    pub(crate) async fn settled(&self) {
+        for command in &self.commands {
+            command.settled().await;
+        }
+    }
+
+    /// A source that is new since `before`, and gives nothing.
+    pub(crate) fn newly_failed(&self, before: &Self) -> Option<SourceState> {
+        let is_known = |command: &Arc<LiveCommand>| before.commands.iter().any(|known| Arc::ptr_eq(known, command));
+        let failed = self.commands.iter().find(|command| !is_known(command) && command.printed().is_none());
+        failed.map(|command| command_state(command))
+    }
+
+    /// How each does.
+    pub(crate) fn states(&self) -> Vec<SourceState> {
+        self.commands.iter().map(|command| command_state(command)).collect()
+    }
+
+    /// What the backend of an inbound is given now.
+    pub(crate) fn given(&self, inbound: &Inbound) -> Given {
+        Given::new(inbound.inject.iter().map(|injection| self.injected(injection)))
+    }
+
+    fn injected(&self, injection: &Injection) -> Injected {
+        let secret = injection.value.fill(|name| self.command(name)?.printed());
+        let written = secret.and_then(|secret| match injection.form.write(&secret) {
+            Ok(written) => Some(written),
+            Err(error) => {
+                tracing::error!(%error, "what a command has printed cannot be given to a backend");
+                None
+            }
+        });
+        let commands = injection.value.commands().filter_map(|name| self.command(name)).cloned().collect();
+        Injected { place: injection.form.place(), written, commands }
+    }
+
+    fn command(&self, name: &str) -> Option<&Arc<LiveCommand>> {
+        self.commands.iter().find(|command| *command.settings.name == *name)
+    }
+}
+
+fn command_state(command: &LiveCommand) -> SourceState {
+    SourceState {
+        name: format!("secret_command {}", command.settings.name),
+        error: command.error().map(|error| error.to_string()),
+    }
+}
