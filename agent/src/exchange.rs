@@ -80,7 +80,7 @@ async fn forward(
     permit.ongoing().touch();
     let (mut parts, body) = response.into_parts();
     clean(&mut parts);
-    spent.answered(&mut parts);
+    record.rotated(spent.answered(&mut parts, record.now()));
     Ok(Answer::Forwarded { parts, body, permit, lease: Some(lease), target: onward.name() })
 }
 

@@ -234,3 +234,79 @@ fn what_a_file_holds_is_changed_while_requests_run_and_each_is_given_the_old_or_
     assert!(lines.iter().all(|line| line.contains("?key=hunter2 ") || line.contains("?key=hunter3 ")), "{lines:?}");
     assert!(call_on.poll_end().is_none(), "a call under way was ended by a new secret");
 }
+
+/// A service that takes the keys of a file and refuses others, as its path says: `/forbidden` refuses every key.
+fn service_that_takes(keys: &Path) -> EchoBackend {
+    let keys = keys.to_owned();
+    EchoBackend::answering(move |seen, out| {
+        let known = std::fs::read_to_string(&keys).unwrap();
+        let takes = known.lines().any(|key| seen.values("x-api-key") == [key]) && !seen.line().contains("/forbidden");
+        let status = if takes { "200 OK" } else { "401 Unauthorized" };
+        write!(out, "HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n")
+    })
+}
+
+#[test]
+fn a_key_that_the_service_takes_back_costs_one_request_and_none_is_sent_twice() {
+    let agent = TestAgent::new("gateway");
+    let (known, file) = (agent.folder().join("run/known"), agent.folder().join("next"));
+    std::fs::write(&known, "hunter1\nhunter2\n").unwrap();
+    write_by_rename(&file, "hunter2\n");
+    let keys =
+        |value: &str, next: &str| inject(&format!("header = \"x-api-key\"\nvalue = \"{value}\"\nnext = \"{next}\""));
+    let from_file = format!("${{file:{}}}", file.display());
+    let mut gateway = Gateway::start_before(agent, service_that_takes(&known), ROLE, &keys("hunter1", &from_file));
+    let used = |gateway: &Gateway| gateway.backend.seen().last().unwrap().value("x-api-key").unwrap().to_owned();
+    let ask = |gateway: &Gateway, path: &str| (call(gateway, path, &["-d", "abc"]), used(gateway));
+    let (reply, key) = ask(&gateway, "/");
+    assert_eq!((reply.status, &*key), (200, "hunter1"));
+    std::fs::write(&known, "hunter2\n").unwrap();
+    let (reply, key) = ask(&gateway, "/");
+    assert_eq!((reply.status, &*key, gateway.backend.seen().len()), (401, "hunter1", 2), "it was not sent twice");
+    let line = gateway.agent.wait_for_audit("the refusal by the service", |line| line["status"] == 401);
+    assert_eq!((&line["credential_rotated"], &line["outcome"]), (&true.into(), &"allowed".into()), "{line}");
+    for _ in 0..4 {
+        let (reply, key) = ask(&gateway, "/");
+        assert_eq!((reply.status, &*key), (200, "hunter2"), "both workers know");
+    }
+    assert_eq!(gateway.agent.metric("countersign_credential_rotations_total", &[("route", "llm")]), 1.0);
+    // What a caller causes by asking for what nobody may does not put the old key back.
+    assert_eq!(ask(&gateway, "/forbidden").0.status, 401);
+    assert_eq!(ask(&gateway, "/").0.status, 200);
+    assert_eq!(gateway.agent.metric("countersign_credential_rotations_total", &[("route", "llm")]), 1.0);
+    // The operator moves the key up and writes the next one; what is in use stays in use.
+    let tables = gateway.tables(&keys("hunter2", "hunter3"));
+    gateway.agent.reload(&tables);
+    let (reply, key) = ask(&gateway, "/");
+    assert_eq!((reply.status, &*key), (200, "hunter2"));
+    std::fs::write(&known, "hunter3\n").unwrap();
+    assert_eq!(ask(&gateway, "/").0.status, 401);
+    assert_eq!(ask(&gateway, "/").1, "hunter3");
+    is_told_nowhere(&mut gateway, "hunter");
+}
+
+#[test]
+fn a_service_may_refuse_a_key_by_another_status() {
+    let backend = EchoBackend::answering(|seen, out| {
+        let status = if seen.line().contains("?key=hunter2 ") { "200 OK" } else { "400 Bad Request" };
+        write!(out, "HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n")
+    });
+    let keys = inject("query = \"key\"\nvalue = \"hunter1\"\nnext = \"hunter2\"\nrefused_by = [400]");
+    let gateway = Gateway::start_before(TestAgent::new("gateway"), backend, ROLE, &keys);
+    assert_eq!([(); 3].map(|()| call(&gateway, "/", &[]).status), [400, 200, 200]);
+}
+
+#[test]
+fn a_command_is_run_again_when_the_service_refuses_what_it_has_printed() {
+    let agent = TestAgent::new("gateway");
+    let known = agent.folder().join("run/known");
+    std::fs::write(&known, "hunter1\n").unwrap();
+    let (script, before) = command(&agent, "5m", "");
+    write_script(&script, "echo hunter1");
+    let keys = inject("header = \"x-api-key\"\nvalue = \"${command:vault}\"");
+    let gateway = Gateway::start_before(agent, service_that_takes(&known), &before, &keys);
+    assert_eq!(call(&gateway, "/", &[]).status, 200);
+    std::fs::write(&known, "hunter2\n").unwrap();
+    write_script(&script, "echo hunter2");
+    wait::until_so("it was run again, five minutes before it is due", || call(&gateway, "/", &[]).status == 200);
+}

@@ -15,6 +15,7 @@ use countersign_credentials::jwk::KeySet;
 use countersign_credentials::password::PasswordHash;
 use countersign_credentials::reach::AddressRule;
 use countersign_credentials::url::HttpUrl;
+use http::StatusCode;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
@@ -271,6 +272,10 @@ pub(crate) struct Inbound {
 pub(crate) struct Injection {
     pub(crate) form: Form,
     pub(crate) value: Template,
+    /// What is used when the service does not take the value.
+    pub(crate) next: Option<Template>,
+    /// Statuses by which it says so.
+    pub(crate) refused_by: Vec<StatusCode>,
 }
 
 /// A program that prints a secret.

@@ -222,6 +222,8 @@ pub(crate) struct Inject {
     pub(crate) basic_user: Option<Spanned<String>>,
     pub(crate) value: Option<Spanned<String>>,
     pub(crate) password: Option<Spanned<String>>,
+    pub(crate) next: Option<Spanned<String>>,
+    pub(crate) refused_by: Option<Spanned<Vec<u16>>>,
 }
 
 /// `[[outbound]]`

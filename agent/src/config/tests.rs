@@ -167,6 +167,12 @@ fn a_credential_stands_in_one_place_and_no_other_stands_there() {
     let basic = "basic_user = \"svc\"\npassword = \"x\"";
     check(&two("header = \"Authorization\"\nvalue = \"x\"", basic), Some("injected twice"));
     check(&inject("basic_user = \"svc\"\nvalue = \"x\"").repeat(17), Some("the most is 16"));
+    check(&inject("query = \"key\"\nvalue = \"x\"\nnext = \"y\"\nrefused_by = [400, 401, 403]"), None);
+    check(&inject("query = \"key\"\nvalue = \"x\"\nnext = \"${hunter2}\""), Some("may hold a secret"));
+    for statuses in ["[]", "[200]", "[500]", "[401,401,401,401,401,401,401,401,401]"] {
+        let keys = format!("query = \"key\"\nvalue = \"x\"\nrefused_by = {statuses}");
+        check(&inject(&keys), Some("1 to 8 numbers of 400 to 499"));
+    }
     let long = format!("query = \"key\"\nvalue = \"{}\"", "x".repeat(16 * 1024));
     check(&inject(&long), Some("may hold a secret"));
 }

@@ -41,6 +41,8 @@ impl Collector for Scrape {
         })?;
         self.route_counter(&mut encoder, "connections_closed", "Connections ended", |route| &route.connections_closed)?;
         self.route_counter(&mut encoder, "handshakes", "TLS handshakes done", |route| &route.handshakes)?;
+        let help = "Credentials that a backend has refused, so that the other slot is used";
+        self.route_counter(&mut encoder, "credential_rotations", help, |route| &route.rotations)?;
         self.route_counter(&mut encoder, "received_bytes", "Body bytes from peers", |route| &route.received_bytes)?;
         self.route_counter(&mut encoder, "sent_bytes", "Body bytes to peers", |route| &route.sent_bytes)?;
         self.histogram(&mut encoder, "first_byte_seconds", "From a request's head to the answer's head", |route| {

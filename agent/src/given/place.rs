@@ -48,6 +48,15 @@ pub(crate) enum Unwritable {
     TooLong { bytes: usize },
 }
 
+impl std::fmt::Display for Place {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Header(name) => write!(formatter, "the header {name}"),
+            Self::Query(name) => write!(formatter, "the parameter {name:?}"),
+        }
+    }
+}
+
 impl Form {
     /// Where it stands.
     pub(crate) fn place(&self) -> Place {

@@ -7,13 +7,18 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::command::LiveCommand;
-use super::{Given, Injected};
+use super::place::{Form, Place};
+use super::rotation::Rotation;
+use super::{Given, Injected, Slot};
 use crate::config::checked::{Agent, Inbound, Injection, SecretCommand};
+use crate::config::secret::Template;
 
 /// Every source of one config.
 #[derive(Default)]
 pub(crate) struct Sources {
     commands: Vec<Arc<LiveCommand>>,
+    /// By the name of the inbound.
+    rotations: Vec<(Arc<str>, Place, Arc<Rotation>)>,
 }
 
 /// How a source does.
@@ -33,7 +38,14 @@ impl Sources {
             Some(live) => Arc::clone(live),
             None => Arc::new(LiveCommand::start(settings, news)),
         };
-        Self { commands: config.commands.iter().map(command).collect() }
+        let injections = config.inbounds.iter().flat_map(|inbound| {
+            inbound.inject.iter().map(|injection| (Arc::clone(&inbound.name), injection.form.place()))
+        });
+        let rotation = |(inbound, place): (Arc<str>, Place)| {
+            let rotation = Rotation::after(self.rotation(&inbound, &place).map(|rotation| &**rotation));
+            (inbound, place, Arc::new(rotation))
+        };
+        Self { commands: config.commands.iter().map(command).collect(), rotations: injections.map(rotation).collect() }
     }
 
     /// Whether each was asked once.
@@ -62,20 +74,34 @@ impl Sources {
 
     /// What the backend of an inbound is given now.
     pub(crate) fn given(&self, inbound: &Inbound) -> Given {
-        Given::new(inbound.inject.iter().map(|injection| self.injected(injection)))
+        Given::new(inbound.inject.iter().map(|injection| self.injected(&inbound.name, injection)))
     }
 
-    fn injected(&self, injection: &Injection) -> Injected {
-        let secret = injection.value.fill(|name| self.command(name)?.printed());
-        let written = secret.and_then(|secret| match injection.form.write(&secret) {
+    fn injected(&self, inbound: &str, injection: &Injection) -> Injected {
+        let place = injection.form.place();
+        let rotation = self.rotation(inbound, &place).cloned().unwrap_or_default();
+        let templates = std::iter::once(&injection.value).chain(&injection.next);
+        let slots: Box<[Slot]> = templates.map(|template| self.slot(&injection.form, template)).collect();
+        let in_slot = |slot: usize| slots.get(slot).and_then(|slot| slot.written.clone());
+        rotation.holds([in_slot(0), in_slot(1)]);
+        Injected { place, slots, rotation, refused_by: injection.refused_by.as_slice().into() }
+    }
+
+    fn slot(&self, form: &Form, template: &Template) -> Slot {
+        let secret = template.fill(|name| self.command(name)?.printed());
+        let written = secret.and_then(|secret| match form.write(&secret) {
             Ok(written) => Some(written),
             Err(error) => {
                 tracing::error!(%error, "what a command has printed cannot be given to a backend");
                 None
             }
         });
-        let commands = injection.value.commands().filter_map(|name| self.command(name)).cloned().collect();
-        Injected { place: injection.form.place(), written, commands }
+        Slot { written, commands: template.commands().filter_map(|name| self.command(name)).cloned().collect() }
+    }
+
+    fn rotation(&self, inbound: &str, place: &Place) -> Option<&Arc<Rotation>> {
+        let found = self.rotations.iter().find(|(name, other, _)| **name == *inbound && other == place);
+        found.map(|(_, _, rotation)| rotation)
     }
 
     fn command(&self, name: &str) -> Option<&Arc<LiveCommand>> {

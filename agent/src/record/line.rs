@@ -84,6 +84,8 @@ pub(crate) struct Line<'record> {
     pub(crate) method: Option<&'record Method>,
     pub(crate) path: Option<&'record str>,
     pub(crate) status: Option<StatusCode>,
+    /// The backend has refused the credential that it was given.
+    pub(crate) rotated: bool,
     pub(crate) received: u64,
     pub(crate) sent: u64,
     pub(crate) duration: Duration,
@@ -122,6 +124,9 @@ impl Line<'_> {
         object.escaped(",\"path\":", self.path);
         if let Some(status) = self.status {
             object.plain(",\"status\":", status.as_str());
+        }
+        if self.rotated {
+            object.plain(",\"credential_rotated\":true", "");
         }
         object.number(",\"received_bytes\":", self.received);
         object.number(",\"sent_bytes\":", self.sent);
@@ -264,6 +269,7 @@ mod tests {
             method: Some(&Method::GET),
             path: Some("/\",\"outcome\":\"allowed"),
             status: Some(StatusCode::FORBIDDEN),
+            rotated: false,
             received: 1,
             sent: 2,
             duration: Duration::from_micros(3),

@@ -164,6 +164,7 @@ impl ConnectionRecord {
             method: None,
             path: None,
             status: None,
+            rotated: false,
             received: self.transfer.received.get(),
             sent: self.transfer.sent.get(),
             duration: self.opened.elapsed(),
@@ -210,6 +211,8 @@ pub(crate) struct RequestRecord {
     target: Option<PathAndQuery>,
     rule: Option<Arc<str>>,
     status: Option<StatusCode>,
+    /// The backend has refused the credential that it was given, so that the next request is given another.
+    rotated: bool,
     transfer: Rc<Transfer>,
     closed: bool,
 }
@@ -228,6 +231,7 @@ impl RequestRecord {
             target: target.cloned(),
             rule: None,
             status: None,
+            rotated: false,
             transfer: Rc::default(),
             closed: false,
         }
@@ -265,6 +269,12 @@ impl RequestRecord {
     pub(crate) fn status(&mut self, status: StatusCode) {
         self.status = Some(status);
         self.counters.first_byte.observe(self.opened.elapsed());
+    }
+
+    /// Notes whether the backend has refused the credential that it was given, so that the next request is given another.
+    pub(crate) fn rotated(&mut self, rotated: bool) {
+        self.rotated = rotated;
+        self.counters.rotations.add(u64::from(rotated));
     }
 
     /// Where the bytes of this request are counted.
@@ -310,6 +320,7 @@ impl RequestRecord {
             method: Some(&self.method),
             path: self.target.as_ref().map(PathAndQuery::path),
             status: self.status,
+            rotated: self.rotated,
             received: self.transfer.received.get(),
             sent: self.transfer.sent.get(),
             duration,

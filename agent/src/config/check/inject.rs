@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use countersign_certs::settings::diagnostic::Finding;
-use http::{HeaderName, header};
+use http::{HeaderName, StatusCode, header};
 use toml::Spanned;
 
 use super::super::address::{BackendAddress, Protocol};
@@ -19,6 +19,9 @@ use crate::request::{is_hop_by_hop, is_identity_header};
 
 /// Most credentials for one backend.
 const INJECTIONS_MAX: usize = 16;
+
+/// Most statuses that refuse a credential.
+const REFUSED_BY_MAX: usize = 8;
 
 /// Longest name of a parameter or of a user in bytes.
 const NAME_BYTES_MAX: usize = 256;
@@ -43,17 +46,21 @@ pub(super) fn injections(
             return Err(Finding::new(span, "a plain TCP backend has no headers to inject into"));
         }
         if let Some(other) = injections.iter().find(|other| is_same_place(&other.form, &form)) {
-            return Err(Finding::new(span, format!("{} is injected twice", in_words(&other.form.place()))));
+            return Err(Finding::new(span, format!("{} is injected twice", other.form.place())));
         }
-        let text = secret_of(inject, &form, route)?;
-        let at_value = |error: &dyn std::error::Error| Finding::new(text.span(), in_one_line(error));
-        let resolved = secret::template(text.get_ref(), secrets).map_err(|error| at_value(&error))?;
-        commands::check_named(&resolved.value, commands, "an [[inbound.inject]]", route)?;
-        // What a command will print is not known yet, and can be written if it is not too long.
-        let filled = resolved.value.fill(|_command| Some(Arc::default())).unwrap_or_default();
-        form.write(&filled).map_err(|error| at_value(&error))?;
-        files.extend(resolved.files);
-        injections.push(Injection { form, value: resolved.value });
+        let mut template = |text: &Spanned<String>| {
+            let at_value = |error: &dyn std::error::Error| Finding::new(text.span(), in_one_line(error));
+            let resolved = secret::template(text.get_ref(), secrets).map_err(|error| at_value(&error))?;
+            commands::check_named(&resolved.value, commands, "an [[inbound.inject]]", route)?;
+            // What a command will print is not known yet, and can be written if it is not too long.
+            let filled = resolved.value.fill(|_command| Some(Arc::default())).unwrap_or_default();
+            form.write(&filled).map_err(|error| at_value(&error))?;
+            files.extend(resolved.files);
+            Ok(resolved.value)
+        };
+        let value = template(secret_of(inject, &form, route)?)?;
+        let next = inject.next.as_ref().map(template).transpose()?;
+        injections.push(Injection { form, value, next, refused_by: refused_by(inject.refused_by.as_ref())? });
     }
     Ok(injections)
 }
@@ -116,13 +123,6 @@ fn is_same_place(one: &Form, other: &Form) -> bool {
     }
 }
 
-fn in_words(place: &Place) -> String {
-    match place {
-        Place::Header(name) => name.to_string(),
-        Place::Query(name) => format!("the parameter {name:?}"),
-    }
-}
-
 /// The secret has a name of its own where it is a password.
 fn secret_of<'file>(
     inject: &'file file::Inject,
@@ -136,12 +136,25 @@ fn secret_of<'file>(
     match (wanted, unwanted) {
         (Some(secret), None) => Ok(secret),
         (None, _) => {
-            let message = format!("an [[inbound.inject]] for {} has no {name}", in_words(&form.place()));
+            let message = format!("an [[inbound.inject]] for {} has no {name}", form.place());
             Err(Finding::with_hint(route.clone(), message, format!("add a line: {name} = \"${{file:/PATH}}\"")))
         }
         (Some(_), Some(_)) => {
-            let message = format!("{} is written with {name} alone", in_words(&form.place()));
+            let message = format!("{} is written with {name} alone", form.place());
             Err(Finding::new(route.clone(), message))
+        }
+    }
+}
+
+/// Statuses of an answer that say that the credential is not taken.
+fn refused_by(written: Option<&Spanned<Vec<u16>>>) -> Result<Vec<StatusCode>, Finding> {
+    let Some(written) = written else { return Ok(vec![StatusCode::UNAUTHORIZED]) };
+    let status = |number: &u16| StatusCode::from_u16(*number).ok().filter(StatusCode::is_client_error);
+    let statuses: Option<Vec<StatusCode>> = written.get_ref().iter().map(status).collect();
+    match statuses.filter(|statuses| !statuses.is_empty() && statuses.len() <= REFUSED_BY_MAX) {
+        Some(statuses) => Ok(statuses),
+        None => {
+            Err(Finding::new(written.span(), format!("it is a list of 1 to {REFUSED_BY_MAX} numbers of 400 to 499")))
         }
     }
 }
