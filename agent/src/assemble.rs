@@ -36,7 +36,7 @@ pub(crate) enum AssembleError {
     Files(#[from] FilesError),
     #[error("{name:?} cannot listen on {address}")]
     Listen { name: Arc<str>, address: ListenAddress, source: io::Error },
-    #[error("TLS cannot be set up for an issuer of tokens")]
+    #[error("TLS cannot be set up for an issuer of tokens or a token endpoint")]
     Tls(#[source] TlsError),
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -47,6 +47,22 @@ pub(crate) struct Taken {
     pub(crate) config: Agent,
     pub(crate) files: FromFiles,
     pub(crate) sources: Sources,
+}
+
+impl Taken {
+    /// Own identities: of the CA, and in files.
+    fn svids(&self, credentials: &Credentials) -> BTreeMap<San, Arc<X509Svid>> {
+        let mut svids = credentials.svids.clone();
+        svids.extend(self.files.svids.iter().map(|(name, svid)| (name.clone(), Arc::clone(svid))));
+        svids
+    }
+
+    /// Whether every source of credentials that can be asked was asked once.
+    pub(crate) fn is_settled(&self, credentials: &Credentials) -> Result<bool, AssembleError> {
+        // What a command has printed may prove who we are at a token endpoint.
+        self.sources.prove(&self.svids(credentials)).map_err(AssembleError::Tls)?;
+        Ok(self.sources.is_settled())
+    }
 }
 
 /// What happens to a route that cannot listen.
@@ -138,12 +154,13 @@ impl Assembler {
     ) -> Result<Assembled, AssembleError> {
         let config = &taken.config;
         let mut at_hand = AtHand::gather(taken, credentials)?;
+        taken.sources.prove(&at_hand.svids).map_err(AssembleError::Tls)?;
         let mut waiting = Vec::new();
         let mut ready = Vec::new();
         for inbound in &config.inbounds {
             match self.inbound(inbound, taken, &mut at_hand)? {
                 Some(route) => {
-                    if !route.given.is_at_hand() {
+                    if !route.given.is_at_hand(self.clock.now()) {
                         waiting.push(Waiting::new(Direction::Inbound, &inbound.name, Cause::Credential));
                     }
                     ready.push(Ready::inbound(inbound, route));
@@ -342,8 +359,7 @@ impl<'config> Ready<'config> {
 
 impl<'taken> AtHand<'taken> {
     fn gather(taken: &'taken Taken, credentials: &Credentials) -> Result<Self, AssembleError> {
-        let mut svids = credentials.svids.clone();
-        svids.extend(taken.files.svids.iter().map(|(name, svid)| (name.clone(), Arc::clone(svid))));
+        let svids = taken.svids(credentials);
         let bundles: Vec<TrustBundle> =
             taken.config.trust_domains.iter().chain(&taken.files.bundles).cloned().collect();
         let domains = trusted_domains(credentials.trust.as_deref(), &bundles)?;

@@ -22,7 +22,7 @@ use crate::config::{self, ConfigError, Secrets};
 use crate::control::metrics::Counters;
 use crate::control::server;
 use crate::control::status::{CaStatus, IdentityStatus, RouteStatus, Status};
-use crate::given::sources::{SourceState, Sources};
+use crate::given::sources::Sources;
 use crate::identity::Credentials;
 use crate::identity::files;
 use crate::identity::keeper::Keeper;
@@ -35,6 +35,8 @@ use crate::routes::{Entrance, Phase, Snapshot};
 use crate::systemd::{self, HandedOver};
 use crate::watcher::FileWatcher;
 use crate::worker::{self, Places, WorkerSetup};
+
+mod reload;
 
 /// How often it is stored when API keys were used last.
 const KEY_USAGE_STORED: Duration = Duration::from_secs(60);
@@ -107,7 +109,7 @@ pub(crate) async fn run(
     let keys = config.accepted.api_keys.as_ref();
     let key_usage = Arc::new(keys.map(|keys| KeyUsage::load(&keys.file)).unwrap_or_default());
     let news = Arc::<Notify>::default();
-    let sources = Sources::default().follow(&config, &news);
+    let sources = Sources::default().follow(&config, &clock, &news);
     let taken = Taken { files: files::load(&config).map_err(AssembleError::from)?, config, sources };
     let empty = Snapshot::empty(0, taken.config.limits.clone(), Phase::Serving);
     let agent = Rc::new(Agent {
@@ -318,76 +320,6 @@ impl Agent {
     /// The files that the config in use was made from.
     fn files(&self, path: &Path) -> Vec<PathBuf> {
         files_of(&self.taken().config, path)
-    }
-
-    /// Takes up a changed config or changed files, or says what is wrong with them and goes on with what was.
-    fn reload(&self, path: &Path, files: &mut FileWatcher) {
-        match self.read_anew(path, files) {
-            Ok(coming) => {
-                let is_settled = coming.sources.is_settled();
-                self.coming.replace(Some(Rc::new(coming)));
-                if is_settled {
-                    self.finish_reload();
-                }
-            }
-            Err(error) => {
-                self.coming.take();
-                self.refuse_config(&error);
-            }
-        }
-    }
-
-    /// Takes up the config that has waited.
-    fn finish_reload(&self) {
-        let Some(coming) = self.coming.take() else { return };
-        let taken_up = match coming.sources.newly_failed(&self.taken().sources) {
-            Some(SourceState { name, error }) => {
-                Err(RunError::Source { name, detail: error.unwrap_or_else(|| "it does not answer".to_owned()) })
-            }
-            None => {
-                self.say_what_needs_a_restart(&coming.config);
-                self.take_up(&coming, Opening::AllOrNothing).map_err(RunError::from)
-            }
-        };
-        match taken_up {
-            Ok(()) => {
-                self.config_error.take();
-                tracing::info!("config taken up");
-            }
-            Err(error) => self.refuse_config(&error),
-        }
-    }
-
-    async fn coming_is_settled(&self) {
-        let coming = self.coming.borrow().clone();
-        match coming {
-            Some(coming) => coming.sources.settled().await,
-            None => std::future::pending().await,
-        }
-    }
-
-    fn refuse_config(&self, error: &RunError) {
-        let text = in_one_line(error);
-        tracing::error!(error = text, "config refused, the one before stays in use");
-        self.config_error.replace(Some(text));
-    }
-
-    fn read_anew(&self, path: &Path, files: &mut FileWatcher) -> Result<Taken, RunError> {
-        let mut watched = self.files(path);
-        // What is watched is fingerprinted before it is read, so that a change in between is seen as one.
-        files.watch(watched.iter().cloned());
-        let config = load(path, Secrets::Read)?;
-        let named = files_of(&config, path);
-        let read = files::load(&config).map_err(AssembleError::from);
-        // The files of a refused config are watched too: mending one of them mends the config.
-        if named.iter().any(|file| !watched.contains(file)) {
-            watched.extend(named);
-            watched.sort();
-            watched.dedup();
-            files.watch(watched);
-        }
-        let files = read?;
-        Ok(Taken { sources: self.taken().sources.follow(&config, &self.news), config, files })
     }
 
     fn say_what_needs_a_restart(&self, config: &checked::Agent) {

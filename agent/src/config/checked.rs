@@ -10,12 +10,13 @@ use countersign_certs::san::San;
 use countersign_certs::tls::KeyExchange;
 use countersign_credentials::api_key::KeyIndex;
 use countersign_credentials::discovery::Transport;
+use countersign_credentials::grant::Wanted;
 use countersign_credentials::introspection::IntrospectionSettings;
 use countersign_credentials::jwk::KeySet;
 use countersign_credentials::password::PasswordHash;
 use countersign_credentials::reach::AddressRule;
 use countersign_credentials::url::HttpUrl;
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
@@ -263,6 +264,7 @@ pub(crate) struct Inbound {
     pub(crate) bound_tokens_only: bool,
     pub(crate) policy: Arc<Policy>,
     pub(crate) inject: Arc<[Injection]>,
+    pub(crate) token: Option<Arc<BackendToken>>,
     /// Authorities for peers without a SPIFFE ID.
     pub(crate) foreign_bundle: Option<PathBuf>,
 }
@@ -276,6 +278,56 @@ pub(crate) struct Injection {
     pub(crate) next: Option<Template>,
     /// Statuses by which it says so.
     pub(crate) refused_by: Vec<StatusCode>,
+}
+
+/// A token that the backend is given, and that somebody else gives out.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct BackendToken {
+    pub(crate) grant: GrantKind,
+    pub(crate) endpoint: TokenEndpoint,
+    pub(crate) server: WebServer,
+    pub(crate) client_id: String,
+    pub(crate) proof: ClientProof,
+    pub(crate) wanted: Wanted,
+    /// How long a token is used of which is not said how long it counts.
+    pub(crate) lifetime_unnamed: Duration,
+    /// Where it stands in requests.
+    pub(crate) header: HeaderName,
+}
+
+/// For whom it is given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GrantKind {
+    /// For the agent (RFC 6749 §4.4).
+    ClientCredentials,
+    /// For the caller, in exchange for the token that it shows (RFC 8693).
+    TokenExchange,
+}
+
+/// Where it is given out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TokenEndpoint {
+    /// Where the metadata of this issuer say.
+    Issuer {
+        issuer: String,
+        transport: Transport,
+    },
+    Url(HttpUrl),
+}
+
+/// How the agent proves who it is, where it is given out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ClientProof {
+    /// By the certificate of this identity.
+    Identity(San),
+    Secret(Template),
+}
+
+/// Which backend a token is for. One that was given out for another is never sent to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TokenFor {
+    pub(crate) inbound: Arc<str>,
+    pub(crate) backend: BackendAddress,
 }
 
 /// A program that prints a secret.
@@ -326,6 +378,11 @@ impl Agent {
     pub(crate) fn enrolled_identities(&self) -> Vec<&San> {
         let named = self.inbounds.iter().map(|inbound| &inbound.identity);
         let named = named.chain(self.outbounds.iter().map(|outbound| &outbound.identity));
+        let of_tokens = self.inbounds.iter().filter_map(|inbound| match &inbound.token.as_ref()?.proof {
+            ClientProof::Identity(identity) => Some(identity),
+            ClientProof::Secret(_) => None,
+        });
+        let named = named.chain(of_tokens);
         let mut wanted: Vec<&San> =
             named.filter(|identity| !self.certificates.iter().any(|files| files.identity == **identity)).collect();
         wanted.sort();

@@ -198,6 +198,7 @@ pub(crate) struct Inbound {
     pub(crate) deny: Vec<Spanned<Rule>>,
     #[serde(default)]
     pub(crate) inject: OneOrMany<Inject>,
+    pub(crate) token: Option<BackendToken>,
 }
 
 /// `[[inbound.allow]]` or `[[inbound.deny]]`
@@ -224,6 +225,30 @@ pub(crate) struct Inject {
     pub(crate) password: Option<Spanned<String>>,
     pub(crate) next: Option<Spanned<String>>,
     pub(crate) refused_by: Option<Spanned<Vec<u16>>>,
+}
+
+/// `[inbound.token]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BackendToken {
+    pub(crate) grant: Spanned<String>,
+    pub(crate) endpoint: Option<Spanned<String>>,
+    pub(crate) issuer: Option<Spanned<String>>,
+    pub(crate) bundle: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    pub(crate) private_addresses: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) unsafe_http_on_loopback: bool,
+    pub(crate) client_id: Spanned<String>,
+    pub(crate) client_secret: Option<Spanned<String>>,
+    pub(crate) identity: Option<Spanned<String>>,
+    pub(crate) scope: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) audience: OneOrMany<String>,
+    #[serde(default)]
+    pub(crate) resource: OneOrMany<String>,
+    pub(crate) lifetime_unnamed: Option<Spanned<String>>,
+    pub(crate) header: Option<Spanned<String>>,
 }
 
 /// `[[outbound]]`

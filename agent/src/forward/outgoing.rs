@@ -42,7 +42,8 @@ impl Outgoing {
             tell_who_calls(&mut headers, ongoing)?;
             tell_decision(&mut headers, decision);
             body.without_given(&route.given);
-            (target, spent) = route.given.write_into(&mut headers, target)?;
+            (target, spent) =
+                route.given.write_into(&mut headers, target, ongoing.connection().worker().clock().now())?;
         }
         Ok((Self { method, authority, target, headers, body }, spent))
     }

@@ -11,6 +11,10 @@ pub(crate) mod sources;
 
 mod command;
 
+mod endpoint;
+
+mod grant;
+
 mod pause;
 
 mod rotation;
@@ -27,6 +31,8 @@ use crate::refusal::Refusal;
 use crate::request::{RequestError, is_spelling_of, remove_each};
 use command::LiveCommand;
 use countersign_certs::time::Timestamp;
+use endpoint::Granted;
+use grant::LiveGrant;
 use place::{Place, Written};
 use rotation::Rotation;
 
@@ -34,6 +40,19 @@ use rotation::Rotation;
 #[derive(Default)]
 pub(crate) struct Given {
     injections: Box<[Injected]>,
+    token: Option<Token>,
+}
+
+/// A token that somebody else gives out.
+pub(crate) struct Token {
+    header: HeaderName,
+    source: TokenSource,
+}
+
+/// For whom it is given out.
+enum TokenSource {
+    /// For the agent. None while there is none.
+    Own { granted: Option<Arc<Granted>>, live: Arc<LiveGrant> },
 }
 
 /// One credential and its place.
@@ -70,6 +89,9 @@ impl Spent {
         let Some(given) = &self.given else { return false };
         if given.query_names().next().is_some() {
             hide::hide(&mut head.headers, given.pairs(), given.query_names());
+        }
+        if let Some(token) = given.token.as_ref().filter(|_| head.status == StatusCode::UNAUTHORIZED) {
+            token.refused();
         }
         let judged = given.injections.iter().enumerate();
         // Each hears of it: it is not known which of them the service has refused.
@@ -111,15 +133,33 @@ impl Injected {
     }
 }
 
+impl Token {
+    /// As it is given now.
+    fn written(&self, now: Timestamp) -> Option<&Written> {
+        match &self.source {
+            TokenSource::Own { granted, .. } => {
+                granted.as_ref().filter(|granted| now < granted.ends).map(|granted| &granted.written)
+            }
+        }
+    }
+
+    /// The service does not take it.
+    fn refused(&self) {
+        match &self.source {
+            TokenSource::Own { live, .. } => live.renew(),
+        }
+    }
+}
+
 impl Given {
     /// These credentials.
-    pub(crate) fn new(injections: impl IntoIterator<Item = Injected>) -> Self {
-        Self { injections: injections.into_iter().collect() }
+    pub(crate) fn new(injections: impl IntoIterator<Item = Injected>, token: Option<Token>) -> Self {
+        Self { injections: injections.into_iter().collect(), token }
     }
 
     /// How many headers are added.
     pub(crate) fn count(&self) -> usize {
-        self.injections.len()
+        self.injections.len() + usize::from(self.token.is_some())
     }
 
     /// Removes every spelling of the headers that are given, from a message's head or from its trailers: a service that reads all
@@ -129,8 +169,9 @@ impl Given {
     }
 
     /// Whether everything is at hand.
-    pub(crate) fn is_at_hand(&self) -> bool {
+    pub(crate) fn is_at_hand(&self, now: Timestamp) -> bool {
         self.injections.iter().all(|injected| injected.slot().is_some())
+            && self.token.as_ref().is_none_or(|token| token.written(now).is_some())
     }
 
     /// Writes the credentials into a request, in place of the caller's own. Without all of them nothing is forwarded.
@@ -138,6 +179,7 @@ impl Given {
         self: &Arc<Self>,
         headers: &mut HeaderMap,
         target: PathAndQuery,
+        now: Timestamp,
     ) -> Result<(PathAndQuery, Spent), Refusal> {
         let spent = self.spend().ok_or(Refusal::BackendCredential)?;
         self.remove_from(headers);
@@ -149,6 +191,12 @@ impl Given {
                 }
                 (Place::Query(_), Some(Written::Query(pair))) => pairs.push(pair.as_str()),
                 (_, _) => return Err(Refusal::BackendCredential),
+            }
+        }
+        if let Some(token) = &self.token {
+            match token.written(now) {
+                Some(Written::Header(value)) => drop(headers.insert(token.header.clone(), value.clone())),
+                Some(Written::Query(_)) | None => return Err(Refusal::BackendCredential),
             }
         }
         let target = if pairs.is_empty() { target } else { self.with_query(&target, &pairs)? };
@@ -191,10 +239,11 @@ impl Given {
     }
 
     fn header_names(&self) -> impl Iterator<Item = &HeaderName> {
-        self.injections.iter().filter_map(|injected| match &injected.place {
+        let injected = self.injections.iter().filter_map(|injected| match &injected.place {
             Place::Header(name) => Some(name),
             Place::Query(_) => None,
-        })
+        });
+        injected.chain(self.token.as_ref().map(|token| &token.header))
     }
 
     fn query_names(&self) -> impl Iterator<Item = &str> + Clone {

@@ -28,15 +28,15 @@ impl Pause {
         now
     }
 
-    /// Waits, less long if something newer is wanted.
-    pub(super) async fn sleep(&self, whole: Duration, wanted: &Notify) {
+    /// Waits, less long if something newer is wanted. Whether it is.
+    pub(super) async fn sleep(&self, whole: Duration, wanted: &Notify) -> bool {
         let asked_early = async {
             tokio::time::sleep(AFTER_REFUSAL).await;
             wanted.notified().await;
         };
         tokio::select! {
-            () = tokio::time::sleep(whole) => {}
-            () = asked_early => {}
+            () = tokio::time::sleep(whole) => false,
+            () = asked_early => true,
         }
     }
 }

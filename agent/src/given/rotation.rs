@@ -217,7 +217,7 @@ mod tests {
             rotation.holds([written("a"), written("b")]);
             assert!(rotation.refused(0, Timestamp::from_unix_seconds(0)));
             let next = Rotation::after(Some(&rotation));
-            next.holds(after.map(|text| written(text)));
+            next.holds(after.map(written));
             assert_eq!(next.current(), expected, "{after:?}");
         };
         check(["a", "b"], 1);

@@ -1,16 +1,23 @@
 //! Where credentials come from that are not in the config itself, as one config names them. What stays the same from one config to the
 //! next goes on with what it knows.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use countersign_certs::san::San;
+use countersign_certs::svid::X509Svid;
+use countersign_certs::time::Clock;
+use countersign_certs::tls::TlsError;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::command::LiveCommand;
+use super::grant::LiveGrant;
 use super::place::{Form, Place};
 use super::rotation::Rotation;
-use super::{Given, Injected, Slot};
-use crate::config::checked::{Agent, Inbound, Injection, SecretCommand};
+use super::{Given, Injected, Slot, Token, TokenSource};
+use crate::config::checked::{Agent, BackendToken, GrantKind, Inbound, Injection, SecretCommand, TokenFor};
 use crate::config::secret::Template;
 
 /// Every source of one config.
@@ -19,6 +26,7 @@ pub(crate) struct Sources {
     commands: Vec<Arc<LiveCommand>>,
     /// By the name of the inbound.
     rotations: Vec<(Arc<str>, Place, Arc<Rotation>)>,
+    grants: Vec<Arc<LiveGrant>>,
 }
 
 /// How a source does.
@@ -32,7 +40,7 @@ pub(crate) struct SourceState {
 
 impl Sources {
     /// The sources of a config. `news` is told whenever one has something new.
-    pub(crate) fn follow(&self, config: &Agent, news: &Arc<Notify>) -> Self {
+    pub(crate) fn follow(&self, config: &Agent, clock: &Clock, news: &Arc<Notify>) -> Self {
         let command = |settings: &Arc<SecretCommand>| match self.commands.iter().find(|live| live.settings == *settings)
         {
             Some(live) => Arc::clone(live),
@@ -45,12 +53,28 @@ impl Sources {
             let rotation = Rotation::after(self.rotation(&inbound, &place).map(|rotation| &**rotation));
             (inbound, place, Arc::new(rotation))
         };
-        Self { commands: config.commands.iter().map(command).collect(), rotations: injections.map(rotation).collect() }
+        Self {
+            commands: config.commands.iter().map(command).collect(),
+            rotations: injections.map(rotation).collect(),
+            grants: config.inbounds.iter().filter_map(|inbound| self.grant(inbound, clock, news)).collect(),
+        }
+    }
+
+    fn grant(&self, inbound: &Inbound, clock: &Clock, news: &Arc<Notify>) -> Option<Arc<LiveGrant>> {
+        let settings = inbound.token.as_ref().filter(|token| token.grant == GrantKind::ClientCredentials)?;
+        let whose = TokenFor { inbound: Arc::clone(&inbound.name), backend: inbound.backend.clone() };
+        let same = self.grants.iter().find(|live| live.whose == whose && live.settings() == settings);
+        Some(same.cloned().unwrap_or_else(|| Arc::new(LiveGrant::start(whose, settings, clock, news))))
+    }
+
+    /// Takes up certificates and secrets that prove who we are, as they are now.
+    pub(crate) fn prove(&self, svids: &BTreeMap<San, Arc<X509Svid>>) -> Result<(), TlsError> {
+        self.grants.iter().try_for_each(|grant| grant.prove(svids, |name| self.command(name)?.printed()))
     }
 
     /// Whether each was asked once.
     pub(crate) fn is_settled(&self) -> bool {
-        self.commands.iter().all(|command| command.is_settled())
+        self.commands.iter().all(|command| command.is_settled()) && self.grants.iter().all(|grant| grant.is_settled())
     }
 
     /// Waits until each was asked once, for which each has a bound.
@@ -58,23 +82,36 @@ impl Sources {
         for command in &self.commands {
             command.settled().await;
         }
+        for grant in &self.grants {
+            grant.settled().await;
+        }
     }
 
     /// A source that is new since `before`, and gives nothing.
     pub(crate) fn newly_failed(&self, before: &Self) -> Option<SourceState> {
         let is_known = |command: &Arc<LiveCommand>| before.commands.iter().any(|known| Arc::ptr_eq(known, command));
         let failed = self.commands.iter().find(|command| !is_known(command) && command.printed().is_none());
-        failed.map(|command| command_state(command))
+        let is_known = |grant: &Arc<LiveGrant>| before.grants.iter().any(|known| Arc::ptr_eq(known, grant));
+        let refused = self.grants.iter().find(|grant| !is_known(grant) && grant.error().is_some());
+        failed.map(|command| command_state(command)).or_else(|| refused.map(|grant| grant_state(grant)))
     }
 
     /// How each does.
     pub(crate) fn states(&self) -> Vec<SourceState> {
-        self.commands.iter().map(|command| command_state(command)).collect()
+        let of_commands = self.commands.iter().map(|command| command_state(command));
+        of_commands.chain(self.grants.iter().map(|grant| grant_state(grant))).collect()
     }
 
     /// What the backend of an inbound is given now.
     pub(crate) fn given(&self, inbound: &Inbound) -> Given {
-        Given::new(inbound.inject.iter().map(|injection| self.injected(&inbound.name, injection)))
+        let injections = inbound.inject.iter().map(|injection| self.injected(&inbound.name, injection));
+        Given::new(injections, inbound.token.as_ref().and_then(|token| self.token(inbound, token)))
+    }
+
+    fn token(&self, inbound: &Inbound, settings: &BackendToken) -> Option<Token> {
+        let live = self.grants.iter().find(|live| live.whose.inbound == inbound.name)?;
+        let source = TokenSource::Own { granted: live.granted(), live: Arc::clone(live) };
+        Some(Token { header: settings.header.clone(), source })
     }
 
     fn injected(&self, inbound: &str, injection: &Injection) -> Injected {
@@ -106,6 +143,13 @@ impl Sources {
 
     fn command(&self, name: &str) -> Option<&Arc<LiveCommand>> {
         self.commands.iter().find(|command| *command.settings.name == *name)
+    }
+}
+
+fn grant_state(grant: &LiveGrant) -> SourceState {
+    SourceState {
+        name: format!("token of inbound {}", grant.whose.inbound),
+        error: grant.error().map(|error| error.to_string()),
     }
 }
 

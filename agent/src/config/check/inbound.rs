@@ -12,6 +12,7 @@ use super::inject;
 use super::routes::Places;
 use super::rules;
 use super::scalars::{absolute, name, parsed};
+use super::token::{self, Around};
 use crate::policy::role::Roles;
 use countersign_certs::settings::diagnostic::Finding;
 
@@ -49,6 +50,14 @@ pub(super) fn inbound(
     let policy = rules::policy(&name, written.deny, written.allow, roles, &backend)?;
     let demand = credentials::demand(written.require.as_ref(), written.any_of.as_ref(), &backend)?;
     let inject = inject::injections(&written.inject.0, &places.name, &backend, commands, secrets, files)?;
+    let token = match &written.token {
+        Some(token) => Some(Arc::new(token::token(
+            token,
+            &Around { inject: &inject, backend: &backend, demand, identities, commands, secrets },
+            files,
+        )?)),
+        None => None,
+    };
     let inbound = Inbound {
         identity: identities.check(&written.identity)?,
         listen: parsed(&written.listen)?,
@@ -59,6 +68,7 @@ pub(super) fn inbound(
         name,
         backend,
         inject: inject.into(),
+        token,
     };
     files.extend(inbound.foreign_bundle.clone());
     Ok((inbound, places))

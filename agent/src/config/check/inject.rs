@@ -83,7 +83,7 @@ fn form(inject: &file::Inject, route: &Range<usize>) -> Result<(Form, Range<usiz
     }
 }
 
-fn header_name(text: &Spanned<String>) -> Result<HeaderName, Finding> {
+pub(super) fn header_name(text: &Spanned<String>) -> Result<HeaderName, Finding> {
     let name: HeaderName = text
         .get_ref()
         .parse()

@@ -12,6 +12,8 @@ mod inbound;
 
 mod inject;
 
+mod token;
+
 mod commands;
 
 mod rules;
