@@ -15,6 +15,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use crate::config::address::{ListenAddress, Protocol};
 use crate::config::checked::{Agent, Inbound, Outbound};
+use crate::given::sources::Sources;
 use crate::identity::files::{FilesError, FromFiles};
 use crate::identity::{Credentials, TrustError, trusted_domains};
 use crate::issuers::{self, LiveIssuer};
@@ -36,7 +37,7 @@ pub(crate) enum AssembleError {
     Files(#[from] FilesError),
     #[error("{name:?} cannot listen on {address}")]
     Listen { name: Arc<str>, address: ListenAddress, source: io::Error },
-    #[error("TLS cannot be set up for an issuer of tokens")]
+    #[error("TLS cannot be set up for an issuer of tokens or a token endpoint")]
     Tls(#[source] TlsError),
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -46,6 +47,23 @@ pub(crate) enum AssembleError {
 pub(crate) struct Taken {
     pub(crate) config: Agent,
     pub(crate) files: FromFiles,
+    pub(crate) sources: Sources,
+}
+
+impl Taken {
+    /// Own identities: of the CA, and in files.
+    fn svids(&self, credentials: &Credentials) -> BTreeMap<San, Arc<X509Svid>> {
+        let mut svids = credentials.svids.clone();
+        svids.extend(self.files.svids.iter().map(|(name, svid)| (name.clone(), Arc::clone(svid))));
+        svids
+    }
+
+    /// Whether every source of credentials that can be asked was asked once.
+    pub(crate) fn is_settled(&self, credentials: &Credentials) -> Result<bool, AssembleError> {
+        // What a command has printed may prove who we are at a token endpoint.
+        self.sources.prove(&self.svids(credentials)).map_err(AssembleError::Tls)?;
+        Ok(self.sources.is_settled())
+    }
 }
 
 /// What happens to a route that cannot listen.
@@ -88,6 +106,9 @@ pub(crate) struct Waiting {
 /// What a route waits for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Cause {
+    /// It is reached, and refuses what it would have to give a credential for.
+    #[error("the credential of its backend")]
+    Credential,
     #[error("its identity")]
     Identity,
     #[error("its socket: {0}")]
@@ -137,11 +158,17 @@ impl Assembler {
         let config = &taken.config;
         let rate_limits = live::follow(&config.rate_limits, config.store.as_deref(), &self.rate_limits);
         let mut at_hand = AtHand::gather(taken, credentials)?;
+        taken.sources.prove(&at_hand.svids).map_err(AssembleError::Tls)?;
         let mut waiting = Vec::new();
         let mut ready = Vec::new();
         for inbound in &config.inbounds {
-            match self.inbound(inbound, config, &rate_limits, &mut at_hand)? {
-                Some(route) => ready.push(Ready::inbound(inbound, route)),
+            match self.inbound(inbound, taken, &rate_limits, &mut at_hand)? {
+                Some(route) => {
+                    if !route.given.is_at_hand(self.clock.now()) {
+                        waiting.push(Waiting::new(Direction::Inbound, &inbound.name, Cause::Credential));
+                    }
+                    ready.push(Ready::inbound(inbound, route));
+                }
                 None => waiting.push(Waiting::new(Direction::Inbound, &inbound.name, Cause::Identity)),
             }
         }
@@ -212,10 +239,11 @@ impl Assembler {
     fn inbound(
         &mut self,
         inbound: &Inbound,
-        config: &Agent,
+        taken: &Taken,
         rate_limits: &[Arc<LiveLimit>],
         at_hand: &mut AtHand<'_>,
     ) -> Result<Option<InboundRoute>, AssembleError> {
+        let config = &taken.config;
         let Some(identity) = at_hand.svids.get(&inbound.identity).cloned() else { return Ok(None) };
         let trust = at_hand.trust(config.foreign_bundle(&inbound.identity, inbound.foreign_bundle.as_ref()))?;
         let protocols = match inbound.backend.protocol {
@@ -237,7 +265,7 @@ impl Assembler {
             bound_tokens_only: inbound.bound_tokens_only,
             policy: Arc::clone(&inbound.policy),
             service: inbound.service.clone(),
-            inject: Arc::clone(&inbound.inject),
+            given: Arc::new(taken.sources.given(inbound)),
             rate_limits: of_inbound(rate_limits, &inbound.name),
             counters: self.counters_of(Direction::Inbound, &inbound.name),
         }))
@@ -354,8 +382,7 @@ impl<'config> Ready<'config> {
 
 impl<'taken> AtHand<'taken> {
     fn gather(taken: &'taken Taken, credentials: &Credentials) -> Result<Self, AssembleError> {
-        let mut svids = credentials.svids.clone();
-        svids.extend(taken.files.svids.iter().map(|(name, svid)| (name.clone(), Arc::clone(svid))));
+        let svids = taken.svids(credentials);
         let bundles: Vec<TrustBundle> =
             taken.config.trust_domains.iter().chain(&taken.files.bundles).cloned().collect();
         let domains = trusted_domains(credentials.trust.as_deref(), &bundles)?;

@@ -76,7 +76,7 @@ async fn forward(
     record: &mut RequestRecord,
 ) -> Result<Answer, Refusal> {
     let onward = connection.onward()?;
-    let outgoing = Outgoing::prepare(normal, body, permit.ongoing(), record.decision())?;
+    let (outgoing, spent) = Outgoing::prepare(normal, body, permit.ongoing(), record.decision())?;
     let (response, lease) = tokio::select! {
         biased;
         sent = onward.send(outgoing) => sent?,
@@ -90,6 +90,7 @@ async fn forward(
     permit.ongoing().touch();
     let (mut parts, body) = response.into_parts();
     clean(&mut parts);
+    record.rotated(spent.answered(&mut parts, record.now()));
     Ok(Answer::Forwarded { parts, body, permit, lease: Some(lease), target: onward.name() })
 }
 

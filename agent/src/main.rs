@@ -24,6 +24,8 @@ mod limit;
 
 mod forward;
 
+mod given;
+
 mod record;
 
 mod connection;

@@ -60,6 +60,9 @@ pub(crate) enum Refusal {
     Withdrawn(#[from] Withdrawn),
 
     // The backend's, or the other agent's.
+    /// What it must be given is not at hand.
+    #[error("the credential that the backend is to be given cannot be had")]
+    BackendCredential,
     /// It has as many connections as it may have.
     #[error("{target} has {limit} connections, which is the limit")]
     BackendFull { target: String, limit: u32 },
@@ -144,6 +147,7 @@ impl Refusal {
             Self::Limit(refusal) => refusal.reason(),
             Self::LocalUser(_) => "local_user_not_allowed",
             Self::Withdrawn(withdrawn) => withdrawn.reason(),
+            Self::BackendCredential => "backend_credential",
             Self::BackendFull { .. } => "backend_full",
             Self::Unreachable { .. } => "backend_unreachable",
             Self::WrongService { .. } => "wrong_service",
@@ -179,14 +183,19 @@ impl Refusal {
             | Self::AnswerBroken { .. }
             | Self::UpgradeLost
             | Self::Transfer(_) => StatusCode::BAD_GATEWAY,
-            Self::AuditUnavailable | Self::BackendFull { .. } | Self::OwnCertificate { .. } | Self::Tls(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::AuditUnavailable
+            | Self::BackendCredential
+            | Self::BackendFull { .. }
+            | Self::OwnCertificate { .. }
+            | Self::Tls(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
     /// In how many seconds it is worth trying again (RFC 9110 §10.2.3); none where waiting does not help.
     pub(crate) fn retry_after(&self, now: Timestamp) -> Option<u64> {
+        if matches!(self, Self::BackendCredential) {
+            return Some(1);
+        }
         if let Self::Limit(refusal) = self {
             return Some(refusal.retry_after());
         }

@@ -9,7 +9,6 @@ use http::uri::Authority;
 use http::{Method, Version};
 use hyper::ext::Protocol;
 
-use crate::config::checked::Injection;
 use crate::policy::path::{CheckedTarget, PathError};
 
 /// The header in which the caller's certificate is told to the backend, in Envoy's form.
@@ -53,6 +52,8 @@ pub(crate) enum RequestError {
     Method(Method),
     #[error("the path cannot be taken")]
     Path(#[from] PathError),
+    #[error("a parameter that the agent itself sends stands beside ';', which some servers take for a separator")]
+    QuerySeparator,
     #[error("the request target is neither a path nor a whole http URI")]
     Target,
     #[error("the upgrade cannot be taken: {0}")]
@@ -261,18 +262,13 @@ pub(crate) fn remove_identity(headers: &mut HeaderMap) {
     remove_each(headers, is_identity_header);
 }
 
-/// Removes every spelling of the names that are injected, in a message's head or in its trailers: a service that reads all
-/// spellings as the same (see [`is_identity_header`]) would find the caller's own credential beside the injected one.
-pub(crate) fn remove_injected(headers: &mut HeaderMap, injections: &[Injection]) {
-    remove_each(headers, |name| injections.iter().any(|injection| is_spelling_of(name, &injection.header)));
-}
-
 /// Removes a header and every other spelling of its name.
 pub(crate) fn remove_spellings(headers: &mut HeaderMap, name: &HeaderName) {
     remove_each(headers, |found| is_spelling_of(found, name));
 }
 
-fn remove_each(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+/// Removes the headers that are unwanted.
+pub(crate) fn remove_each(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
     // Most messages have none, and then nothing is gathered.
     if headers.keys().any(&unwanted) {
         let names: Vec<HeaderName> = headers.keys().filter(|name| unwanted(name)).cloned().collect();
@@ -283,7 +279,7 @@ fn remove_each(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) 
 }
 
 /// Whether two names differ in nothing but the marks between their letters.
-fn is_spelling_of(found: &HeaderName, name: &HeaderName) -> bool {
+pub(crate) fn is_spelling_of(found: &HeaderName, name: &HeaderName) -> bool {
     let (found, name) = (found.as_str().as_bytes(), name.as_str().as_bytes());
     let same =
         |(one, other): (&u8, &u8)| one == other || !(one.is_ascii_alphanumeric() || other.is_ascii_alphanumeric());

@@ -10,7 +10,8 @@ use countersign_certs::svid::X509Svid;
 use countersign_certs::tls::{ClientSide, ServerSide};
 
 use crate::config::address::{BackendAddress, Endpoint, ListenAddress};
-use crate::config::checked::{Accepted, Injection, Limits, LocalUsers};
+use crate::config::checked::{Accepted, Limits, LocalUsers};
+use crate::given::Given;
 use crate::issuers::LiveIssuer;
 use crate::limit::definition::Store;
 use crate::limit::live::LiveLimit;
@@ -84,9 +85,10 @@ pub(crate) struct InboundRoute {
     pub(crate) policy: Arc<Policy>,
     /// The service as conditions see it.
     pub(crate) service: ServiceFacts,
-    pub(crate) inject: Arc<[Injection]>,
     /// Those that can hold here; none if there are none.
     pub(crate) rate_limits: Option<Arc<[Arc<LiveLimit>]>>,
+    /// What the backend is given in each request.
+    pub(crate) given: Arc<Given>,
     /// One for each worker.
     pub(crate) counters: Vec<Arc<RouteCounters>>,
 }

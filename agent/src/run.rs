@@ -12,7 +12,7 @@ use std::time::Duration;
 use countersign_certs::san::San;
 use countersign_certs::time::Clock;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::assemble::{AssembleError, Assembler, Opening, Taken, Waiting};
 use crate::authenticate::{KeyUsage, PasswordChecks, SpentProofs};
@@ -22,6 +22,7 @@ use crate::config::{self, ConfigError, Secrets};
 use crate::control::metrics::Counters;
 use crate::control::server;
 use crate::control::status::{AuditSinkStatus, CaStatus, IdentityStatus, RouteStatus, Status};
+use crate::given::sources::Sources;
 use crate::identity::Credentials;
 use crate::identity::files;
 use crate::identity::keeper::Keeper;
@@ -39,6 +40,8 @@ use crate::systemd::{self, HandedOver};
 use crate::teller::{self, Teller};
 use crate::watcher::FileWatcher;
 use crate::worker::{self, Places, WorkerSetup};
+
+mod reload;
 
 /// How often it is stored when API keys were used last.
 const KEY_USAGE_STORED: Duration = Duration::from_secs(60);
@@ -60,12 +63,16 @@ pub(crate) enum RunError {
     Metrics { address: std::net::SocketAddr, source: io::Error },
     #[error("the operating system refused: {what}")]
     System { what: &'static str, source: io::Error },
+    #[error("{name} gives no credential: {detail}")]
+    Source { name: String, detail: String },
     #[error("the state folder cannot be used")]
     State(#[from] StateError),
 }
 
 /// A running agent, as its operator sees it.
 pub(crate) struct Agent {
+    /// The config file.
+    path: PathBuf,
     clock: Clock,
     sink: Sink,
     teller: Teller,
@@ -73,6 +80,10 @@ pub(crate) struct Agent {
     assembler: RefCell<Assembler>,
     taken: RefCell<Rc<Taken>>,
     config_error: RefCell<Option<String>>,
+    /// A config that was read, and waits for what its new sources of credentials say first.
+    coming: RefCell<Option<Rc<Taken>>>,
+    /// Told when a source of credentials has something new.
+    news: Arc<Notify>,
     waiting: RefCell<Vec<Waiting>>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     places: Arc<Places>,
@@ -126,9 +137,12 @@ async fn run_recorded(
     let recorded_fields = Arc::new(RecordedFields { headers, query });
     let patterns = config.audit.patterns.then(|| Arc::new(Patterns::new(clock.now())));
     let key_usage = Arc::new(keys.map(|keys| KeyUsage::load(&keys.file)).unwrap_or_default());
-    let taken = Taken { files: files::load(&config).map_err(AssembleError::from)?, config };
+    let news = Arc::<Notify>::default();
+    let sources = Sources::default().follow(&config, &clock, &news);
+    let taken = Taken { files: files::load(&config).map_err(AssembleError::from)?, config, sources };
     let empty = Snapshot::empty(0, taken.config.limits.clone(), Phase::Serving);
     let agent = Rc::new(Agent {
+        path: path.to_owned(),
         assembler: RefCell::new(Assembler::new(clock.clone(), workers, handed_over)),
         teller: Teller::new(sink.clone(), clock.clone()),
         clock,
@@ -136,6 +150,8 @@ async fn run_recorded(
         keeper,
         taken: RefCell::new(Rc::new(taken)),
         config_error: RefCell::default(),
+        coming: RefCell::default(),
+        news,
         waiting: RefCell::default(),
         snapshots: watch::Sender::new(Arc::new(empty)),
         places: Arc::default(),
@@ -325,7 +341,9 @@ impl Agent {
                     self.sink.reopen();
                     self.reload(path, &mut files);
                 }
+                () = self.coming_is_settled() => self.finish_reload(),
                 () = next_change(&mut credentials) => self.follow_credentials(),
+                () = self.news.notified() => self.follow_credentials(),
                 _ = watchdog.tick() => systemd::alive(),
                 _ = storing.tick() => self.store_key_usage(),
                 _ = stop.terminate.recv() => return,
@@ -350,45 +368,6 @@ impl Agent {
     /// The files that the config in use was made from.
     fn files(&self, path: &Path) -> Vec<PathBuf> {
         files_of(&self.taken().config, path)
-    }
-
-    /// Takes up a changed config or changed files, or says what is wrong with them and goes on with what was.
-    fn reload(&self, path: &Path, files: &mut FileWatcher) {
-        let before = self.taken();
-        match self.try_reload(path, files) {
-            Ok(()) => {
-                self.config_error.take();
-                tracing::info!("config taken up");
-                self.teller.config_taken_up(path, &before.config, &self.taken().config);
-                self.teller.certificates(&self.taken(), &self.credentials());
-            }
-            Err(error) => {
-                let text = in_one_line(&error);
-                self.teller.config_refused(path, text.clone());
-                tracing::error!(error = text, "config refused, the one before stays in use");
-                self.config_error.replace(Some(text));
-            }
-        }
-    }
-
-    fn try_reload(&self, path: &Path, files: &mut FileWatcher) -> Result<(), RunError> {
-        let mut watched = self.files(path);
-        // What is watched is fingerprinted before it is read, so that a change in between is seen as one.
-        files.watch(watched.iter().cloned());
-        let config = load(path, Secrets::Read)?;
-        let named = files_of(&config, path);
-        let outcome = files::load(&config).map_err(AssembleError::from).and_then(|read| {
-            self.say_what_needs_a_restart(&config);
-            self.take_up(&Rc::new(Taken { config, files: read }), Opening::AllOrNothing)
-        });
-        // The files of a refused config are watched too: mending one of them mends the config.
-        if named.iter().any(|file| !watched.contains(file)) {
-            watched.extend(named);
-            watched.sort();
-            watched.dedup();
-            files.watch(watched);
-        }
-        Ok(outcome?)
     }
 
     fn say_what_needs_a_restart(&self, config: &checked::Agent) {
@@ -467,6 +446,7 @@ impl Agent {
             ca,
             routes: self.route_status(&snapshot),
             identities: self.identity_status(&snapshot),
+            sources: self.taken().sources.states(),
         }
     }
 

@@ -141,14 +141,14 @@ fn serials(taken: &Taken, credentials: &Credentials) -> impl Iterator<Item = (Sa
     all.into_iter()
 }
 
-/// Where both configs inject the same header, but another value.
+/// Where both configs inject into the same place, but another value.
 fn other_secrets(before: &checked::Agent, now: &checked::Agent) -> Vec<String> {
     let mut others = Vec::new();
     for inbound in &now.inbounds {
         let Some(old) = before.inbounds.iter().find(|old| old.name == inbound.name) else { continue };
-        let was = |injection: &Injection| old.inject.iter().find(|was| was.header == injection.header);
+        let was = |injection: &Injection| old.inject.iter().find(|was| was.form.place() == injection.form.place());
         let is_other = |injection: &&Injection| was(injection).is_some_and(|was| was.value != injection.value);
-        others.extend(inbound.inject.iter().filter(is_other).map(|is| format!("{} {}", inbound.name, is.header)));
+        others.extend(inbound.inject.iter().filter(is_other).map(|is| format!("{} {}", inbound.name, is.form.place())));
     }
     others
 }

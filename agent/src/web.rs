@@ -111,13 +111,21 @@ impl Web {
 
     /// Asks one question. Only 200 is an answer.
     pub(crate) async fn ask(&self, url: &HttpUrl, question: Question) -> Result<Bytes, WebError> {
+        match self.ask_any(url, question).await? {
+            (StatusCode::OK, answer) => Ok(answer),
+            (status, _) => Err(WebError::Status { url: url.to_string(), status }),
+        }
+    }
+
+    /// Asks one question, to which any status is an answer. None is followed to elsewhere.
+    pub(crate) async fn ask_any(&self, url: &HttpUrl, question: Question) -> Result<(StatusCode, Bytes), WebError> {
         match tokio::time::timeout(DEADLINE, self.ask_without_deadline(url, question)).await {
             Ok(answered) => answered,
             Err(_elapsed) => Err(WebError::Deadline { url: url.to_string() }),
         }
     }
 
-    async fn ask_without_deadline(&self, url: &HttpUrl, question: Question) -> Result<Bytes, WebError> {
+    async fn ask_without_deadline(&self, url: &HttpUrl, question: Question) -> Result<(StatusCode, Bytes), WebError> {
         let stream = self.connect(url).await?;
         match url.scheme() {
             Scheme::Http => exchange(stream, url, question).await,
@@ -144,7 +152,7 @@ impl Web {
     }
 }
 
-async fn exchange<S>(stream: S, url: &HttpUrl, question: Question) -> Result<Bytes, WebError>
+async fn exchange<S>(stream: S, url: &HttpUrl, question: Question) -> Result<(StatusCode, Bytes), WebError>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -158,10 +166,8 @@ where
     let status = answered.status();
     let body = Limited::new(answered.into_body(), ANSWER_BYTES_MAX).collect().await;
     driving.abort();
-    if status != StatusCode::OK {
-        return Err(WebError::Status { url: url.to_string(), status });
-    }
-    body.map(http_body_util::Collected::to_bytes).map_err(|_limit| WebError::TooLarge { url: url.to_string() })
+    let body = body.map_err(|_limit| WebError::TooLarge { url: url.to_string() })?;
+    Ok((status, body.to_bytes()))
 }
 
 fn request(url: &HttpUrl, question: Question) -> Request<Full<Bytes>> {

@@ -24,6 +24,18 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
+    /// Somebody else could put another program in its place.
+    #[error("{path} has mode {mode:04o} and owner {owner}: others than root and user {user} could change what is run")]
+    Changeable {
+        /// The program, or a folder above it.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+        /// Its owner, by number.
+        owner: u32,
+        /// The user who would run it, by number.
+        user: u32,
+    },
     /// Anybody on the host could read a secret.
     #[error("{path} has mode {mode:04o} and every user can read it; run: chmod o-rwx {path}")]
     Readable {
@@ -158,6 +170,35 @@ pub fn owner(path: &Path) -> Result<u32, StoreError> {
     fs::metadata(path).map(|metadata| metadata.uid()).map_err(StoreError::io(path, "looking at"))
 }
 
+/// Whether nobody but root and `user` can change what is run as a program: neither the file, nor a folder above it. Links on the
+/// way are looked at too.
+///
+/// # Errors
+/// It is not there, or somebody else can change it.
+pub fn check_program(path: &Path, user: u32) -> Result<(), StoreError> {
+    const WRITABLE_BY_GROUP_OR_OTHERS: u32 = 0o022;
+    const WRITABLE_BY_OTHERS: u32 = 0o002;
+    const STICKY: u32 = 0o1000;
+    let program = fs::canonicalize(path).map_err(StoreError::io(path, "looking at"))?;
+    for place in path.ancestors().chain(program.ancestors()) {
+        let metadata = fs::symlink_metadata(place).map_err(StoreError::io(place, "looking at"))?;
+        let (mode, owner) = (metadata.mode(), metadata.uid());
+        let writable = if metadata.is_symlink() {
+            // A link has no mode of its own; it is its owner's.
+            false
+        } else if metadata.is_dir() {
+            // In a sticky folder nobody removes what is somebody else's. Groups keep folders such as /usr/local on some systems.
+            mode & WRITABLE_BY_OTHERS != 0 && mode & STICKY == 0
+        } else {
+            mode & WRITABLE_BY_GROUP_OR_OTHERS != 0
+        };
+        if writable || (owner != 0 && owner != user) {
+            return Err(StoreError::Changeable { path: place.to_owned(), mode: mode & 0o7777, owner, user });
+        }
+    }
+    Ok(())
+}
+
 /// Reads a whole file of bounded size.
 ///
 /// # Errors
@@ -272,6 +313,39 @@ mod tests {
             .collect();
         left.sort();
         assert_eq!(left, [running, ".ca.key.new", ".ca.key.x.0.new", ".other.key.4294967295.0.new", "ca.key"]);
+    }
+
+    #[test]
+    fn a_program_that_others_can_change_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let user = fs::metadata(folder.path()).unwrap().uid();
+        let (inner, link) = (folder.path().join("bin"), folder.path().join("link"));
+        let program = inner.join("program");
+        fs::create_dir(&inner).unwrap();
+        fs::write(&program, "#!/bin/sh").unwrap();
+        std::os::unix::fs::symlink(&program, &link).unwrap();
+        let check = |inner_mode, program_mode, user, expected: Option<&Path>| {
+            fs::set_permissions(&inner, fs::Permissions::from_mode(inner_mode)).unwrap();
+            fs::set_permissions(&program, fs::Permissions::from_mode(program_mode)).unwrap();
+            for path in [&program, &link] {
+                let found = match check_program(path, user) {
+                    Ok(()) => None,
+                    Err(StoreError::Changeable { path, .. }) => Some(path),
+                    Err(error) => panic!("{error}"),
+                };
+                assert_eq!(found.as_deref(), expected, "{inner_mode:o} {program_mode:o}");
+            }
+        };
+        check(0o755, 0o755, user, None);
+        check(0o775, 0o755, user, None);
+        check(0o755, 0o775, user, Some(&program));
+        check(0o755, 0o757, user, Some(&program));
+        check(0o757, 0o755, user, Some(&inner));
+        check(0o1777, 0o755, user, None);
+        assert!(check_program(&folder.path().join("absent"), user).is_err_and(|error| error.is_not_found()));
+        if user != 0 {
+            assert!(matches!(check_program(&program, user + 1), Err(StoreError::Changeable { .. })));
+        }
     }
 
     #[test]

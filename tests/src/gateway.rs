@@ -70,13 +70,31 @@ impl Gateway {
 
     /// The same with certificates of a PKI that others know already.
     #[track_caller]
-    pub fn start_of(pki: TestPki, mut agent: TestAgent, before: &str, keys: &str) -> Self {
+    pub fn start_of(pki: TestPki, agent: TestAgent, before: &str, keys: &str) -> Self {
+        Self::prepare_of(pki, agent, EchoBackend::holding(), before).started(keys)
+    }
+
+    /// The same with a service of the test's choice.
+    #[track_caller]
+    pub fn start_before(agent: TestAgent, backend: EchoBackend, before: &str, keys: &str) -> Self {
+        Self::prepare(agent, backend, before).started(keys)
+    }
+
+    fn started(mut self, keys: &str) -> Self {
+        self.agent.configure(&self.tables(keys));
+        self.agent.start();
+        self
+    }
+
+    /// Everything but the config; nothing runs yet.
+    pub fn prepare(agent: TestAgent, backend: EchoBackend, before: &str) -> Self {
+        Self::prepare_of(TestPki::new("gateway"), agent, backend, before)
+    }
+
+    fn prepare_of(pki: TestPki, agent: TestAgent, backend: EchoBackend, before: &str) -> Self {
         let leaf = Leaf::of(SERVICE).and(SanType::DnsName(HOST.try_into().unwrap()));
         let before = certificate(&pki, agent.folder(), SERVICE, &leaf) + before;
-        let (backend, port) = (EchoBackend::holding(), tools::free_port());
-        agent.configure(&tables(&before, keys, &backend.url(), port));
-        agent.start();
-        Self { agent, backend, pki, port, before }
+        Self { agent, backend, pki, port: tools::free_port(), before }
     }
 
     /// The tables with other keys in the `[[inbound]]`.

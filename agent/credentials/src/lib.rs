@@ -23,6 +23,8 @@ pub mod introspection;
 
 pub mod url;
 
+pub mod grant;
+
 pub mod discovery;
 
 pub mod reach;

@@ -10,18 +10,21 @@ use countersign_certs::san::San;
 use countersign_certs::tls::KeyExchange;
 use countersign_credentials::api_key::KeyIndex;
 use countersign_credentials::discovery::Transport;
+use countersign_credentials::grant::Wanted;
 use countersign_credentials::introspection::IntrospectionSettings;
 use countersign_credentials::jwk::KeySet;
 use countersign_credentials::password::PasswordHash;
 use countersign_credentials::reach::AddressRule;
 use countersign_credentials::url::HttpUrl;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, StatusCode};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use super::address::{BackendAddress, Endpoint, ListenAddress};
 use super::audit::Audit;
+use super::secret::Template;
 use crate::authenticate::shown::KeyPlaces;
+use crate::given::place::Form;
 use crate::limit::definition::{Limit, Store};
 use crate::policy::condition::ServiceFacts;
 use crate::policy::credential::Demand;
@@ -44,6 +47,7 @@ pub(crate) struct Agent {
     pub(crate) store: Option<Arc<Store>>,
     pub(crate) roles: Arc<Roles>,
     pub(crate) accepted: Arc<Accepted>,
+    pub(crate) commands: Vec<Arc<SecretCommand>>,
     pub(crate) trust_domains: Vec<TrustBundle>,
     pub(crate) certificates: Vec<CertificateFiles>,
     pub(crate) inbounds: Vec<Inbound>,
@@ -288,16 +292,89 @@ pub(crate) struct Inbound {
     /// The service as conditions see it.
     pub(crate) service: ServiceFacts,
     pub(crate) inject: Arc<[Injection]>,
+    pub(crate) token: Option<Arc<BackendToken>>,
     /// Authorities for peers without a SPIFFE ID.
     pub(crate) foreign_bundle: Option<PathBuf>,
 }
 
-/// A header that every forwarded request gets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A credential that every forwarded request gets.
+#[derive(Debug, Clone)]
 pub(crate) struct Injection {
+    pub(crate) form: Form,
+    pub(crate) value: Template,
+    /// What is used when the service does not take the value.
+    pub(crate) next: Option<Template>,
+    /// Statuses by which it says so.
+    pub(crate) refused_by: Vec<StatusCode>,
+}
+
+/// A token that the backend is given, and that somebody else gives out.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct BackendToken {
+    pub(crate) grant: GrantKind,
+    pub(crate) endpoint: TokenEndpoint,
+    pub(crate) server: WebServer,
+    pub(crate) client_id: String,
+    pub(crate) proof: ClientProof,
+    pub(crate) wanted: Wanted,
+    /// How long a token is used of which is not said how long it counts.
+    pub(crate) lifetime_unnamed: Duration,
+    /// Where it stands in requests.
     pub(crate) header: HeaderName,
-    /// Marked sensitive: it prints as `Sensitive` and is never indexed by HPACK.
-    pub(crate) value: HeaderValue,
+}
+
+/// For whom it is given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GrantKind {
+    /// For the agent (RFC 6749 §4.4).
+    ClientCredentials,
+    /// For the caller, in exchange for the token that it shows (RFC 8693).
+    TokenExchange,
+}
+
+/// Where it is given out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TokenEndpoint {
+    /// Where the metadata of this issuer say.
+    Issuer {
+        issuer: String,
+        transport: Transport,
+    },
+    Url(HttpUrl),
+}
+
+/// How the agent proves who it is, where it is given out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ClientProof {
+    /// By the certificate of this identity.
+    Identity(San),
+    Secret(Template),
+}
+
+/// Which backend a token is for. One that was given out for another is never sent to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TokenFor {
+    pub(crate) inbound: Arc<str>,
+    pub(crate) backend: BackendAddress,
+}
+
+/// A program that prints a secret.
+#[derive(PartialEq, Eq)]
+pub(crate) struct SecretCommand {
+    pub(crate) name: Arc<str>,
+    /// The whole path.
+    pub(crate) program: PathBuf,
+    pub(crate) arguments: Vec<String>,
+    /// How often it is run.
+    pub(crate) refresh: Duration,
+    /// All that its environment holds.
+    pub(crate) environment: Vec<(String, Zeroizing<String>)>,
+}
+
+impl std::fmt::Debug for SecretCommand {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "SecretCommand({})", self.name)
+    }
 }
 
 /// Takes clear text from local programs and originates mTLS.
@@ -329,6 +406,11 @@ impl Agent {
     pub(crate) fn enrolled_identities(&self) -> Vec<&San> {
         let named = self.inbounds.iter().map(|inbound| &inbound.identity);
         let named = named.chain(self.outbounds.iter().map(|outbound| &outbound.identity));
+        let of_tokens = self.inbounds.iter().filter_map(|inbound| match &inbound.token.as_ref()?.proof {
+            ClientProof::Identity(identity) => Some(identity),
+            ClientProof::Secret(_) => None,
+        });
+        let named = named.chain(of_tokens);
         let mut wanted: Vec<&San> =
             named.filter(|identity| !self.certificates.iter().any(|files| files.identity == **identity)).collect();
         wanted.sort();

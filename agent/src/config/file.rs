@@ -34,6 +34,8 @@ pub(crate) struct Agent {
     #[serde(default)]
     pub(crate) conditions: Conditions,
     #[serde(default)]
+    pub(crate) secret_command: Vec<SecretCommand>,
+    #[serde(default)]
     pub(crate) trust_domain: Vec<ExtraTrustDomain>,
     #[serde(default)]
     pub(crate) role: Vec<Role>,
@@ -222,6 +224,17 @@ pub(crate) struct PolicyFile {
     pub(crate) mode: Option<Spanned<String>>,
 }
 
+/// `[[secret_command]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SecretCommand {
+    pub(crate) name: Spanned<String>,
+    pub(crate) command: Spanned<Vec<String>>,
+    pub(crate) refresh: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) environment: Vec<Spanned<String>>,
+}
+
 /// `[[trust_domain]]`
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -275,6 +288,7 @@ pub(crate) struct Inbound {
     pub(crate) deny: Vec<Spanned<Rule>>,
     #[serde(default)]
     pub(crate) inject: OneOrMany<Inject>,
+    pub(crate) token: Option<BackendToken>,
 }
 
 /// `[[inbound.allow]]` or `[[inbound.deny]]`
@@ -295,8 +309,37 @@ pub(crate) struct Rule {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Inject {
-    pub(crate) header: Spanned<String>,
-    pub(crate) value: Spanned<String>,
+    pub(crate) header: Option<Spanned<String>>,
+    pub(crate) query: Option<Spanned<String>>,
+    pub(crate) basic_user: Option<Spanned<String>>,
+    pub(crate) value: Option<Spanned<String>>,
+    pub(crate) password: Option<Spanned<String>>,
+    pub(crate) next: Option<Spanned<String>>,
+    pub(crate) refused_by: Option<Spanned<Vec<u16>>>,
+}
+
+/// `[inbound.token]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BackendToken {
+    pub(crate) grant: Spanned<String>,
+    pub(crate) endpoint: Option<Spanned<String>>,
+    pub(crate) issuer: Option<Spanned<String>>,
+    pub(crate) bundle: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    pub(crate) private_addresses: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) unsafe_http_on_loopback: bool,
+    pub(crate) client_id: Spanned<String>,
+    pub(crate) client_secret: Option<Spanned<String>>,
+    pub(crate) identity: Option<Spanned<String>>,
+    pub(crate) scope: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) audience: OneOrMany<String>,
+    #[serde(default)]
+    pub(crate) resource: OneOrMany<String>,
+    pub(crate) lifetime_unnamed: Option<Spanned<String>>,
+    pub(crate) header: Option<Spanned<String>>,
 }
 
 /// `[[outbound]]`

@@ -32,7 +32,7 @@ use toml::de::DeTable;
 /// What an `[inbound.inject]` adds is a secret, wherever it was written by mistake.
 const SECRETS: SecretLines = SecretLines {
     key: "value",
-    reminders: &["phrase", "secret", "token"],
+    reminders: &["next", "phrase", "secret", "token"],
     hint: "name a secret where it is, as in value = \"Bearer ${credential:NAME}\", ${file:/PATH} or ${env:NAME}",
 };
 

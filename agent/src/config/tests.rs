@@ -139,6 +139,45 @@ fn injected_headers_cannot_be_those_that_the_agent_sets() {
 }
 
 #[test]
+fn a_credential_stands_in_one_place_and_no_other_stands_there() {
+    let check = |tables: &str, expected: Option<&str>| {
+        let text = RIGHT.replace("[[outbound]]", &format!("{tables}\n[[outbound]]"));
+        let found = checked(&text).map(drop);
+        match expected {
+            None => assert_eq!(found, Ok(()), "{tables}"),
+            Some(expected) => {
+                assert!(found.as_ref().is_err_and(|error| error.contains(expected)), "{tables}: {found:?}")
+            }
+        }
+    };
+    let inject = |keys: &str| format!("[[inbound.inject]]\n{keys}\n");
+    let two = |one: &str, other: &str| inject(one) + &inject(other);
+    check(&inject("query = \"key\"\nvalue = \"x\""), None);
+    check(&inject("basic_user = \"svc\"\npassword = \"x\""), None);
+    check(&two("query = \"key\"\nvalue = \"x\"", "query = \"sig\"\nvalue = \"x\""), None);
+    check(&inject("value = \"hunter2\""), Some("does not say where it stands"));
+    check(&inject("query = \"key\"\nheader = \"a\"\nvalue = \"x\""), Some("one place"));
+    check(&inject("query = \"a b\"\nvalue = \"x\""), Some("no name of a parameter"));
+    check(&inject("query = \"key\""), Some("has no value"));
+    check(&inject("query = \"key\"\npassword = \"x\""), Some("has no value"));
+    check(&inject("basic_user = \"a:b\"\npassword = \"x\""), Some("no name of a user"));
+    check(&inject("basic_user = \"svc\"\nvalue = \"x\""), Some("has no password"));
+    check(&inject("basic_user = \"svc\"\npassword = \"x\"\nvalue = \"x\""), Some("with password alone"));
+    check(&two("query = \"key\"\nvalue = \"x\"", "query = \"Key\"\nvalue = \"x\""), Some("injected twice"));
+    let basic = "basic_user = \"svc\"\npassword = \"x\"";
+    check(&two("header = \"Authorization\"\nvalue = \"x\"", basic), Some("injected twice"));
+    check(&inject("basic_user = \"svc\"\nvalue = \"x\"").repeat(17), Some("the most is 16"));
+    check(&inject("query = \"key\"\nvalue = \"x\"\nnext = \"y\"\nrefused_by = [400, 401, 403]"), None);
+    check(&inject("query = \"key\"\nvalue = \"x\"\nnext = \"${hunter2}\""), Some("may hold a secret"));
+    for statuses in ["[]", "[200]", "[500]", "[401,401,401,401,401,401,401,401,401]"] {
+        let keys = format!("query = \"key\"\nvalue = \"x\"\nrefused_by = {statuses}");
+        check(&inject(&keys), Some("1 to 8 numbers of 400 to 499"));
+    }
+    let long = format!("query = \"key\"\nvalue = \"{}\"", "x".repeat(16 * 1024));
+    check(&inject(&long), Some("may hold a secret"));
+}
+
+#[test]
 fn limits_have_a_range() {
     for (limit, expected) in
         [("handshakes = 0", "out of range"), ("drain = \"soon\"", "not a duration"), ("header_bytes = 1", "8192 to")]
@@ -341,4 +380,46 @@ fn a_store_is_somewhere_safe_and_its_password_is_nowhere_shown() {
     check("url = \"unix:/a\"\nshare = 2", "2\n[[outbound]]", "of use with when_away = \"local\" only");
     check("url = \"unix:/a\"\nwhen_away = \"allow\"", "\"allow\"", "it is refuse or local");
     check("url = \"unix:/a\"\nwhen_away = \"local\"\nshare = 0", "0\n[[outbound]]", "it is 1 to 10000");
+}
+
+#[test]
+fn commands_are_whole_paths_with_a_bound_on_everything() {
+    let check = |command: &str, value: &str, expected: Option<&str>| {
+        let text = format!("[[secret_command]]\n{command}\n{RIGHT}");
+        let inject = format!("[[inbound.inject]]\nheader = \"a\"\nvalue = \"{value}\"\n[[outbound]]");
+        let found = checked(&text.replace("[[outbound]]", &inject)).map(drop);
+        match expected {
+            None => assert_eq!(found, Ok(()), "{command}"),
+            Some(expected) => {
+                assert!(found.as_ref().is_err_and(|error| error.contains(expected)), "{command}: {found:?}");
+            }
+        }
+    };
+    let named = "Bearer ${command:vault}";
+    let command = |keys: &str| format!("name = \"vault\"\n{keys}");
+    let right = command("command = [\"/usr/bin/vault\", \"kv\"]");
+    check(&right, named, None);
+    check(&format!("{right}\nrefresh = \"1s\"\nenvironment = [\"COUNTERSIGN_SURELY_UNSET\"]"), named, None);
+    check(&right, "${command:valt}", Some("hint: did you mean \"vault\"?"));
+    check(&format!("{right}\nrefresh = \"999ms\""), named, Some("once a second at most"));
+    check(&format!("{right}\nenvironment = [\"A=B\"]"), named, Some("a list of names"));
+    check(&format!("{right}\nenvironment = [{}]", "\"A\",".repeat(65)), named, Some("64 at most"));
+    check(&format!("{right}\n[[secret_command]]\n{right}"), named, Some("two commands are called"));
+    check(&format!("{right}\n{}", other_commands(32)), named, Some("the limit is 32"));
+    check(&command("command = [\"vault\"]"), named, Some("not named by its whole path"));
+    check(&command("command = []"), named, Some("not named by its whole path"));
+    check(&command("command = \"/usr/bin/vault kv\""), named, Some("invalid type"));
+    check(&command(&format!("command = [\"/a\"{}]", ", \"a\"".repeat(64))), named, Some("64 words at most"));
+    check(&command(&format!("command = [\"/a\", \"{}\"]", "a".repeat(4097))), named, Some("4096 bytes"));
+}
+
+fn other_commands(count: usize) -> String {
+    (0..count).map(|number| format!("[[secret_command]]\nname = \"c{number}\"\ncommand = [\"/a\"]\n")).collect()
+}
+
+#[test]
+fn a_command_is_run_only_if_nobody_else_can_change_it() {
+    let text = format!("[[secret_command]]\nname = \"vault\"\ncommand = [\"/surely/absent\"]\n{RIGHT}");
+    let found = parse("agent.toml", &text, None, Secrets::Read).map_err(|error| error.to_string());
+    assert!(found.is_err_and(|error| error.contains("/surely/absent: looking at failed")));
 }

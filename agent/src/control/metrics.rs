@@ -52,6 +52,8 @@ impl Collector for Scrape {
         })?;
         self.route_counter(&mut encoder, "connections_closed", "Connections ended", |route| &route.connections_closed)?;
         self.route_counter(&mut encoder, "handshakes", "TLS handshakes done", |route| &route.handshakes)?;
+        let help = "Credentials that a backend has refused, so that the other slot is used";
+        self.route_counter(&mut encoder, "credential_rotations", help, |route| &route.rotations)?;
         self.route_counter(&mut encoder, "received_bytes", "Body bytes from peers", |route| &route.received_bytes)?;
         self.route_counter(&mut encoder, "sent_bytes", "Body bytes to peers", |route| &route.sent_bytes)?;
         self.histogram(&mut encoder, "first_byte_seconds", "From a request's head to the answer's head", |route| {
@@ -174,6 +176,12 @@ impl Scrape {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
         }
         self.audit_sinks(encoder)?;
+        let help = "A source of credentials for backends gave nothing when it was asked last";
+        let mut family = encoder.encode_descriptor("credential_source_failing", help, None, MetricType::Gauge)?;
+        for source in &status.sources {
+            let labels = [("source", source.name.as_str())];
+            family.encode_family(&labels)?.encode_gauge(&u64::from(source.error.is_some()))?;
+        }
         let mut family = encoder.encode_descriptor(
             "identity_seconds_left",
             "Until an own certificate ends",

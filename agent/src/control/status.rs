@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::given::sources::SourceState;
 use crate::record::extra::Queue;
 
 /// The state of an agent at one moment.
@@ -32,6 +33,9 @@ pub(crate) struct Status {
     pub(crate) routes: Vec<RouteStatus>,
     /// Own identities.
     pub(crate) identities: Vec<IdentityStatus>,
+    /// Where credentials for backends come from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sources: Vec<SourceState>,
 }
 
 /// One additional audit sink.
@@ -143,6 +147,9 @@ impl Status {
             let due = identity.renewal_due.as_ref().map(|due| format!(", renewal due {due}")).unwrap_or_default();
             lines.push(format!("identity {}: until {until}{due}", identity.identity));
             lines.extend(identity.renewal_error.iter().map(|error| format!("  last attempt failed: {error}")));
+        }
+        for source in &self.sources {
+            lines.extend(source.error.iter().map(|error| format!("{}: the last attempt failed: {error}", source.name)));
         }
         lines.join("\n") + "\n"
     }

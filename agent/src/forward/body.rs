@@ -12,11 +12,11 @@ use hyper::body::Incoming;
 
 use super::pool::Lease;
 use crate::authorize::{Ongoing, Permit};
-use crate::config::checked::Injection;
+use crate::given::Given;
 use crate::live::Side;
 use crate::record::{RequestRecord, Transfer};
 use crate::refusal::{Refusal, Withdrawn};
-use crate::request::{remove_identity, remove_injected};
+use crate::request::remove_identity;
 
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +34,7 @@ pub(crate) struct RequestBody {
     ongoing: Rc<Ongoing>,
     transfer: Rc<Transfer>,
     /// What the agent alone says to this backend.
-    injected: Option<Arc<[Injection]>>,
+    given: Option<Arc<Given>>,
 }
 
 impl RequestBody {
@@ -42,12 +42,12 @@ impl RequestBody {
     pub(crate) fn new(inner: Incoming, permit: &Permit, record: &RequestRecord) -> Self {
         permit.ongoing().connection().request_began();
         permit.ongoing().asks(true);
-        Self { inner, ongoing: Rc::clone(permit.ongoing()), transfer: record.transfer(), injected: None }
+        Self { inner, ongoing: Rc::clone(permit.ongoing()), transfer: record.transfer(), given: None }
     }
 
-    /// Has no trailer go on that spells a name of these.
-    pub(crate) fn without_injected(&mut self, injected: &Arc<[Injection]>) {
-        self.injected = Some(Arc::clone(injected));
+    /// Has no trailer go on that spells the name of something that is given.
+    pub(crate) fn without_given(&mut self, given: &Arc<Given>) {
+        self.given = Some(Arc::clone(given));
     }
 }
 
@@ -72,7 +72,7 @@ impl Body for RequestBody {
         let frame = frame?;
         this.ongoing.touch();
         this.transfer.add_received(frame.data_ref().map_or(0, Bytes::len));
-        Poll::Ready(Some(Ok(without_forged_trailers(frame, this.injected.as_deref().unwrap_or_default()))))
+        Poll::Ready(Some(Ok(without_forged_trailers(frame, this.given.as_deref()))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -85,11 +85,11 @@ impl Body for RequestBody {
 }
 
 /// An identity header or a credential in a trailer is as forged as one in the head.
-fn without_forged_trailers(frame: Frame<Bytes>, injected: &[Injection]) -> Frame<Bytes> {
+fn without_forged_trailers(frame: Frame<Bytes>, given: Option<&Given>) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(mut trailers) => {
             remove_identity(&mut trailers);
-            remove_injected(&mut trailers, injected);
+            given.iter().for_each(|given| given.remove_from(&mut trailers));
             Frame::trailers(trailers)
         }
         Err(data) => data,

@@ -10,13 +10,13 @@ use super::body::RequestBody;
 use crate::authenticate::caller::Caller;
 use crate::authorize::Ongoing;
 use crate::connection::Current;
+use crate::given::Spent;
 use crate::identify::headers::IDENTITY_HEADERS;
 use crate::record::line::DecisionId;
 use crate::refusal::{Refusal, Withdrawn};
-use crate::request::{NormalRequest, X_COUNTERSIGN_DECISION, remove_injected};
+use crate::request::{NormalRequest, X_COUNTERSIGN_DECISION};
 
 /// A request on its way out. What was authorized is in it, and nothing else.
-#[derive(Debug)]
 pub(crate) struct Outgoing {
     pub(crate) method: Method,
     pub(crate) authority: Authority,
@@ -26,26 +26,26 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    /// The request as it leaves: what came, less what was removed, and with what only we may say.
+    /// The request as it leaves: what came, less what was removed, and with what only we may say. What it was given has to see the
+    /// answer.
     pub(crate) fn prepare(
         normal: NormalRequest,
         mut body: RequestBody,
         ongoing: &Ongoing,
         decision: DecisionId,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<(Self, Spent), Refusal> {
         let NormalRequest { method, target, authority, mut headers, .. } = normal;
+        let (mut target, mut spent) = (target.into_inner(), Spent::default());
         if let Current::Inbound(route) = ongoing.connection().current()? {
             // Room for all of them at once; without it the map would be rebuilt while they are added.
-            headers.try_reserve(IDENTITY_HEADERS + route.inject.len()).ok();
+            headers.try_reserve(IDENTITY_HEADERS + route.given.count()).ok();
             tell_who_calls(&mut headers, ongoing)?;
             tell_decision(&mut headers, decision);
-            remove_injected(&mut headers, &route.inject);
-            body.without_injected(&route.inject);
-            for injection in &*route.inject {
-                headers.insert(injection.header.clone(), injection.value.clone());
-            }
+            body.without_given(&route.given);
+            (target, spent) =
+                route.given.write_into(&mut headers, target, ongoing.connection().worker().clock().now())?;
         }
-        Ok(Self { method, authority, target: target.into_inner(), headers, body })
+        Ok((Self { method, authority, target, headers, body }, spent))
     }
 
     /// Origin form and Host (RFC 9112 §3.2.1).
@@ -96,6 +96,13 @@ impl Outgoing {
             None => Authority::try_from(host?.as_bytes()).ok()?,
         };
         Some(Self { method: parts.method, authority, target: uri.path_and_query?, headers, body })
+    }
+}
+
+/// Neither target nor headers are shown: a credential may stand in either.
+impl std::fmt::Debug for Outgoing {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Outgoing({} to {})", self.method, self.authority)
     }
 }
 

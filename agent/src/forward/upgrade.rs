@@ -22,6 +22,7 @@ use super::outgoing::Outgoing;
 use super::pump;
 use crate::authorize::Permit;
 use crate::connection::Connection;
+use crate::given::Spent;
 use crate::record::RequestRecord;
 use crate::refusal::{Refusal, Withdrawn};
 use crate::request::NormalRequest;
@@ -52,12 +53,13 @@ pub(crate) async fn forward(
     record: &mut RequestRecord,
 ) -> Result<Answer, Refusal> {
     let Asked { normal, body, upgrading, version } = asked;
-    let (mut response, hop) = ask(normal, body, connection, record, &permit).await?;
+    let (mut response, hop, spent) = ask(normal, body, connection, record, &permit).await?;
     record.status(response.status());
     let backend = hyper::upgrade::on(&mut response);
     let (mut parts, body) = response.into_parts();
     let protocol = parts.headers.get(header::UPGRADE).cloned();
     clean(&mut parts);
+    record.rotated(spent.answered(&mut parts, record.now()));
     if parts.status == StatusCode::SWITCHING_PROTOCOLS && !protocol.as_ref().is_some_and(is_websocket) {
         return Err(Refusal::UpgradeLost);
     }
@@ -90,10 +92,10 @@ async fn ask(
     connection: &Connection,
     record: &RequestRecord,
     permit: &Permit,
-) -> Result<(Response<Incoming>, Option<Rc<HopMember>>), Refusal> {
+) -> Result<(Response<Incoming>, Option<Rc<HopMember>>, Spent), Refusal> {
     let protocol = normal.upgrade.clone().ok_or(Refusal::UpgradeLost)?;
     let onward = connection.onward()?;
-    let mut outgoing = Outgoing::prepare(normal, body, permit.ongoing(), record.decision())?;
+    let (mut outgoing, spent) = Outgoing::prepare(normal, body, permit.ongoing(), record.decision())?;
     outgoing.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     if !outgoing.headers.contains_key(SEC_WEBSOCKET_KEY) {
         // An extended CONNECT has no key (RFC 8441 §5), HTTP/1.1 wants one (RFC 6455 §4.1).
@@ -107,7 +109,7 @@ async fn ask(
         };
         let broken = |source| Refusal::Broken { target: onward.name().to_string(), source };
         let response = sender.send_request(outgoing.into_http1()).await.map_err(broken)?;
-        Ok((response, hop))
+        Ok((response, hop, spent))
     };
     tokio::select! {
         answer = asking => answer,

@@ -87,9 +87,10 @@ impl Histogram {
 }
 
 /// The reasons that metrics tell apart, the last for any other. Fixed, so that no peer can make a label.
-pub(crate) const REASONS: [&str; 106] = [
+pub(crate) const REASONS: [&str; 107] = [
     "audit_unavailable",
     "backend_broke",
+    "backend_credential",
     "backend_full",
     "backend_unreachable",
     "caller_gone",
@@ -204,6 +205,7 @@ pub(crate) struct RouteCounters {
     pub(crate) handshakes: Counter,
     pub(crate) requests: [Counter; Outcome::ALL.len()],
     pub(crate) refusals: [Counter; REASONS.len()],
+    pub(crate) rotations: Counter,
     pub(crate) received_bytes: Counter,
     pub(crate) sent_bytes: Counter,
     pub(crate) first_byte: Histogram,
@@ -218,6 +220,7 @@ impl Default for RouteCounters {
             handshakes: Counter::default(),
             requests: Default::default(),
             refusals: std::array::from_fn(|_index| Counter::default()),
+            rotations: Counter::default(),
             received_bytes: Counter::default(),
             sent_bytes: Counter::default(),
             first_byte: Histogram::default(),

@@ -89,6 +89,8 @@ pub(crate) struct Line<'record> {
     /// As they stand in the line, already in JSON.
     pub(crate) fields: Option<&'record str>,
     pub(crate) status: Option<StatusCode>,
+    /// The backend has refused the credential that it was given.
+    pub(crate) rotated: bool,
     pub(crate) received: u64,
     pub(crate) sent: u64,
     pub(crate) duration: Duration,
@@ -130,6 +132,9 @@ impl Line<'_> {
         object.plain("", self.fields.unwrap_or_default());
         if let Some(status) = self.status {
             object.plain(",\"status\":", status.as_str());
+        }
+        if self.rotated {
+            object.plain(",\"credential_rotated\":true", "");
         }
         object.number(",\"received_bytes\":", self.received);
         object.number(",\"sent_bytes\":", self.sent);
@@ -283,6 +288,7 @@ mod tests {
             path: Some("/\",\"outcome\":\"allowed"),
             fields: None,
             status: Some(StatusCode::FORBIDDEN),
+            rotated: false,
             received: 1,
             sent: 2,
             duration: Duration::from_micros(3),

@@ -190,6 +190,7 @@ impl ConnectionRecord {
             path: None,
             fields: None,
             status: None,
+            rotated: false,
             received: self.transfer.received.get(),
             sent: self.transfer.sent.get(),
             duration: self.opened.elapsed(),
@@ -242,6 +243,8 @@ pub(crate) struct RequestRecord {
     status: Option<StatusCode>,
     /// Values that the operator wants recorded; none where there are none.
     fields: Option<Box<str>>,
+    /// The backend has refused the credential that it was given, so that the next request is given another.
+    rotated: bool,
     transfer: Rc<Transfer>,
     closed: bool,
 }
@@ -263,6 +266,7 @@ impl RequestRecord {
             limited: None,
             status: None,
             fields: None,
+            rotated: false,
             transfer: Rc::default(),
             closed: false,
         }
@@ -322,6 +326,12 @@ impl RequestRecord {
         self.counters.first_byte.observe(self.opened.elapsed());
     }
 
+    /// Notes whether the backend has refused the credential that it was given, so that the next request is given another.
+    pub(crate) fn rotated(&mut self, rotated: bool) {
+        self.rotated = rotated;
+        self.counters.rotations.add(u64::from(rotated));
+    }
+
     /// Where the bytes of this request are counted.
     pub(crate) fn transfer(&self) -> Rc<Transfer> {
         Rc::clone(&self.transfer)
@@ -368,6 +378,7 @@ impl RequestRecord {
             path: self.target.as_ref().map(PathAndQuery::path),
             fields: self.fields.as_deref(),
             status: self.status,
+            rotated: self.rotated,
             received: self.transfer.received.get(),
             sent: self.transfer.sent.get(),
             duration,

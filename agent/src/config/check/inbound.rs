@@ -1,25 +1,22 @@
-//! An inbound: its backend, and what is injected for it.
+//! An inbound and its backend.
 
-use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue};
-
 use super::super::address::{BackendAddress, BackendSocket, Protocol};
-use super::super::checked::{Inbound, Injection};
-use super::super::{Secrets, file, secret};
+use super::super::checked::{Inbound, SecretCommand};
+use super::super::{Secrets, file};
 use super::conditions;
 use super::credentials;
 use super::domains::Identities;
+use super::inject;
 use super::routes::Places;
 use super::rules;
 use super::scalars::{absolute, name, parsed};
+use super::token::{self, Around};
 use crate::policy::condition::Compiler;
 use crate::policy::credential::CredentialKind;
 use crate::policy::role::Roles;
-use crate::refusal::in_one_line;
-use crate::request::is_identity_header;
 use countersign_certs::settings::diagnostic::Finding;
 
 pub(super) fn inbound(
@@ -27,6 +24,7 @@ pub(super) fn inbound(
     roles: &Arc<Roles>,
     compiler: &Compiler,
     identities: &Identities<'_>,
+    commands: &[Arc<SecretCommand>],
     secrets: Secrets,
     files: &mut Vec<PathBuf>,
 ) -> Result<(Inbound, Places), Finding> {
@@ -75,7 +73,15 @@ pub(super) fn inbound(
             hint,
         ));
     }
-    let inject = injections(written.inject.0, &backend, secrets, files)?;
+    let inject = inject::injections(&written.inject.0, &places.name, &backend, commands, secrets, files)?;
+    let token = match &written.token {
+        Some(token) => Some(Arc::new(token::token(
+            token,
+            &Around { inject: &inject, backend: &backend, demand, identities, commands, secrets },
+            files,
+        )?)),
+        None => None,
+    };
     let inbound = Inbound {
         identity: identities.check(&written.identity)?,
         listen: parsed(&written.listen)?,
@@ -87,46 +93,8 @@ pub(super) fn inbound(
         name,
         backend,
         inject: inject.into(),
+        token,
     };
     files.extend(inbound.foreign_bundle.clone());
     Ok((inbound, places))
-}
-
-fn injections(
-    written: Vec<file::Inject>,
-    backend: &BackendAddress,
-    secrets: Secrets,
-    files: &mut Vec<PathBuf>,
-) -> Result<Vec<Injection>, Finding> {
-    let mut injections: Vec<Injection> = Vec::new();
-    for inject in written {
-        if backend.protocol == Protocol::Tcp {
-            return Err(Finding::new(inject.header.span(), "a plain TCP backend has no headers to inject into"));
-        }
-        let header: HeaderName = inject.header.get_ref().parse().map_err(|_not_a_name| {
-            Finding::new(inject.header.span(), format!("{:?} is no header name", inject.header.get_ref()))
-        })?;
-        if is_identity_header(&header)
-            || crate::request::is_hop_by_hop(&header)
-            || header == http::header::HOST
-            || header == http::header::CONTENT_LENGTH
-        {
-            return Err(Finding::new(
-                inject.header.span(),
-                format!("the agent itself sets {header}; it cannot be injected"),
-            ));
-        }
-        if injections.iter().any(|other| other.header == header) {
-            return Err(Finding::new(inject.header.span(), format!("{header} is injected twice")));
-        }
-        let at_value = |error: &dyn Display| Finding::new(inject.value.span(), error);
-        let resolved =
-            secret::resolve(inject.value.get_ref(), secrets).map_err(|error| at_value(&in_one_line(&error)))?;
-        let mut value =
-            HeaderValue::from_str(&resolved.value).map_err(|_not_a_value| at_value(&"this is no header value"))?;
-        value.set_sensitive(true);
-        files.extend(resolved.files);
-        injections.push(Injection { header, value });
-    }
-    Ok(injections)
 }

@@ -12,6 +12,12 @@ mod roles;
 
 mod inbound;
 
+mod inject;
+
+mod token;
+
+mod commands;
+
 mod rules;
 
 mod limits;
@@ -52,10 +58,11 @@ pub(super) fn agent(file: file::Agent, enrolled: Option<&TrustDomain>, secrets: 
     let trust_domains = domains::trust_domains(&file.trust_domain, &mut files)?;
     let compiler = conditions::compiler(&file, &accepted.issuers)?;
     let identities = Identities { certificates: &certificates, enrolled, has_state: file.state_dir.is_some() };
+    let commands = commands::commands(&file.secret_command, secrets)?;
     let keys_stand_at = credentials::keys_stand_at(&file);
     let mut inbounds = Vec::new();
     for inbound in file.inbound {
-        inbounds.push(inbound::inbound(inbound, &roles, &compiler, &identities, secrets, &mut files)?);
+        inbounds.push(inbound::inbound(inbound, &roles, &compiler, &identities, &commands, secrets, &mut files)?);
     }
     let mut outbounds = Vec::new();
     for outbound in file.outbound {
@@ -85,6 +92,7 @@ pub(super) fn agent(file: file::Agent, enrolled: Option<&TrustDomain>, secrets: 
         store,
         roles,
         accepted,
+        commands,
         trust_domains,
         certificates,
         inbounds: inbounds.into_iter().map(|(inbound, _)| inbound).collect(),

@@ -1,0 +1,161 @@
+//! Where credentials come from that are not in the config itself, as one config names them. What stays the same from one config to the
+//! next goes on with what it knows.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use countersign_certs::san::San;
+use countersign_certs::svid::X509Svid;
+use countersign_certs::time::Clock;
+use countersign_certs::tls::TlsError;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use super::command::LiveCommand;
+use super::grant::LiveGrant;
+use super::place::{Form, Place};
+use super::rotation::Rotation;
+use super::{Given, Injected, Slot, Token, TokenSource};
+use crate::config::checked::{Agent, BackendToken, GrantKind, Inbound, Injection, SecretCommand, TokenFor};
+use crate::config::secret::Template;
+
+/// Every source of one config.
+#[derive(Default)]
+pub(crate) struct Sources {
+    commands: Vec<Arc<LiveCommand>>,
+    /// By the name of the inbound.
+    rotations: Vec<(Arc<str>, Place, Arc<Rotation>)>,
+    grants: Vec<Arc<LiveGrant>>,
+}
+
+/// How a source does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SourceState {
+    pub(crate) name: String,
+    /// Why the last try gave nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+}
+
+impl Sources {
+    /// The sources of a config. `news` is told whenever one has something new.
+    pub(crate) fn follow(&self, config: &Agent, clock: &Clock, news: &Arc<Notify>) -> Self {
+        let command = |settings: &Arc<SecretCommand>| match self.commands.iter().find(|live| live.settings == *settings)
+        {
+            Some(live) => Arc::clone(live),
+            None => Arc::new(LiveCommand::start(settings, news)),
+        };
+        let injections = config.inbounds.iter().flat_map(|inbound| {
+            inbound.inject.iter().map(|injection| (Arc::clone(&inbound.name), injection.form.place()))
+        });
+        let rotation = |(inbound, place): (Arc<str>, Place)| {
+            let rotation = Rotation::after(self.rotation(&inbound, &place).map(|rotation| &**rotation));
+            (inbound, place, Arc::new(rotation))
+        };
+        Self {
+            commands: config.commands.iter().map(command).collect(),
+            rotations: injections.map(rotation).collect(),
+            grants: config.inbounds.iter().filter_map(|inbound| self.grant(inbound, clock, news)).collect(),
+        }
+    }
+
+    fn grant(&self, inbound: &Inbound, clock: &Clock, news: &Arc<Notify>) -> Option<Arc<LiveGrant>> {
+        let settings = inbound.token.as_ref().filter(|token| token.grant == GrantKind::ClientCredentials)?;
+        let whose = TokenFor { inbound: Arc::clone(&inbound.name), backend: inbound.backend.clone() };
+        let same = self.grants.iter().find(|live| live.whose == whose && live.settings() == settings);
+        Some(same.cloned().unwrap_or_else(|| Arc::new(LiveGrant::start(whose, settings, clock, news))))
+    }
+
+    /// Takes up certificates and secrets that prove who we are, as they are now.
+    pub(crate) fn prove(&self, svids: &BTreeMap<San, Arc<X509Svid>>) -> Result<(), TlsError> {
+        self.grants.iter().try_for_each(|grant| grant.prove(svids, |name| self.command(name)?.printed()))
+    }
+
+    /// Whether each was asked once.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.commands.iter().all(|command| command.is_settled()) && self.grants.iter().all(|grant| grant.is_settled())
+    }
+
+    /// Waits until each was asked once, for which each has a bound.
+    pub(crate) async fn settled(&self) {
+        for command in &self.commands {
+            command.settled().await;
+        }
+        for grant in &self.grants {
+            grant.settled().await;
+        }
+    }
+
+    /// A source that is new since `before`, and gives nothing.
+    pub(crate) fn newly_failed(&self, before: &Self) -> Option<SourceState> {
+        let is_known = |command: &Arc<LiveCommand>| before.commands.iter().any(|known| Arc::ptr_eq(known, command));
+        let failed = self.commands.iter().find(|command| !is_known(command) && command.printed().is_none());
+        let is_known = |grant: &Arc<LiveGrant>| before.grants.iter().any(|known| Arc::ptr_eq(known, grant));
+        let refused = self.grants.iter().find(|grant| !is_known(grant) && grant.error().is_some());
+        failed.map(|command| command_state(command)).or_else(|| refused.map(|grant| grant_state(grant)))
+    }
+
+    /// How each does.
+    pub(crate) fn states(&self) -> Vec<SourceState> {
+        let of_commands = self.commands.iter().map(|command| command_state(command));
+        of_commands.chain(self.grants.iter().map(|grant| grant_state(grant))).collect()
+    }
+
+    /// What the backend of an inbound is given now.
+    pub(crate) fn given(&self, inbound: &Inbound) -> Given {
+        let injections = inbound.inject.iter().map(|injection| self.injected(&inbound.name, injection));
+        Given::new(injections, inbound.token.as_ref().and_then(|token| self.token(inbound, token)))
+    }
+
+    fn token(&self, inbound: &Inbound, settings: &BackendToken) -> Option<Token> {
+        let live = self.grants.iter().find(|live| live.whose.inbound == inbound.name)?;
+        let source = TokenSource::Own { granted: live.granted(), live: Arc::clone(live) };
+        Some(Token { header: settings.header.clone(), source })
+    }
+
+    fn injected(&self, inbound: &str, injection: &Injection) -> Injected {
+        let place = injection.form.place();
+        let rotation = self.rotation(inbound, &place).cloned().unwrap_or_default();
+        let templates = std::iter::once(&injection.value).chain(&injection.next);
+        let slots: Box<[Slot]> = templates.map(|template| self.slot(&injection.form, template)).collect();
+        let in_slot = |slot: usize| slots.get(slot).and_then(|slot| slot.written.clone());
+        rotation.holds([in_slot(0), in_slot(1)]);
+        Injected { place, slots, rotation, refused_by: injection.refused_by.as_slice().into() }
+    }
+
+    fn slot(&self, form: &Form, template: &Template) -> Slot {
+        let secret = template.fill(|name| self.command(name)?.printed());
+        let written = secret.and_then(|secret| match form.write(&secret) {
+            Ok(written) => Some(written),
+            Err(error) => {
+                tracing::error!(%error, "what a command has printed cannot be given to a backend");
+                None
+            }
+        });
+        Slot { written, commands: template.commands().filter_map(|name| self.command(name)).cloned().collect() }
+    }
+
+    fn rotation(&self, inbound: &str, place: &Place) -> Option<&Arc<Rotation>> {
+        let found = self.rotations.iter().find(|(name, other, _)| **name == *inbound && other == place);
+        found.map(|(_, _, rotation)| rotation)
+    }
+
+    fn command(&self, name: &str) -> Option<&Arc<LiveCommand>> {
+        self.commands.iter().find(|command| *command.settings.name == *name)
+    }
+}
+
+fn grant_state(grant: &LiveGrant) -> SourceState {
+    SourceState {
+        name: format!("token of inbound {}", grant.whose.inbound),
+        error: grant.error().map(|error| error.to_string()),
+    }
+}
+
+fn command_state(command: &LiveCommand) -> SourceState {
+    SourceState {
+        name: format!("secret_command {}", command.settings.name),
+        error: command.error().map(|error| error.to_string()),
+    }
+}

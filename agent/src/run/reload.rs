@@ -1,0 +1,94 @@
+//! A changed config: read, kept until what it takes credentials from has answered, and taken up or refused as a whole.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use super::{Agent, RunError, files_of, load};
+use crate::assemble::{AssembleError, Opening, Taken};
+use crate::config::Secrets;
+use crate::given::sources::SourceState;
+use crate::identity::files;
+use crate::refusal::in_one_line;
+use crate::watcher::FileWatcher;
+
+impl Agent {
+    /// Takes up a changed config or changed files, or says what is wrong with them and goes on with what was.
+    pub(super) fn reload(&self, path: &Path, files: &mut FileWatcher) {
+        match self.read_anew(path, files) {
+            Ok(coming) => {
+                self.coming.replace(Some(Rc::new(coming)));
+                self.finish_reload();
+            }
+            Err(error) => {
+                self.coming.take();
+                self.refuse_config(&error);
+            }
+        }
+    }
+
+    /// Takes up the config that is coming, unless it still waits.
+    pub(super) fn finish_reload(&self) {
+        let Some(coming) = self.coming.take() else { return };
+        let before = self.taken();
+        match self.try_coming(&coming) {
+            Ok(true) => {
+                self.config_error.take();
+                tracing::info!("config taken up");
+                self.teller.config_taken_up(&self.path, &before.config, &self.taken().config);
+                self.teller.certificates(&self.taken(), &self.credentials());
+            }
+            Ok(false) => drop(self.coming.replace(Some(coming))),
+            Err(error) => self.refuse_config(&error),
+        }
+    }
+
+    fn try_coming(&self, coming: &Rc<Taken>) -> Result<bool, RunError> {
+        if !coming.is_settled(&self.credentials())? {
+            return Ok(false);
+        }
+        match coming.sources.newly_failed(&self.taken().sources) {
+            Some(SourceState { name, error }) => {
+                Err(RunError::Source { name, detail: error.unwrap_or_else(|| "it does not answer".to_owned()) })
+            }
+            None => {
+                self.say_what_needs_a_restart(&coming.config);
+                self.take_up(coming, Opening::AllOrNothing)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Waits until there is more to know of the config that is coming; for ever where none is.
+    pub(super) async fn coming_is_settled(&self) {
+        let coming = self.coming.borrow().clone();
+        match coming {
+            Some(coming) => coming.sources.settled().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn refuse_config(&self, error: &RunError) {
+        let text = in_one_line(error);
+        self.teller.config_refused(&self.path, text.clone());
+        tracing::error!(error = text, "config refused, the one before stays in use");
+        self.config_error.replace(Some(text));
+    }
+
+    fn read_anew(&self, path: &Path, files: &mut FileWatcher) -> Result<Taken, RunError> {
+        let mut watched = self.files(path);
+        // What is watched is fingerprinted before it is read, so that a change in between is seen as one.
+        files.watch(watched.iter().cloned());
+        let config = load(path, Secrets::Read)?;
+        let named = files_of(&config, path);
+        let read = files::load(&config).map_err(AssembleError::from);
+        // The files of a refused config are watched too: mending one of them mends the config.
+        if named.iter().any(|file| !watched.contains(file)) {
+            watched.extend(named);
+            watched.sort();
+            watched.dedup();
+            files.watch(watched);
+        }
+        let files = read?;
+        Ok(Taken { sources: self.taken().sources.follow(&config, &self.clock, &self.news), config, files })
+    }
+}

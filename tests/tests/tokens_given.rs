@@ -1,0 +1,255 @@
+//! Tokens that somebody else gives out for a service: fetched ahead of their end, or in exchange for the caller's own.
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that finds less than it expects has failed")]
+
+use std::path::{Path, PathBuf};
+
+use countersign_tests::agent::TestAgent;
+use countersign_tests::backend::EchoBackend;
+use countersign_tests::gateway::{Gateway, Reply};
+use countersign_tests::mesh::certificate;
+use countersign_tests::part::Part;
+use countersign_tests::pki::{CertificateFiles, Leaf, TestPki};
+use countersign_tests::wait;
+use serde_json::Value;
+
+/// How the agent proves itself at the endpoint.
+const AGENT: &str = "spiffe://mesh.test/agent";
+const BY_SECRET: &str = "client_secret = \"s3cret:& more\"";
+const BY_CERTIFICATE: &str = "identity = \"spiffe://mesh.test/agent\"";
+
+const ROLE: &str = "[[role]]\nname = \"caller\"\nmembers = [\"spiffe://mesh.test/web/*\"]\n";
+const RULES: &str = "[[inbound.allow]]\nroles = [\"caller\"]\n";
+
+/// A token endpoint, and an agent that asks it.
+struct Site {
+    gateway: Gateway,
+    endpoint: Part,
+    mode: PathBuf,
+    pki: TestPki,
+    bundle: PathBuf,
+}
+
+impl Site {
+    /// Nothing runs yet but the endpoint.
+    fn prepare(before: &str) -> Self {
+        let agent = TestAgent::new("gateway");
+        let folder = agent.folder().to_owned();
+        let (pki, mode, bundle) = (TestPki::new("web"), folder.join("run/mode"), folder.join("web.pem"));
+        pki.write_bundle(&bundle);
+        std::fs::write(&mode, "ok\n").unwrap();
+        let server = pki.issue_files(&folder.join("run"), "endpoint", &Leaf::of_dns("localhost"));
+        let own = certificate(&pki, &folder.join("run"), AGENT, &Leaf::of(AGENT));
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        let arguments = [
+            ["--certificate", &text(&server.chain)],
+            ["--key", &text(&server.key)],
+            ["--clients", &text(&bundle)],
+            ["--mode", &text(&mode)],
+        ];
+        let endpoint = Part::serve("token_endpoint", &arguments.concat());
+        let gateway = Gateway::prepare(agent, EchoBackend::holding(), &(own + before));
+        Self { gateway, endpoint, mode, pki, bundle }
+    }
+
+    fn start(keys: &str) -> Self {
+        let mut site = Self::prepare(ROLE);
+        site.gateway.agent.configure(&site.tables(keys));
+        site.gateway.agent.start();
+        site
+    }
+
+    fn tables(&self, keys: &str) -> String {
+        self.gateway.tables(&format!("{RULES}{}{keys}\n", self.token("client_credentials", "endpoint", "/token")))
+    }
+
+    /// `[inbound.token]` but for how the agent proves itself.
+    fn token(&self, grant: &str, key: &str, path: &str) -> String {
+        let bundle = self.bundle.display();
+        let port = self.endpoint.tcp().port();
+        format!(
+            "[inbound.token]\ngrant = \"{grant}\"\n{key} = \"https://localhost:{port}{path}\"\nbundle = \"{bundle}\"\nprivate_addresses = [\"localhost\"]\nclient_id = \"agent one\"\n"
+        )
+    }
+
+    fn answers(&self, mode: &str) {
+        std::fs::write(&self.mode, format!("{mode}\n")).unwrap();
+    }
+
+    /// A caller with the role calls.
+    fn call(&self, arguments: &[&str]) -> Reply {
+        let certificate = self.gateway.workload("spiffe://mesh.test/web/frontend");
+        let whole: Vec<&str> = certificate.iter().map(String::as_str).chain(arguments.iter().copied()).collect();
+        self.gateway.call("/", &whole)
+    }
+
+    /// What the service was given last.
+    fn given(&self) -> Option<String> {
+        self.gateway.backend.seen().last()?.value("authorization").map(ToOwned::to_owned)
+    }
+
+    fn questions(&self) -> Vec<Value> {
+        self.endpoint.said().into_iter().filter(|line| line["event"] == "question").collect()
+    }
+
+    #[track_caller]
+    fn is_told_nowhere(&mut self, secret: &str) {
+        let agent = &mut self.gateway.agent;
+        let said = agent.process().stderr().concat() + &agent.audit_text() + &agent.ask("status", &["--json"]).stdout;
+        assert!(!said.contains(secret), "{secret:?} is told: {said}");
+        assert!(!agent.health("/metrics").text().contains(secret));
+    }
+}
+
+fn field<'question>(question: &'question Value, name: &str) -> Vec<&'question str> {
+    let fields = question["fields"].as_array().unwrap();
+    fields.iter().filter(|pair| pair[0] == name).map(|pair| pair[1].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_service_is_given_a_token_that_the_agent_gets_by_its_secret() {
+    let keys =
+        format!("{BY_SECRET}\nscope = \"read write\"\naudience = \"llm\"\nresource = [\"https://a\", \"https://b\"]");
+    let mut site = Site::start(&keys);
+    for _ in 0..3 {
+        assert_eq!(site.call(&["-H", "Authorization: Bearer own"]).status, 200);
+        assert_eq!(site.given().as_deref(), Some("Bearer own-1"));
+    }
+    let questions = site.questions();
+    assert_eq!(questions.len(), 1, "one token for all: {questions:?}");
+    assert_eq!(questions[0]["client"], "agent one");
+    for (name, values) in [
+        ("grant_type", &["client_credentials"][..]),
+        ("scope", &["read write"]),
+        ("audience", &["llm"]),
+        ("resource", &["https://a", "https://b"]),
+        ("client_id", &[]),
+        ("client_secret", &[]),
+    ] {
+        assert_eq!(field(&questions[0], name), values, "{name}");
+    }
+    site.is_told_nowhere("own-1");
+    site.is_told_nowhere("s3cret");
+}
+
+#[test]
+fn a_service_is_given_a_token_that_the_agent_gets_by_its_certificate_and_by_its_renewed_one() {
+    let mut site = Site::prepare(ROLE);
+    let by_issuer = site.token("client_credentials", "issuer", "");
+    let tables = site.gateway.tables(&format!("{RULES}{by_issuer}{BY_CERTIFICATE}\n"));
+    site.gateway.agent.configure(&tables);
+    site.answers("expires 4");
+    site.gateway.agent.start();
+    assert_eq!(site.call(&[]).status, 200);
+    let first = site.questions().remove(0);
+    assert_eq!((&first["client"], &first["path"]), (&AGENT.into(), &"/mtls/token".into()), "{first}");
+    assert_eq!(field(&first, "client_id"), ["agent one"]);
+    let files = CertificateFiles::named(&site.gateway.agent.folder().join("run"), "agent");
+    let renewed = site.pki.issue(&Leaf::of(AGENT));
+    renewed.write(&files);
+    wait::until_so("the renewed certificate is shown", || {
+        let serial = site.questions().last().unwrap()["serial"].as_str().unwrap().to_lowercase();
+        serial.trim_start_matches('0') == renewed.serial.trim_start_matches('0')
+    });
+    assert_eq!(site.call(&[]).status, 200);
+    assert!(site.questions().iter().all(|question| question["client"] == AGENT));
+}
+
+#[test]
+fn a_token_is_fetched_ahead_of_its_end_and_none_is_used_after_it() {
+    let mut site = Site::prepare(ROLE);
+    site.answers("expires 4");
+    site.gateway.agent.configure(&site.tables(BY_SECRET));
+    site.gateway.agent.start();
+    wait::until_so("three tokens were used, one after the other, and no request was refused", || {
+        let reply = site.call(&[]);
+        assert_eq!(reply.status, 200, "{reply:?}");
+        site.given().as_deref() == Some("Bearer own-4")
+    });
+    let used: Vec<_> =
+        site.gateway.backend.seen().iter().map(|seen| seen.value("authorization").unwrap().to_owned()).collect();
+    assert!(used.is_sorted() && used.first().unwrap() != used.last().unwrap(), "{used:?}");
+    // The endpoint is down, the token ends, and nothing is forwarded without one.
+    site.answers("error 503 temporarily_unavailable");
+    let reply = wait::until("the last token has ended", || Some(site.call(&[])).filter(|reply| reply.status != 200));
+    assert_eq!((reply.status, reply.header("retry-after")), (503, Some("1")), "{reply:?}");
+    assert_eq!(site.gateway.line(&reply)["reason"], "backend_credential");
+    let status = site.gateway.agent.wait_for_status("it is not ready", |status| status["ready"] == false);
+    let error = status["sources"][0]["error"].as_str().unwrap();
+    assert!(error.contains("503 Service Unavailable temporarily_unavailable"), "{error}");
+    let before = site.questions().len();
+    site.answers("ok");
+    site.gateway.agent.wait_for_status("it is ready again", |status| status["ready"] == true);
+    assert_eq!(site.call(&[]).status, 200);
+    assert!(site.questions().len() <= before + 2, "{:?}", site.questions());
+}
+
+#[test]
+fn what_is_no_token_is_not_given_and_a_redirect_is_not_followed() {
+    let mut site = Site::prepare(ROLE);
+    site.answers("redirect");
+    site.gateway.agent.configure(&site.tables(BY_SECRET));
+    site.gateway.agent.launch();
+    for (mode, told) in [
+        ("redirect", "307 Temporary Redirect"),
+        ("text {\"access_token\":\"hunter2\",\"token_type\":\"DPoP\"}", "the token is of type \"DPoP\""),
+        ("text {\"access_token\":\"hunter2\\u000d\\u000ax: y\",\"token_type\":\"Bearer\"}", "access_token"),
+        ("text <html>hunter2", "no JSON"),
+    ] {
+        site.answers(mode);
+        let status = site.gateway.agent.wait_for_status(told, |status| {
+            status["sources"][0]["error"].as_str().is_some_and(|error| error.contains(told))
+        });
+        assert_eq!(status["ready"], false);
+        assert_eq!(site.call(&[]).status, 503);
+    }
+    assert!(site.questions().iter().all(|question| question["path"] == "/token"), "a redirect was followed");
+    assert_eq!(site.gateway.backend.seen().len(), 0);
+    site.is_told_nowhere("hunter");
+    site.answers("ok");
+    site.gateway.agent.wait_for_status("it is ready", |status| status["ready"] == true);
+    assert_eq!(site.call(&[]).status, 200);
+}
+
+#[test]
+fn a_new_secret_that_the_endpoint_does_not_take_is_a_refused_config() {
+    let mut site = Site::start(BY_SECRET);
+    let tables = site.tables("client_secret = \"hunter2\"");
+    let refused = site.gateway.agent.reload_refused(&tables);
+    assert!(refused.contains("token of inbound llm gives no credential"), "{refused}");
+    assert!(refused.contains("401 Unauthorized invalid_client"), "{refused}");
+    assert_eq!((site.call(&[]).status, site.given().as_deref()), (200, Some("Bearer own-1")));
+    // An endpoint that other addresses answer for is not believed.
+    let elsewhere = site.tables(BY_SECRET).replace("[\"localhost\"]", "[]");
+    let refused = site.gateway.agent.reload_refused(&elsewhere);
+    assert!(refused.contains("no exception allows it"), "{refused}");
+    let tables = site.tables(&format!("{BY_SECRET}\nscope = \"other\""));
+    site.gateway.agent.reload(&tables);
+    assert_eq!((site.call(&[]).status, site.given().as_deref()), (200, Some("Bearer own-2")));
+}
+
+#[test]
+fn a_token_that_the_service_refuses_is_fetched_again() {
+    let mut site = Site::prepare(ROLE);
+    site.gateway.backend = EchoBackend::answering(|seen, out| {
+        let takes = seen.value("authorization") == Some("Bearer own-2");
+        let status = if takes { "200 OK" } else { "401 Unauthorized" };
+        write!(out, "HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n")
+    });
+    site.gateway.agent.configure(&site.tables(BY_SECRET));
+    site.gateway.agent.start();
+    wait::until_so("a new token was fetched", || site.call(&[]).status == 200);
+    assert_eq!(site.questions().len(), 2, "not one for each refusal");
+}
+
+/// The secret is one that a command prints.
+#[test]
+fn the_secret_for_the_endpoint_may_come_from_a_command() {
+    let mut site = Site::prepare(&format!(
+        "[[secret_command]]\nname = \"vault\"\ncommand = [\"/bin/echo\", \"s3cret:& more\"]\n{ROLE}"
+    ));
+    let tables = site.tables("client_secret = \"${command:vault}\"");
+    site.gateway.agent.configure(&tables);
+    site.gateway.agent.start();
+    assert_eq!(site.call(&[]).status, 200);
+    assert_eq!(site.given().as_deref(), Some("Bearer own-1"));
+}
