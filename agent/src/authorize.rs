@@ -356,6 +356,8 @@ fn decided(
     caller: &Caller,
     asked: Asked<'_>,
 ) -> Result<(Arc<str>, Option<Box<str>>), Refusal> {
+    // The roles that the policy of now means, whichever config the caller was verified by.
+    caller.subject().into_iter().for_each(|subject| subject.hold(&connection.worker().snapshot()));
     good_for(caller, route, asked.method)?;
     let roles = caller.roles();
     let (holders, address, Asked { method, path, .. }) = (roles.holders(), connection.address().ip(), asked);

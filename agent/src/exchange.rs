@@ -60,6 +60,8 @@ async fn answer_recorded(
     let mut authorized = authorize::request(connection, caller, &normal)?;
     record.permitted(&mut authorized);
     let permit = limit::request(authorized, record).await?;
+    // Counting may have waited for a store, and what was allowed may have been taken back meanwhile.
+    permit.ongoing().signal().cut_reason().map_or(Ok(()), Err)?;
     let body = RequestBody::new(body, &permit, record);
     if normal.upgrade.is_some() {
         let asked = upgrade::Asked { normal, body, upgrading, version };

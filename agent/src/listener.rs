@@ -208,6 +208,11 @@ impl PeerAddress {
         }
     }
 
+    /// It without its port, which changes with each connection.
+    pub(crate) fn host(&self) -> String {
+        self.ip().map_or_else(|| self.to_string(), |address| address.to_string())
+    }
+
     /// The local user, where the kernel knows one.
     pub(crate) fn user(&self) -> Option<LocalUser> {
         match self {

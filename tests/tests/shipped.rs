@@ -52,9 +52,18 @@ fn check_agent_config(path: &Path) -> Finished {
 #[test]
 fn every_agent_config_is_one_that_the_agent_takes() {
     let shipped = root().join("deploy/config/agent.toml");
-    let examples = files("examples", ".toml").into_iter().filter(|path| !path.ends_with("Cargo.toml"));
+    let is_config = |path: &PathBuf| !path.ends_with("Cargo.toml") && !path.to_string_lossy().ends_with(".test.toml");
+    let examples = files("examples", ".toml").into_iter().filter(is_config);
     for path in examples.chain([shipped]) {
         let finished = check_agent_config(&path);
+        assert_eq!(finished.code, Some(0), "{}: {finished:?}", path.display());
+    }
+}
+
+#[test]
+fn every_table_of_expected_decisions_is_met() {
+    for path in files("examples", ".test.toml") {
+        let finished = run(tools::agent().arg("test").arg(&path));
         assert_eq!(finished.code, Some(0), "{}: {finished:?}", path.display());
     }
 }

@@ -1,5 +1,6 @@
 //! API keys: from the secret shown to whose it is.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -46,7 +47,7 @@ pub(super) fn subject(digest: KeyDigest, found: Found<'_>, snapshot: &Snapshot) 
         team: key.team.as_deref().map(Into::into),
         grants: key.roles.iter().map(|role| role.as_str().into()).collect(),
     };
-    let ends = found.not_after();
+    let ends = Cell::new(found.not_after());
     let proof = Proof::Key { digest, key: Arc::clone(key), ends };
     Subject::new(names, proof, snapshot)
 }

@@ -76,7 +76,21 @@ async fn with_credential(connection: &Rc<Connection>, request: &mut NormalReques
     if let Some(subject) = &subject {
         note(subject, connection);
     }
-    caller(connection, subject, route.demand).map_err(refused)
+    let caller = caller(connection, subject, route.demand).map_err(refused)?;
+    still_as_verified(&caller, connection, &snapshot)?;
+    Ok(caller)
+}
+
+/// A verification may wait for others, and a new config be taken up meanwhile: what was verified by the old one must be good by the new
+/// one too, which is what the request is decided by.
+fn still_as_verified(caller: &Caller, connection: &Connection, verified_by: &Snapshot) -> Result<(), Withdrawn> {
+    if connection.worker().snapshot().generation == verified_by.generation {
+        return Ok(());
+    }
+    match connection.current()? {
+        Current::Inbound(route) => still_believed(caller, connection, route.demand),
+        Current::Outbound(_) => Err(Withdrawn::Route),
+    }
 }
 
 async fn verify(
@@ -132,8 +146,9 @@ pub(crate) fn still_believed(caller: &Caller, connection: &Connection, demand: D
     if let Some(subject) = subject {
         subject.hold(&snapshot);
         match subject.proof() {
-            Proof::Key { digest, .. } => {
-                keys::look_up(digest, connection.worker(), &snapshot).map(drop).map_err(withdrawn)?;
+            Proof::Key { digest, ends, .. } => {
+                let found = keys::look_up(digest, connection.worker(), &snapshot).map_err(withdrawn)?;
+                ends.set(found.not_after());
             }
             Proof::Token(token) => {
                 tokens::still_counts(token, &snapshot, connection.worker().clock().now()).map_err(withdrawn)?;

@@ -34,7 +34,8 @@ pub(crate) struct Subject {
 /// The credential that was verified.
 #[derive(Debug)]
 pub(crate) enum Proof {
-    Key { digest: KeyDigest, key: Arc<KeyRecord>, ends: Option<Timestamp> },
+    /// Its end follows the file of keys: a secret that is replaced gets one.
+    Key { digest: KeyDigest, key: Arc<KeyRecord>, ends: Cell<Option<Timestamp>> },
     Password { name: Box<str>, hash: Arc<PasswordHash> },
     Token(Box<TokenProof>),
 }
@@ -78,7 +79,8 @@ impl Subject {
 
     /// Looks at the roles anew if they have changed since.
     pub(crate) fn hold(&self, snapshot: &Snapshot) {
-        if self.held.borrow().generation != snapshot.generation {
+        // Never back: a request that began under an older config may still come by.
+        if self.held.borrow().generation < snapshot.generation {
             self.held.replace(held(&self.names, &self.principal, snapshot));
         }
     }
@@ -144,7 +146,7 @@ impl Proof {
     /// The last second in which it counts; none if it has no end of its own.
     pub(crate) fn ends(&self) -> Option<Timestamp> {
         match self {
-            Self::Key { ends, .. } => *ends,
+            Self::Key { ends, .. } => ends.get(),
             Self::Password { .. } => None,
             Self::Token(token) => Some(token.ends),
         }
