@@ -16,9 +16,11 @@ HERE = Path(__file__).parent
 @contextmanager
 def served(name: str, *arguments: str):
     """The address of a server that runs for as long as the block."""
-    with subprocess.Popen([sys.executable, HERE / name, *arguments], stdout=subprocess.PIPE, text=True) as process:
+    program = Path(sys.executable).with_name("node") if name.endswith(".mjs") else sys.executable
+    with subprocess.Popen([program, HERE / name, *arguments], stdout=subprocess.PIPE, text=True) as process:
         try:
-            word, _, address = process.stdout.readline().strip().partition(" ")
+            lines = (line for line in process.stdout if not line.startswith("{"))
+            word, _, address = next(lines, "").strip().partition(" ")
             assert word == "ready", f"{name} did not start"
             yield address
         finally:
@@ -74,6 +76,18 @@ def check_plain() -> None:
             assert json.loads(fetched(*body, f"{address}/length"))["length"] == Path(__file__).stat().st_size
         assert fetched(f"{address}/events?count=2") == b"data: 0\n\ndata: 1\n\n"
         assert len(fetched(f"{address}/bytes/100000")) == 100000
+
+
+def check_tokens() -> None:
+    with served("oidc/provider.mjs", "--plain") as address:
+        form = ["-d", "grant_type=client_credentials", "-d", "resource=https://llm.mesh.test", "-d", "scope=llm:read"]
+        granted = json.loads(fetched("-u", "reader-service:a+secret+of+tests+%26+more", *form, f"{address}/token"))
+        keys = json.loads(fetched(f"{address}/jwks"))["keys"]
+        assert granted["access_token"].count(".") == 2 and len(keys) == 2, (granted, keys)
+    with tempfile.TemporaryDirectory() as folder:
+        [made] = called("token_maker.py", "--folder", folder, "tokens", "--issuer", "https://a", "--audience", "b")
+        [proofs] = called("token_maker.py", "--folder", folder, "proofs", "--url", "https://c/", "--token", made["good"])
+        assert len(made) > 30 and len(proofs) > 10, (made, proofs)
 
 
 if __name__ == "__main__":
