@@ -4,6 +4,7 @@ use std::process::Command;
 
 use rustix::process::Signal;
 
+use crate::pki::CertificateFiles;
 use crate::process::Process;
 use crate::{tools, wait};
 
@@ -11,6 +12,8 @@ use crate::{tools, wait};
 pub struct TestStore {
     process: Option<Process>,
     port: u16,
+    certificate: Option<CertificateFiles>,
+    password: Option<String>,
 }
 
 impl TestStore {
@@ -19,7 +22,18 @@ impl TestStore {
     /// # Panics
     /// It is not installed, or does not start.
     pub fn start() -> Self {
-        let mut store = Self { process: None, port: tools::free_port() };
+        let mut store = Self { process: None, port: tools::free_port(), certificate: None, password: None };
+        store.start_again();
+        store
+    }
+
+    /// Starts one that takes TLS only, with this certificate, and wants a password.
+    ///
+    /// # Panics
+    /// It is not installed, or does not start.
+    pub fn start_guarded(certificate: CertificateFiles, password: &str) -> Self {
+        let (certificate, password) = (Some(certificate), Some(password.to_owned()));
+        let mut store = Self { process: None, port: tools::free_port(), certificate, password };
         store.start_again();
         store
     }
@@ -32,7 +46,17 @@ impl TestStore {
     pub fn start_again(&mut self) {
         let mut command = Command::new("redis-server");
         command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", "/tmp"]);
-        command.args(["--port", &self.port.to_string()]);
+        let port = self.port.to_string();
+        match &self.certificate {
+            None => command.args(["--port", &port]),
+            Some(CertificateFiles { chain, key }) => {
+                command.args(["--port", "0", "--tls-port", &port, "--tls-auth-clients", "no"]);
+                command.arg("--tls-cert-file").arg(chain).arg("--tls-key-file").arg(key);
+                // A file of authorities is demanded, also where nobody is asked for a certificate.
+                command.arg("--tls-ca-cert-file").arg(chain)
+            }
+        };
+        command.args(self.password.iter().flat_map(|password| ["--requirepass", password]));
         let mut process = Process::start("redis-server (tests/parts/install installs it)", &command);
         process.wait_for_line(wait::SOON, "it is ready", |line| line.contains("Ready to accept connections"));
         self.process = Some(process);
@@ -69,6 +93,9 @@ impl TestStore {
 
     /// For a config.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        match self.certificate {
+            None => format!("redis://127.0.0.1:{}", self.port),
+            Some(_) => format!("rediss://localhost:{}", self.port),
+        }
     }
 }

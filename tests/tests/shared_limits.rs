@@ -2,13 +2,17 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that finds less than it expects has failed")]
 
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use countersign_tests::gateway::Gateway;
+use countersign_tests::pki::{Leaf, TestPki};
 use countersign_tests::store::TestStore;
-use countersign_tests::wait;
+use countersign_tests::{tools, wait};
+use rcgen::SanType;
 use serde_json::Value;
 
 const ROLES: &str = "[[role]]\nname = \"frontend\"\nmembers = [\"spiffe://mesh.test/web/*\"]\n";
@@ -158,4 +162,36 @@ fn a_store_that_never_answers_is_away_from_the_beginning() {
     assert_eq!(limited.statuses(3), [200, 200, 429]);
     let refusing = Limited::start(&format!("url = {url:?}\ntimeout = \"100ms\""), "2/1h");
     assert_eq!(refusing.statuses(3), [503; 3]);
+}
+
+#[test]
+fn a_store_is_reached_by_tls_with_a_password_and_only_if_it_is_who_it_should_be() {
+    let folder = tools::folder();
+    let pki = TestPki::new("store");
+    let bundle = folder.path().join("store-ca.pem");
+    pki.write_bundle(&bundle);
+    let secret = folder.path().join("password");
+    std::fs::write(&secret, "s3cret\n").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let of = |name: &str| {
+        let leaf = Leaf::of("spiffe://store.test/store").and(SanType::DnsName(name.try_into().unwrap()));
+        TestStore::start_guarded(pki.issue_files(folder.path(), name, &leaf), "s3cret")
+    };
+    let config = |store: &TestStore, bundle: &Path, secret: &Path| {
+        let (url, password) = (store.url(), format!("${{file:{}}}", secret.display()));
+        format!("url = {url:?}\nbundle = {bundle:?}\npassword = {password:?}\ntimeout = \"5s\"")
+    };
+    let store = of("localhost");
+    let limited = Limited::start(&config(&store, &bundle, &secret), "2/1h");
+    assert_eq!(limited.statuses(3), [200, 200, 429]);
+    // Under another name, by another authority, or with another password nobody is let in.
+    let elsewhere = of("elsewhere.test");
+    assert_eq!(Limited::start(&config(&elsewhere, &bundle, &secret), "2/1h").status(), 503);
+    let other_bundle = folder.path().join("other-ca.pem");
+    TestPki::new("other").write_bundle(&other_bundle);
+    assert_eq!(Limited::start(&config(&store, &other_bundle, &secret), "2/1h").status(), 503);
+    let wrong = folder.path().join("wrong");
+    std::fs::write(&wrong, "s3cre\n").unwrap();
+    std::fs::set_permissions(&wrong, std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(Limited::start(&config(&store, &bundle, &wrong), "2/1h").status(), 503);
 }
