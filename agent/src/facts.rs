@@ -118,7 +118,12 @@ mod gathered {
             attributes.headers(texts.iter().map(|(name, value)| (*name, &**value)))?;
         }
         if uses.0.contains(uses::Uses::QUERY) {
-            let parameters: Vec<_> = query::parameters(asked.query.unwrap_or_default()).collect();
+            let query = asked.query.unwrap_or_default();
+            let parameters: Vec<_> = query::parameters(query).collect();
+            // One that cannot be read could be the one that a condition forbids.
+            if parameters.len() != query.split('&').filter(|parameter| !parameter.is_empty()).count() {
+                return Err(AttributeError::Engine("a parameter of the query cannot be decoded".to_owned()));
+            }
             attributes.query(parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
         }
         Ok(attributes)

@@ -1,7 +1,8 @@
 //! Tokens that only their issuer can read: it is asked about each (RFC 7662), once in a while.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,6 @@ use countersign_credentials::introspection;
 use countersign_credentials::jwt::TokenRefusal;
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, StatusCode};
-use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::refusal::CredentialRefusal;
@@ -35,21 +35,21 @@ const TOKEN_BYTES_MAX: usize = 4096;
 /// Questions of one worker under way at once. Whoever can send tokens can cause them.
 const QUESTIONS_MAX: usize = 16;
 
+/// Of which so many for callers of one address.
+const QUESTIONS_OF_ADDRESS_MAX: usize = 8;
+
 /// Tokens remembered as refused, and for how long: a flood of one bad token is one question.
 const REFUSED_MAX: usize = 4096;
 const REFUSED_FOR: Duration = Duration::from_secs(10);
 
 /// What one worker knows of questions to issuers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Introspections {
-    turns: Semaphore,
+    /// Under way, by the address of the caller.
+    by_address: RefCell<HashMap<Option<IpAddr>, usize>>,
+    /// When an issuer did not answer.
+    failed: Cell<Option<Timestamp>>,
     refused: RefCell<HashMap<[u8; 32], (Timestamp, TokenRefusal)>>,
-}
-
-impl Default for Introspections {
-    fn default() -> Self {
-        Self { turns: Semaphore::new(QUESTIONS_MAX), refused: RefCell::default() }
-    }
 }
 
 impl Introspections {
@@ -66,6 +66,42 @@ impl Introspections {
         // One more that is not remembered costs a question, and those are bounded.
         if refused.len() < REFUSED_MAX {
             refused.insert(digest, (now, refusal.clone()));
+        }
+    }
+}
+
+/// Whether an issuer has failed within this second or the one before.
+fn is_just_now(since: Timestamp, now: Timestamp) -> bool {
+    since <= now && now.since(since) <= Duration::from_secs(1)
+}
+
+/// One question under way. It is over when this is dropped.
+struct QuestionTurn<'worker> {
+    by_address: &'worker RefCell<HashMap<Option<IpAddr>, usize>>,
+    address: Option<IpAddr>,
+}
+
+impl Introspections {
+    /// A turn, if there are not too many questions, nor too many for callers of this address: tokens that nobody made are free.
+    fn turn(&self, address: Option<IpAddr>) -> Option<QuestionTurn<'_>> {
+        let mut by_address = self.by_address.borrow_mut();
+        let of_address = by_address.get(&address).copied().unwrap_or_default();
+        if by_address.values().sum::<usize>() >= QUESTIONS_MAX || of_address >= QUESTIONS_OF_ADDRESS_MAX {
+            return None;
+        }
+        by_address.insert(address, of_address + 1);
+        Some(QuestionTurn { by_address: &self.by_address, address })
+    }
+}
+
+impl Drop for QuestionTurn<'_> {
+    fn drop(&mut self) {
+        let mut by_address = self.by_address.borrow_mut();
+        if let Some(count) = by_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&self.address);
+            }
         }
     }
 }
@@ -157,9 +193,13 @@ async fn question(
     connection: &Connection,
 ) -> Result<Option<Bytes>, CredentialRefusal> {
     let unavailable = || CredentialRefusal::IssuerUnavailable(issuer.settings.name.to_string());
-    let Ok(_turn) = connection.worker().introspections().turns.try_acquire() else {
-        return Err(CredentialRefusal::IssuerBusy);
-    };
+    let introspections = connection.worker().introspections();
+    let now = connection.worker().clock().now();
+    if introspections.failed.get().is_some_and(|since| is_just_now(since, now)) {
+        // However many requests wait for an issuer that does not answer, one of them has waited for it.
+        return Err(unavailable());
+    }
+    let Some(_turn) = introspections.turn(connection.address().ip()) else { return Err(CredentialRefusal::IssuerBusy) };
     let endpoint = match &settings.endpoint {
         Some(endpoint) => endpoint.clone(),
         None => issuer.introspection_endpoint().await.ok_or_else(unavailable)?,
@@ -177,6 +217,7 @@ async fn question(
     if matches!(error, WebError::Status { status: StatusCode::BAD_REQUEST, .. }) {
         Ok(None)
     } else {
+        introspections.failed.set(Some(connection.worker().clock().now()));
         Err(unavailable())
     }
 }

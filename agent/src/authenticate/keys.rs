@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use countersign_credentials::api_key::{ApiKey, Found, KeyDigest, KeyState};
+use countersign_credentials::api_key::{ApiKey, Found, KeyDigest, KeyRecord, KeyState};
 
 use super::refusal::CredentialRefusal;
 use super::shown::Secret;
@@ -37,6 +37,14 @@ pub(super) fn look_up<'index>(
         KeyState::Replaced(until) => Err(CredentialRefusal::KeyReplaced { id: id(), until }),
         KeyState::Revoked(since) => Err(CredentialRefusal::KeyRevoked { id: id(), since }),
     }
+}
+
+/// Whether a key still gives what it gave when a request was let in with it.
+pub(super) fn grants_the_same(now: &KeyRecord, then: &KeyRecord) -> bool {
+    let granted = |key: &KeyRecord| {
+        (key.team.clone(), key.roles.clone(), key.routes.clone(), key.methods.clone(), key.limits.clone())
+    };
+    granted(now) == granted(then)
 }
 
 /// Who shows a key that was found.

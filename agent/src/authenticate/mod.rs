@@ -144,10 +144,16 @@ pub(crate) fn still_believed(caller: &Caller, connection: &Connection, demand: D
     let withdrawn = |refusal: CredentialRefusal| Withdrawn::Credential(refusal.reason());
     let subject = caller.subject();
     if let Some(subject) = subject {
+        if !demand.accepted().has(subject.proof().kind()) {
+            return Err(withdrawn(CredentialRefusal::NotAccepted));
+        }
         subject.hold(&snapshot);
         match subject.proof() {
-            Proof::Key { digest, ends, .. } => {
+            Proof::Key { digest, ends, key } => {
                 let found = keys::look_up(digest, connection.worker(), &snapshot).map_err(withdrawn)?;
+                if !keys::grants_the_same(found.key, key) {
+                    return Err(withdrawn(CredentialRefusal::KeyChanged));
+                }
                 ends.set(found.not_after());
             }
             Proof::Token(token) => {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use countersign_credentials::lockout::{Lockout, LockoutSettings};
+use countersign_credentials::lockout::{LockedUntil, Lockout, LockoutSettings};
 use countersign_credentials::password::{Basic, PasswordHash};
 use tokio::sync::Semaphore;
 
@@ -29,7 +29,7 @@ const TURN: Duration = Duration::from_secs(5);
 /// What all workers share about passwords.
 #[derive(Debug)]
 pub(crate) struct PasswordChecks {
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     lockout: Mutex<Lockout>,
     /// Makes what is remembered of a password worthless outside of this process.
     salt: [u8; 32],
@@ -41,7 +41,7 @@ impl PasswordChecks {
         let mut salt = [0; 32];
         aws_lc_rs::rand::fill(&mut salt)?;
         let lockout = Mutex::new(Lockout::new(LockoutSettings::default()));
-        Ok(Self { turns: Semaphore::new(CHECKS_AT_ONCE), lockout, salt })
+        Ok(Self { turns: Arc::new(Semaphore::new(CHECKS_AT_ONCE)), lockout, salt })
     }
 
     fn lockout(&self) -> MutexGuard<'_, Lockout> {
@@ -87,9 +87,14 @@ async fn check(
     let text = std::str::from_utf8(secret.expose()).map_err(|_not_text| CredentialRefusal::NotText)?;
     let Basic { user, password } = Basic::parse(text)?;
     let (name, address) = (user, connection.address().ip().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+    let tell = |locked: &LockedUntil| worker.notables().locked_out(&format!("basic:{name} at {address}"), locked.until);
+    let allowed = checks.lockout().check(worker.clock().now(), &name, address);
+    allowed.inspect_err(tell)?;
+    let turn = tokio::time::timeout(TURN, Arc::clone(&checks.turns).acquire_owned()).await;
+    let Ok(Ok(turn)) = turn else { return Err(CredentialRefusal::Busy) };
     // Counted as failed until it is known to be right, so that many tries at once are not one.
     let begun = checks.lockout().begin(worker.clock().now(), &name, address);
-    begun.inspect_err(|locked| worker.notables().locked_out(&format!("basic:{name} at {address}"), locked.until))?;
+    begun.inspect_err(tell)?;
     let known = snapshot.accepted.passwords.as_ref();
     let hash = known.and_then(|known| known.hashes.get(name.as_str())).map(Arc::clone);
     let (is_known, checked) = match (hash, known) {
@@ -98,10 +103,14 @@ async fn check(
         (None, Some(known)) => (false, Arc::clone(&known.decoy)),
         (None, None) => return Err(CredentialRefusal::PasswordWrong),
     };
-    let turn = tokio::time::timeout(TURN, checks.turns.acquire()).await.map_err(|_elapsed| CredentialRefusal::Busy)?;
     let hash = Arc::clone(&checked);
-    let verified = tokio::task::spawn_blocking(move || hash.verify(&password)).await;
-    drop(turn);
+    let check = move || {
+        let is_right = hash.verify(&password);
+        // The turn is over when the work is, not when the caller goes away.
+        drop(turn);
+        is_right
+    };
+    let verified = tokio::task::spawn_blocking(check).await;
     let is_right = matches!(verified, Ok(true)) && is_known;
     if !is_right {
         return Err(CredentialRefusal::PasswordWrong);

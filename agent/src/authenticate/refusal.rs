@@ -22,6 +22,8 @@ pub(crate) enum CredentialRefusal {
     IssuerUnavailable(String),
     #[error("no issuer of tokens that is known here has made it")]
     IssuerUnknown,
+    #[error("the API key does not give any more what it gave")]
+    KeyChanged,
     #[error("the API key {id} is disabled since {since}")]
     KeyDisabled { id: String, since: Timestamp },
     #[error("the API key {id} expired at {at}")]
@@ -70,6 +72,7 @@ impl CredentialRefusal {
             Self::IssuerBusy => "issuer_busy",
             Self::IssuerUnavailable(_) => "issuer_unavailable",
             Self::IssuerUnknown => "token_issuer",
+            Self::KeyChanged => "key_changed",
             Self::KeyDisabled { .. } => "key_disabled",
             Self::KeyExpired { .. } => "key_expired",
             Self::KeyMalformed(_) => "key_malformed",
@@ -105,6 +108,7 @@ impl CredentialRefusal {
             | Self::TokenKeyWithdrawn(_)
             | Self::TokenUnbound
             | Self::Unconfirmed(_)
+            | Self::KeyChanged
             | Self::KeyDisabled { .. }
             | Self::KeyExpired { .. }
             | Self::KeyMalformed(_)

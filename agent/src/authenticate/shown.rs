@@ -124,6 +124,10 @@ fn bearer(
     {
         return Ok(Shown::ApiKey(secret));
     }
+    if is_key {
+        // A key of ours is no token of anybody: an issuer that was asked about it would learn it.
+        return Err(CredentialRefusal::NotAccepted);
+    }
     let token = TokenShown { secret, by_proof, proofs };
     if has(CredentialKind::Jwt) && (is_signed || !has(CredentialKind::OpaqueToken)) {
         return Ok(Shown::Jwt(token));

@@ -35,8 +35,15 @@ pub(crate) struct Subject {
 #[derive(Debug)]
 pub(crate) enum Proof {
     /// Its end follows the file of keys: a secret that is replaced gets one.
-    Key { digest: KeyDigest, key: Arc<KeyRecord>, ends: Cell<Option<Timestamp>> },
-    Password { name: Box<str>, hash: Arc<PasswordHash> },
+    Key {
+        digest: KeyDigest,
+        key: Arc<KeyRecord>,
+        ends: Cell<Option<Timestamp>>,
+    },
+    Password {
+        name: Box<str>,
+        hash: Arc<PasswordHash>,
+    },
     Token(Box<TokenProof>),
 }
 
@@ -157,7 +164,10 @@ fn held(names: &SubjectNames, principal: &str, snapshot: &Snapshot) -> Held {
     let (generation, roles) = (snapshot.generation, &snapshot.roles);
     let set = roles.of_subject(names);
     let role_names = roles.names(&set);
-    let header = |text: &str| HeaderValue::from_bytes(text.as_bytes()).ok();
+    // A name that a service would read without the spaces around it could be another's.
+    let header = |text: &str| {
+        Some(text).filter(|text| text.trim() == *text).and_then(|text| HeaderValue::from_bytes(text.as_bytes()).ok())
+    };
     Held {
         generation,
         in_json: subject_in_json(principal, &names.facts(), &role_names).into(),

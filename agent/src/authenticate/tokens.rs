@@ -159,10 +159,10 @@ async fn verify_with_keys(
     let keys = issuer.keys().await.ok_or_else(unavailable)?;
     match jwt::verify(text, &issuer.settings.tokens, &keys, now()) {
         Err(TokenRefusal::UnknownKey { key, algorithm, issuer: name }) => {
-            let epoch = issuer.epoch();
             let newer = issuer.keys_after(&keys).await;
             let newer = newer.ok_or(TokenRefusal::UnknownKey { key, algorithm, issuer: name })?;
-            Ok((jwt::verify(text, &issuer.settings.tokens, &newer, now())?, epoch.max(issuer.epoch())))
+            // The epoch of before is at most one too old: then the token is verified once more, and never trusted too long.
+            Ok((jwt::verify(text, &issuer.settings.tokens, &newer, now())?, epoch))
         }
         verified => Ok((verified?, epoch)),
     }

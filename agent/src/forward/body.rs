@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, PROXY_AUTHORIZATION};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -16,7 +17,7 @@ use crate::given::Given;
 use crate::live::Side;
 use crate::record::{RequestRecord, Transfer};
 use crate::refusal::{Refusal, Withdrawn};
-use crate::request::remove_identity;
+use crate::request::{remove_identity, remove_spellings};
 
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
@@ -89,10 +90,24 @@ fn without_forged_trailers(frame: Frame<Bytes>, given: Option<&Given>) -> Frame<
     match frame.into_trailers() {
         Ok(mut trailers) => {
             remove_identity(&mut trailers);
+            remove_credentials(&mut trailers);
             given.iter().for_each(|given| given.remove_from(&mut trailers));
             Frame::trailers(trailers)
         }
         Err(data) => data,
+    }
+}
+
+/// A credential is for the head (RFC 9110 §6.5.1); one in a trailer has been looked at by nobody.
+fn remove_credentials(trailers: &mut HeaderMap) {
+    for name in [
+        AUTHORIZATION,
+        COOKIE,
+        PROXY_AUTHORIZATION,
+        HeaderName::from_static("dpop"),
+        HeaderName::from_static("x-api-key"),
+    ] {
+        remove_spellings(trailers, &name);
     }
 }
 

@@ -87,7 +87,7 @@ impl Histogram {
 }
 
 /// The reasons that metrics tell apart, the last for any other. Fixed, so that no peer can make a label.
-pub(crate) const REASONS: [&str; 107] = [
+pub(crate) const REASONS: [&str; 108] = [
     "audit_unavailable",
     "backend_broke",
     "backend_credential",
@@ -115,6 +115,7 @@ pub(crate) const REASONS: [&str; 107] = [
     "handshake_timeout",
     "idle_timeout",
     "issuer_unavailable",
+    "key_changed",
     "key_disabled",
     "key_expired",
     "key_malformed",
