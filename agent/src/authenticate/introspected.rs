@@ -39,11 +39,16 @@ const QUESTIONS_MAX: usize = 16;
 const REFUSED_MAX: usize = 4096;
 const REFUSED_FOR: Duration = Duration::from_secs(10);
 
+/// For how long a question that was not answered is not asked again. Others who have brought the same token meanwhile wait their turn,
+/// and would else wait for one deadline after the other.
+const UNANSWERED_FOR: Duration = Duration::from_secs(2);
+
 /// What one worker knows of questions to issuers.
 #[derive(Debug)]
 pub(crate) struct Introspections {
     turns: Semaphore,
-    refused: RefCell<HashMap<[u8; 32], (Timestamp, TokenRefusal)>>,
+    /// Why, and since when; why is none where there was no answer.
+    refused: RefCell<HashMap<[u8; 32], (Timestamp, Option<TokenRefusal>)>>,
 }
 
 impl Default for Introspections {
@@ -53,26 +58,27 @@ impl Default for Introspections {
 }
 
 impl Introspections {
-    fn refused(&self, digest: &[u8; 32], now: Timestamp) -> Option<TokenRefusal> {
+    fn refused(&self, digest: &[u8; 32], now: Timestamp) -> Option<Option<TokenRefusal>> {
         let refused = self.refused.borrow();
-        refused.get(digest).filter(|(since, _)| is_recent(*since, now)).map(|(_, refusal)| refusal.clone())
+        refused.get(digest).filter(|entry| is_recent(entry, now)).map(|(_, refusal)| refusal.clone())
     }
 
-    fn note_refused(&self, digest: [u8; 32], refusal: &TokenRefusal, now: Timestamp) {
+    fn note_refused(&self, digest: [u8; 32], refusal: Option<&TokenRefusal>, now: Timestamp) {
         let mut refused = self.refused.borrow_mut();
         if refused.len() >= REFUSED_MAX {
-            refused.retain(|_, (since, _)| is_recent(*since, now));
+            refused.retain(|_, entry| is_recent(entry, now));
         }
         // One more that is not remembered costs a question, and those are bounded.
         if refused.len() < REFUSED_MAX {
-            refused.insert(digest, (now, refusal.clone()));
+            refused.insert(digest, (now, refusal.cloned()));
         }
     }
 }
 
 /// A clock that was set back makes a stored time one of the future, which says nothing.
-fn is_recent(since: Timestamp, now: Timestamp) -> bool {
-    since <= now && now.since(since) < REFUSED_FOR
+fn is_recent((since, refusal): &(Timestamp, Option<TokenRefusal>), now: Timestamp) -> bool {
+    let span = if refusal.is_some() { REFUSED_FOR } else { UNANSWERED_FOR };
+    *since <= now && now.since(*since) < span
 }
 
 /// Verifies an opaque token.
@@ -128,10 +134,14 @@ async fn ask(
     let asks = |issuer: &&Arc<LiveIssuer>| issuer.settings.introspection.is_some();
     let issuer = snapshot.issuers.iter().find(asks).ok_or(CredentialRefusal::IssuerUnknown)?;
     let settings = issuer.settings.introspection.as_ref().ok_or(CredentialRefusal::IssuerUnknown)?;
+    let unavailable = || CredentialRefusal::IssuerUnavailable(issuer.settings.name.to_string());
     if let Some(refusal) = worker.introspections().refused(&digest, now) {
-        return Err(refusal.into());
+        return Err(refusal.map_or_else(unavailable, CredentialRefusal::from));
     }
-    let believed = match question(text, issuer, settings, connection).await? {
+    let answered = question(text, issuer, settings, connection).await.inspect_err(|_busy_or_unanswered| {
+        worker.introspections().note_refused(digest, None, worker.clock().now());
+    })?;
+    let believed = match answered {
         Some(answer) => introspection::believe(&answer, &settings.expected, worker.clock().now()),
         None => Err(TokenRefusal::Inactive),
     };
@@ -143,7 +153,7 @@ async fn ask(
             Ok(subject)
         }
         Err(refusal) => {
-            worker.introspections().note_refused(digest, &refusal, now);
+            worker.introspections().note_refused(digest, Some(&refusal), now);
             Err(refusal.into())
         }
     }
