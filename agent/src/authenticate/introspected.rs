@@ -47,8 +47,23 @@ const UNANSWERED_FOR: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Introspections {
     turns: Semaphore,
-    /// Why, and since when; why is none where there was no answer.
-    refused: RefCell<HashMap<[u8; 32], (Timestamp, Option<TokenRefusal>)>>,
+    refused: RefCell<HashMap<[u8; 32], Refused>>,
+}
+
+/// A token that was not believed.
+#[derive(Debug, Clone)]
+struct Refused {
+    since: Timestamp,
+    /// None where the issuer did not answer.
+    why: Option<TokenRefusal>,
+}
+
+impl Refused {
+    /// A clock that was set back makes a stored time one of the future, which says nothing.
+    fn is_recent(&self, now: Timestamp) -> bool {
+        let span = if self.why.is_some() { REFUSED_FOR } else { UNANSWERED_FOR };
+        self.since <= now && now.since(self.since) < span
+    }
 }
 
 impl Default for Introspections {
@@ -58,27 +73,20 @@ impl Default for Introspections {
 }
 
 impl Introspections {
-    fn refused(&self, digest: &[u8; 32], now: Timestamp) -> Option<Option<TokenRefusal>> {
-        let refused = self.refused.borrow();
-        refused.get(digest).filter(|entry| is_recent(entry, now)).map(|(_, refusal)| refusal.clone())
+    fn refused(&self, digest: &[u8; 32], now: Timestamp) -> Option<Refused> {
+        self.refused.borrow().get(digest).filter(|refused| refused.is_recent(now)).cloned()
     }
 
-    fn note_refused(&self, digest: [u8; 32], refusal: Option<&TokenRefusal>, now: Timestamp) {
+    fn note_refused(&self, digest: [u8; 32], why: Option<&TokenRefusal>, now: Timestamp) {
         let mut refused = self.refused.borrow_mut();
         if refused.len() >= REFUSED_MAX {
-            refused.retain(|_, entry| is_recent(entry, now));
+            refused.retain(|_, refused| refused.is_recent(now));
         }
         // One more that is not remembered costs a question, and those are bounded.
         if refused.len() < REFUSED_MAX {
-            refused.insert(digest, (now, refusal.cloned()));
+            refused.insert(digest, Refused { since: now, why: why.cloned() });
         }
     }
-}
-
-/// A clock that was set back makes a stored time one of the future, which says nothing.
-fn is_recent((since, refusal): &(Timestamp, Option<TokenRefusal>), now: Timestamp) -> bool {
-    let span = if refusal.is_some() { REFUSED_FOR } else { UNANSWERED_FOR };
-    *since <= now && now.since(*since) < span
 }
 
 /// Verifies an opaque token.
@@ -135,8 +143,8 @@ async fn ask(
     let issuer = snapshot.issuers.iter().find(asks).ok_or(CredentialRefusal::IssuerUnknown)?;
     let settings = issuer.settings.introspection.as_ref().ok_or(CredentialRefusal::IssuerUnknown)?;
     let unavailable = || CredentialRefusal::IssuerUnavailable(issuer.settings.name.to_string());
-    if let Some(refusal) = worker.introspections().refused(&digest, now) {
-        return Err(refusal.map_or_else(unavailable, CredentialRefusal::from));
+    if let Some(refused) = worker.introspections().refused(&digest, now) {
+        return Err(refused.why.map_or_else(unavailable, CredentialRefusal::from));
     }
     let answered = question(text, issuer, settings, connection).await.inspect_err(|_busy_or_unanswered| {
         worker.introspections().note_refused(digest, None, worker.clock().now());
