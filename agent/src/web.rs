@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 use zeroize::Zeroizing;
 
 use crate::config::checked::WebServer;
@@ -131,7 +132,10 @@ impl Web {
             Scheme::Http => exchange(stream, url, question).await,
             Scheme::Https => {
                 let unreachable = |source| WebError::Unreachable { url: url.to_string(), source };
-                let name = server_name(&url.host().to_string());
+                let name = match url.host() {
+                    Host::Address(address) => ServerName::IpAddress((*address).into()),
+                    Host::Name(name) => server_name(name),
+                };
                 let connector = TlsConnector::from(Arc::clone(&self.tls));
                 exchange(connector.connect(name, stream).await.map_err(unreachable)?, url, question).await
             }

@@ -35,7 +35,9 @@ impl Provider {
 
     /// The same with more arguments.
     pub fn start_with(pki: &TestPki, folder: &Path, arguments: &[&str]) -> Self {
-        let leaf = Leaf::of_dns("localhost").and(SanType::IpAddress([127, 0, 0, 1].into()));
+        let leaf = Leaf::of_dns("localhost")
+            .and(SanType::IpAddress([127, 0, 0, 1].into()))
+            .and(SanType::IpAddress(std::net::Ipv6Addr::LOCALHOST.into()));
         let files = pki.issue_files(folder, "provider", &leaf);
         let bundle = folder.join("provider-roots.pem");
         pki.write_bundle(&bundle);

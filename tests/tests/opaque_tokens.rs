@@ -185,7 +185,23 @@ fn while_the_issuer_does_not_answer_known_tokens_count_and_others_are_503() {
     }
     provider.mode("serve");
     // What was not answered is not remembered as refused.
-    gateway.allowed("/", &["-H", &bearer(&other)]);
+    wait::until_so("the issuer is asked again", || status(&gateway, &other) == 200);
+}
+
+#[test]
+fn those_who_bring_the_same_token_do_not_wait_one_after_the_other() {
+    let Site { provider, gateway } = site(ONLY, "");
+    let token = provider.token("opaque-service");
+    // Where to ask is known.
+    gateway.refused("/", &["-H", &bearer("nobody-made-this")], 401, "token_inactive");
+    provider.mode("hang");
+    let (began, header) = (wait::now(), bearer(&token));
+    let calls: Vec<_> = (0..12).map(|_| gateway.start_call("/", &["-H", &header])).collect();
+    for mut call in calls {
+        call.wait_for_end(wait::SOON * 2);
+        assert!(call.stdout().first().is_some_and(|line| line.contains("503")), "{:?}", call.stdout());
+    }
+    assert!(began.elapsed() < Duration::from_secs(19), "the last one waited for {:?}", began.elapsed());
 }
 
 #[test]

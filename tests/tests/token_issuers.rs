@@ -212,6 +212,16 @@ fn a_name_that_leads_to_a_private_address_is_not_contacted_unless_it_is_named() 
 }
 
 #[test]
+fn an_issuer_may_be_at_an_ipv6_address() {
+    let (agent, pki) = (TestAgent::new("gateway"), TestPki::new("corp"));
+    let provider = Provider::start_with(&pki, agent.folder(), &["--host", "[::1]"]);
+    let token = provider.token(SERVICE_CLIENT);
+    let table = provider.table("").replace("[\"127.0.0.1\"]", "[\"::1\"]");
+    let gateway = Gateway::start_of(pki, agent, &(table + &roles("corp")), RULES);
+    gateway.allowed("/", &["-H", &bearer(&token)]);
+}
+
+#[test]
 fn metadata_cannot_send_us_to_a_private_address_either() {
     // The keys are said to be at a name that leads to loopback; the issuer itself may be contacted, at its address.
     let (agent, pki) = (TestAgent::new("gateway"), TestPki::new("corp"));

@@ -42,37 +42,51 @@ const QUESTIONS_OF_ADDRESS_MAX: usize = 8;
 const REFUSED_MAX: usize = 4096;
 const REFUSED_FOR: Duration = Duration::from_secs(10);
 
+/// For how long nothing is asked after a question that was not answered. Those who wait for their turn would else wait for one deadline
+/// after the other, and take the turns of everybody else.
+const UNANSWERED_FOR: Duration = Duration::from_secs(2);
+
 /// What one worker knows of questions to issuers.
 #[derive(Debug, Default)]
 pub(crate) struct Introspections {
     /// Under way, by the address of the caller.
     by_address: RefCell<HashMap<Option<IpAddr>, usize>>,
-    /// When an issuer did not answer.
-    failed: Cell<Option<Timestamp>>,
-    refused: RefCell<HashMap<[u8; 32], (Timestamp, TokenRefusal)>>,
+    /// When the issuer did not answer.
+    unanswered: Cell<Option<Timestamp>>,
+    refused: RefCell<HashMap<[u8; 32], Refused>>,
+}
+
+/// A token that was not believed.
+#[derive(Debug, Clone)]
+struct Refused {
+    since: Timestamp,
+    why: TokenRefusal,
+}
+
+/// A clock that was set back makes a stored time one of the future, which says nothing.
+fn is_within(span: Duration, since: Timestamp, now: Timestamp) -> bool {
+    since <= now && now.since(since) < span
 }
 
 impl Introspections {
     fn refused(&self, digest: &[u8; 32], now: Timestamp) -> Option<TokenRefusal> {
         let refused = self.refused.borrow();
-        refused.get(digest).filter(|(since, _)| is_recent(*since, now)).map(|(_, refusal)| refusal.clone())
+        refused
+            .get(digest)
+            .filter(|refused| is_within(REFUSED_FOR, refused.since, now))
+            .map(|refused| refused.why.clone())
     }
 
-    fn note_refused(&self, digest: [u8; 32], refusal: &TokenRefusal, now: Timestamp) {
+    fn note_refused(&self, digest: [u8; 32], why: &TokenRefusal, now: Timestamp) {
         let mut refused = self.refused.borrow_mut();
         if refused.len() >= REFUSED_MAX {
-            refused.retain(|_, (since, _)| is_recent(*since, now));
+            refused.retain(|_, refused| is_within(REFUSED_FOR, refused.since, now));
         }
         // One more that is not remembered costs a question, and those are bounded.
         if refused.len() < REFUSED_MAX {
-            refused.insert(digest, (now, refusal.clone()));
+            refused.insert(digest, Refused { since: now, why: why.clone() });
         }
     }
-}
-
-/// Whether an issuer has failed within this second or the one before.
-fn is_just_now(since: Timestamp, now: Timestamp) -> bool {
-    since <= now && now.since(since) <= Duration::from_secs(1)
 }
 
 /// One question under way. It is over when this is dropped.
@@ -104,11 +118,6 @@ impl Drop for QuestionTurn<'_> {
             }
         }
     }
-}
-
-/// A clock that was set back makes a stored time one of the future, which says nothing.
-fn is_recent(since: Timestamp, now: Timestamp) -> bool {
-    since <= now && now.since(since) < REFUSED_FOR
 }
 
 /// Verifies an opaque token.
@@ -164,10 +173,19 @@ async fn ask(
     let asks = |issuer: &&Arc<LiveIssuer>| issuer.settings.introspection.is_some();
     let issuer = snapshot.issuers.iter().find(asks).ok_or(CredentialRefusal::IssuerUnknown)?;
     let settings = issuer.settings.introspection.as_ref().ok_or(CredentialRefusal::IssuerUnknown)?;
-    if let Some(refusal) = worker.introspections().refused(&digest, now) {
-        return Err(refusal.into());
+    let introspections = worker.introspections();
+    if let Some(refused) = introspections.refused(&digest, now) {
+        return Err(refused.into());
     }
-    let believed = match question(text, issuer, settings, connection).await? {
+    if introspections.unanswered.get().is_some_and(|since| is_within(UNANSWERED_FOR, since, now)) {
+        return Err(CredentialRefusal::IssuerUnavailable(issuer.settings.name.to_string()));
+    }
+    let answered = question(text, issuer, settings, connection).await.inspect_err(|refusal| {
+        if matches!(refusal, CredentialRefusal::IssuerUnavailable(_)) {
+            introspections.unanswered.set(Some(worker.clock().now()));
+        }
+    })?;
+    let believed = match answered {
         Some(answer) => introspection::believe(&answer, &settings.expected, worker.clock().now()),
         None => Err(TokenRefusal::Inactive),
     };
@@ -179,7 +197,7 @@ async fn ask(
             Ok(subject)
         }
         Err(refusal) => {
-            worker.introspections().note_refused(digest, &refusal, now);
+            introspections.note_refused(digest, &refusal, now);
             Err(refusal.into())
         }
     }
@@ -193,13 +211,8 @@ async fn question(
     connection: &Connection,
 ) -> Result<Option<Bytes>, CredentialRefusal> {
     let unavailable = || CredentialRefusal::IssuerUnavailable(issuer.settings.name.to_string());
-    let introspections = connection.worker().introspections();
-    let now = connection.worker().clock().now();
-    if introspections.failed.get().is_some_and(|since| is_just_now(since, now)) {
-        // However many requests wait for an issuer that does not answer, one of them has waited for it.
-        return Err(unavailable());
-    }
-    let Some(_turn) = introspections.turn(connection.address().ip()) else { return Err(CredentialRefusal::IssuerBusy) };
+    let turn = connection.worker().introspections().turn(connection.address().ip());
+    let _turn = turn.ok_or(CredentialRefusal::IssuerBusy)?;
     let endpoint = match &settings.endpoint {
         Some(endpoint) => endpoint.clone(),
         None => issuer.introspection_endpoint().await.ok_or_else(unavailable)?,
@@ -217,7 +230,6 @@ async fn question(
     if matches!(error, WebError::Status { status: StatusCode::BAD_REQUEST, .. }) {
         Ok(None)
     } else {
-        introspections.failed.set(Some(connection.worker().clock().now()));
         Err(unavailable())
     }
 }

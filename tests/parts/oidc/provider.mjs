@@ -47,7 +47,7 @@ const tls = given.plain
       rejectUnauthorized: false,
     };
 const listener = given.plain ? http.createServer(handle) : https.createServer(tls, handle);
-listener.listen(0, '127.0.0.1');
+listener.listen(0, given.host === '[::1]' ? '::1' : '127.0.0.1');
 await once(listener, 'listening');
 const { port } = listener.address();
 const issuer = `${given.plain ? 'http' : 'https'}://${given.host}:${port}`;
@@ -57,7 +57,7 @@ provide();
 const control = http.createServer(steer).listen(0, '127.0.0.1');
 await once(control, 'listening');
 say({ event: 'control', address: `127.0.0.1:${control.address().port}`, issuer });
-ready(`127.0.0.1:${port}`);
+ready(`${given.host === '[::1]' ? '[::1]' : '127.0.0.1'}:${port}`);
 
 /** One key of each family. Their names tell that they belong together. */
 function signingKey() {
