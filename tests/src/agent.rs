@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -341,6 +341,14 @@ impl TestAgent {
         (finished.code == Some(0)).then(|| serde_json::from_str(&finished.stdout).unwrap())
     }
 
+    /// When the certificate of one of its identities ends.
+    #[track_caller]
+    pub fn certificate_ends(&self, identity: &str) -> Instant {
+        let status = self.status();
+        let found = status["identities"].as_array().unwrap().iter().find(|found| found["identity"] == identity);
+        wait::now() + Duration::from_secs(found.unwrap()["seconds_left"].as_u64().unwrap())
+    }
+
     /// Waits until its status is so.
     #[track_caller]
     pub fn wait_for_status(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
@@ -379,9 +387,12 @@ impl TestAgent {
     /// Writes another config, waits until it is refused, and returns why.
     #[track_caller]
     pub fn reload_refused(&mut self, tables: &str) -> String {
+        let before = self.status();
         self.configure(tables);
         self.process().signal(Signal::HUP);
-        let status = self.wait_for_status("the new config is refused", |status| status["config_error"].is_string());
+        let status = self.wait_for_status("the new config is refused", |status| {
+            status["config_error"].is_string() && status["config_error"] != before["config_error"]
+        });
         status["config_error"].as_str().unwrap().to_owned()
     }
 

@@ -150,8 +150,12 @@ impl Gateway {
     /// The audit line of a reply.
     #[track_caller]
     pub fn line(&self, reply: &Reply) -> serde_json::Value {
-        let decision = reply.decision();
-        self.agent.wait_for_audit("the line of a decision", |line| line["decision"] == decision.as_str())
+        self.line_of(&reply.decision())
+    }
+
+    fn line_of(&self, decision: &str) -> serde_json::Value {
+        let of_it = |line: &serde_json::Value| line["decision"] == decision && line["event"] == "request";
+        self.agent.wait_for_audit("the line of a decision", of_it)
     }
 
     /// Calls and expects a refusal: this status, this reason in the audit, and nothing at the service. Returns the line.
@@ -174,8 +178,7 @@ impl Gateway {
         assert_eq!(reply.status, 200, "{arguments:?} {reply:?}");
         let seen = self.backend.seen();
         assert_eq!(seen.len(), before + 1, "{reply:?}");
-        let decision = seen.last().unwrap().value("x-countersign-decision").unwrap().to_owned();
-        self.agent.wait_for_audit("the line of a decision", |line| line["decision"] == decision.as_str())
+        self.line_of(seen.last().unwrap().value("x-countersign-decision").unwrap())
     }
 
     /// Carries out `countersign-agent key ...` and returns what it printed.

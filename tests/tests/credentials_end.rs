@@ -180,11 +180,10 @@ fn revoking_a_serial_number_ends_that_certificate_and_no_other() {
 
 #[test]
 fn streams_end_with_the_certificate_of_the_caller() {
-    let begun = wait::now();
-    let mut site = site(|plan| Mesh::of_files(&Plan { frontend_lives: 10, ..plan.clone() }));
+    let mut site = site(|plan| Mesh::of_files(&Plan { frontend_lives: 15, ..plan.clone() }));
     let mut live = site.open();
     live.all_go_on();
-    let end = begun + Duration::from_secs(10);
+    let end = site.mesh.host_a.certificate_ends(FRONTEND);
     // The drain before the end is one second: until then nothing may be cut.
     wait::stays_so(end.saturating_duration_since(wait::now()) - AT_ONCE, "streams go on until the end", || {
         live.events.end().is_none() && live.tcp.end().is_none() && live.web_socket.poll_end().is_none()

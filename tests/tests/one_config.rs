@@ -21,7 +21,7 @@ fn example(provider: &Provider, keys: &Path) -> (String, String) {
     let (_, rules) = inbound.split_once("\nany_of").unwrap();
     let adapt = |text: String| {
         text.replace("prod.example", "mesh.test")
-            .replace("company/employees", "corp/research")
+            .replace("company/employees", "corp/machines")
             .replace("context.hour >= 8 && context.hour < 18", "context.hour >= 0")
             .replace("![\"saturday\", \"sunday\"].contains(context.weekday)", "context.minute >= 0")
     };
