@@ -15,6 +15,7 @@ use crate::forward::answer::{Answer, clean, refuse};
 use crate::forward::body::{RequestBody, ResponseBody};
 use crate::forward::outgoing::Outgoing;
 use crate::forward::upgrade;
+use crate::given::exchange::{self, Exchanged};
 use crate::record::RequestRecord;
 use crate::refusal::Refusal;
 use crate::request::{NormalRequest, TwoLengths, is_grpc, normalise};
@@ -51,22 +52,27 @@ async fn answer_recorded(
     let permit = authorize::request(connection, caller, &normal)?;
     record.rule(permit.rule());
     let body = RequestBody::new(body, &permit, record);
+    let exchanged = match normal.token.take() {
+        Some(token) => Box::pin(exchange::for_caller(connection, &permit, token)).await?,
+        None => None,
+    };
     if normal.upgrade.is_some() {
-        let asked = upgrade::Asked { normal, body, upgrading, version };
+        let asked = upgrade::Asked { normal, body, exchanged, upgrading, version };
         return Box::pin(upgrade::forward(asked, permit, connection, record)).await;
     }
-    forward(normal, body, permit, connection, record).await
+    forward(normal, body, exchanged, permit, connection, record).await
 }
 
 async fn forward(
     normal: NormalRequest,
     body: RequestBody,
+    exchanged: Option<Exchanged>,
     permit: Permit,
     connection: &Connection,
     record: &mut RequestRecord,
 ) -> Result<Answer, Refusal> {
     let onward = connection.onward()?;
-    let (outgoing, spent) = Outgoing::prepare(normal, body, permit.ongoing(), record.decision())?;
+    let (outgoing, spent) = Outgoing::prepare(normal, body, exchanged, permit.ongoing(), record.decision())?;
     let (response, lease) = tokio::select! {
         biased;
         sent = onward.send(outgoing) => sent?,
