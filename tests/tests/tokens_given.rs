@@ -390,10 +390,19 @@ fn an_exchanged_token_is_fetched_ahead_of_its_end_and_none_is_used_after_it() {
         used.insert(site.given().unwrap());
         used.len() >= 4
     });
+    // Bob has called each of the two workers; then the endpoint hangs.
+    site.answers("expires 20");
+    let asked =
+        || site.questions().iter().filter(|question| field(question, "subject_token") == ["opaque-bob"]).count();
+    wait::until_so("each worker has asked for bob", || site.call_with("opaque-bob").status == 200 && asked() == 2);
     site.answers("hang");
-    // Those who call while it is asked for anew go on with the one before; then it ends.
+    // Those who call while it is asked for anew go on with the one before.
+    wait::until_so("it is asked for anew, and nobody waits", || {
+        assert_eq!(site.call_with("opaque-bob").status, 200);
+        asked() > 2
+    });
     wait::within(std::time::Duration::from_secs(60), "the last token has ended", || {
-        Some(site.call_with("opaque-alice")).filter(|reply| reply.status == 503)
+        Some(site.call_with("opaque-bob")).filter(|reply| reply.status == 503)
     });
 }
 
@@ -427,4 +436,25 @@ fn a_web_socket_is_given_a_token_in_exchange_too() {
     ];
     assert_eq!(site.gateway.call("/", &upgrade).status, 200, "the service does not upgrade");
     assert_eq!(site.given().as_deref(), Some("Bearer for-alice-1"));
+}
+
+#[test]
+fn a_token_that_was_given_out_for_one_service_is_not_sent_to_another() {
+    let mut site = Site::start(BY_SECRET);
+    assert_eq!((site.call(&[]).status, site.given().as_deref()), (200, Some("Bearer own-1")));
+    let other = EchoBackend::start();
+    let tables = site.tables(BY_SECRET).replace(&site.gateway.backend.url(), &other.url());
+    site.gateway.agent.reload(&tables);
+    assert_eq!(site.call(&[]).status, 200);
+    assert_eq!(other.only().value("authorization"), Some("Bearer own-2"));
+    let mut site = exchanging("[\"opaque_token\"]");
+    site.gives("opaque-alice", "Bearer for-alice-1");
+    let other = EchoBackend::start();
+    let tables = site.gateway.agent.tables().replace(&site.gateway.backend.url(), &other.url());
+    site.gateway.agent.reload(&tables);
+    for _ in 0..8 {
+        assert_eq!(site.call_with("opaque-alice").status, 200);
+    }
+    let used: Vec<_> = other.seen().iter().map(|seen| seen.value("authorization").unwrap().to_owned()).collect();
+    assert!(!used.contains(&"Bearer for-alice-1".to_owned()), "{used:?}");
 }

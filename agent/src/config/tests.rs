@@ -309,7 +309,8 @@ fn a_command_is_run_only_if_nobody_else_can_change_it() {
 fn a_token_comes_from_one_endpoint_to_which_the_agent_proves_itself_in_one_way() {
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("roots.pem");
-    std::fs::write(&bundle, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+    let roots = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    countersign_certs::store::write(&bundle, roots).unwrap();
     let check = |keys: &str, expected: Option<&str>| {
         let table = format!("[inbound.token]\nbundle = {bundle:?}\n{keys}\n[[outbound]]");
         let found = checked(&RIGHT.replace("[[outbound]]", &table)).map(drop);
