@@ -15,6 +15,7 @@ use crate::forward::answer::{Answer, clean, refuse};
 use crate::forward::body::{RequestBody, ResponseBody};
 use crate::forward::outgoing::Outgoing;
 use crate::forward::upgrade;
+use crate::given::exchange::{self, Exchanged};
 use crate::limit::{self, quota};
 use crate::record::RequestRecord;
 use crate::refusal::Refusal;
@@ -63,22 +64,27 @@ async fn answer_recorded(
     // Counting may have waited for a store, and what was allowed may have been taken back meanwhile.
     permit.ongoing().signal().cut_reason().map_or(Ok(()), Err)?;
     let body = RequestBody::new(body, &permit, record);
+    let exchanged = match normal.token.take() {
+        Some(token) => Box::pin(exchange::for_caller(connection, &permit, token)).await?,
+        None => None,
+    };
     if normal.upgrade.is_some() {
-        let asked = upgrade::Asked { normal, body, upgrading, version };
+        let asked = upgrade::Asked { normal, body, exchanged, upgrading, version };
         return Box::pin(upgrade::forward(asked, permit, connection, record)).await;
     }
-    forward(normal, body, permit, connection, record).await
+    forward(normal, body, exchanged, permit, connection, record).await
 }
 
 async fn forward(
     normal: NormalRequest,
     body: RequestBody,
+    exchanged: Option<Exchanged>,
     permit: Permit,
     connection: &Connection,
     record: &mut RequestRecord,
 ) -> Result<Answer, Refusal> {
     let onward = connection.onward()?;
-    let (outgoing, spent) = Outgoing::prepare(normal, body, permit.ongoing(), record.decision())?;
+    let (outgoing, spent) = Outgoing::prepare(normal, body, exchanged, permit.ongoing(), record.decision())?;
     let (response, lease) = tokio::select! {
         biased;
         sent = onward.send(outgoing) => sent?,

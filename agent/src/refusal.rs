@@ -63,6 +63,9 @@ pub(crate) enum Refusal {
     /// What it must be given is not at hand.
     #[error("the credential that the backend is to be given cannot be had")]
     BackendCredential,
+    /// For this caller it is given none.
+    #[error("no credential for the backend is given in exchange for the caller's own")]
+    BackendCredentialRefused,
     /// It has as many connections as it may have.
     #[error("{target} has {limit} connections, which is the limit")]
     BackendFull { target: String, limit: u32 },
@@ -148,6 +151,7 @@ impl Refusal {
             Self::LocalUser(_) => "local_user_not_allowed",
             Self::Withdrawn(withdrawn) => withdrawn.reason(),
             Self::BackendCredential => "backend_credential",
+            Self::BackendCredentialRefused => "backend_credential_refused",
             Self::BackendFull { .. } => "backend_full",
             Self::Unreachable { .. } => "backend_unreachable",
             Self::WrongService { .. } => "wrong_service",
@@ -166,7 +170,8 @@ impl Refusal {
         match self {
             Self::Withdrawn(Withdrawn::Stopped) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Credential { source, .. } => source.status(),
-            Self::Certificate(_)
+            Self::BackendCredentialRefused
+            | Self::Certificate(_)
             | Self::Denied { .. }
             | Self::KeyNotFor { .. }
             | Self::LocalUser(_)
@@ -224,7 +229,8 @@ impl Refusal {
         }
         matches!(
             self,
-            Self::Certificate(_)
+            Self::BackendCredentialRefused
+                | Self::Certificate(_)
                 | Self::Credential { .. }
                 | Self::Denied { .. }
                 | Self::KeyNotFor { .. }

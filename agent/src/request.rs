@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::uri::Authority;
 use http::{Method, Version};
 use hyper::ext::Protocol;
+use zeroize::Zeroizing;
 
 use crate::policy::path::{CheckedTarget, PathError};
 
@@ -75,6 +76,30 @@ pub(crate) struct NormalRequest {
     pub(crate) headers: HeaderMap,
     /// Set if the connection is to become something else, for example a WebSocket.
     pub(crate) upgrade: Option<HeaderValue>,
+    /// The token that the caller has shown, kept only where the backend is given one in exchange for it.
+    pub(crate) token: Option<CallerToken>,
+}
+
+/// A caller's own token. It goes nowhere but to where it is exchanged.
+#[derive(Clone)]
+pub(crate) struct CallerToken(Zeroizing<Vec<u8>>);
+
+impl CallerToken {
+    /// The token that a caller has shown.
+    pub(crate) fn new(text: &[u8]) -> Self {
+        Self(Zeroizing::new(text.to_vec()))
+    }
+
+    /// The bytes, to be looked at and not kept.
+    pub(crate) fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for CallerToken {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("CallerToken")
+    }
 }
 
 /// What is needed to refuse in the caller's own protocol.
@@ -103,7 +128,7 @@ pub(crate) fn normalise(parts: Parts) -> Result<NormalRequest, RequestError> {
     remove_hop_by_hop(&mut headers);
     remove_identity(&mut headers);
     headers.remove(header::HOST);
-    Ok(NormalRequest { method, target, authority, headers, upgrade })
+    Ok(NormalRequest { method, target, authority, headers, upgrade, token: None })
 }
 
 /// Methods are compared with case (RFC 9110 §9.1), so `get` is not GET; a server that thinks otherwise would do what no

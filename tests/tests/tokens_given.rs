@@ -8,7 +8,7 @@ use countersign_tests::backend::EchoBackend;
 use countersign_tests::gateway::{Gateway, Reply};
 use countersign_tests::mesh::certificate;
 use countersign_tests::part::Part;
-use countersign_tests::pki::{CertificateFiles, Leaf, TestPki};
+use countersign_tests::pki::{CertificateFiles, Leaf, TestPki, write_by_rename};
 use countersign_tests::wait;
 use serde_json::Value;
 
@@ -252,4 +252,209 @@ fn the_secret_for_the_endpoint_may_come_from_a_command() {
     site.gateway.agent.start();
     assert_eq!(site.call(&[]).status, 200);
     assert_eq!(site.given().as_deref(), Some("Bearer own-1"));
+}
+
+/// The secret of an issuer of signed tokens, and how it signs one.
+const SIGNED: &str = r#"
+import base64, hashlib, hmac, json, sys, time
+def part(value): return base64.urlsafe_b64encode(value).rstrip(b"=")
+claims = {"iss": "https://signed.test", "aud": "llm", "sub": sys.argv[1], "exp": int(time.time()) + int(sys.argv[2])}
+text = part(json.dumps({"alg": "HS256"}).encode()) + b"." + part(json.dumps(claims).encode())
+print((text + b"." + part(hmac.digest(b"k" * 32, text, "sha256"))).decode())
+"#;
+
+fn signed_token(subject: &str, lifetime: u32) -> String {
+    let mut command = std::process::Command::new(countersign_tests::tools::python());
+    command.args(["-c", SIGNED, subject, &lifetime.to_string()]);
+    countersign_tests::process::run(&command).success().trim().to_owned()
+}
+
+/// A site where callers show tokens, and the service is given others in exchange.
+fn exchanging(any_of: &str) -> Site {
+    let mut site = Site::prepare("");
+    let folder = site.gateway.agent.folder().to_owned();
+    let port = site.endpoint.tcp().port();
+    let bundle = site.bundle.display();
+    let key = r#"{"keys":[{"kty":"oct","alg":"HS256","k":"a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s"}]}"#;
+    write_by_rename(&folder.join("jwks.json"), key);
+    let before = format!(
+        "[[issuer]]\nname = \"opaque\"\nissuer = \"https://localhost:{port}\"\naudiences = [\"llm\"]\nbundle = \"{bundle}\"\nprivate_addresses = [\"localhost\"]\n[issuer.introspection]\nendpoint = \"https://localhost:{port}/introspect\"\nclient_id = \"a\"\nclient_secret = \"b\"\nunsafe_any_audience = true\n[[issuer]]\nname = \"signed\"\nissuer = \"https://signed.test\"\naudiences = [\"llm\"]\nalgorithms = [\"HS256\"]\ntypes = \"any_jwt\"\njwks_file = {:?}\n[[role]]\nname = \"caller\"\nmembers = [\"user:opaque/alice\", \"user:opaque/bob\", \"user:opaque/refused\", \"user:signed/carol\"]\n",
+        folder.join("jwks.json")
+    );
+    let token = site.token("token_exchange", "endpoint", "/token");
+    let tables = site.gateway.tables(&format!("any_of = {any_of}\n{RULES}{token}{BY_SECRET}\naudience = \"llm\"\n"));
+    site.gateway.agent.configure(&(before + &tables));
+    site.gateway.agent.start();
+    site
+}
+
+impl Site {
+    fn call_with(&self, token: &str) -> Reply {
+        self.gateway.call("/", &["-H", &format!("Authorization: Bearer {token}")])
+    }
+
+    #[track_caller]
+    fn gives(&self, token: &str, expected: &str) {
+        let reply = self.call_with(token);
+        assert_eq!((reply.status, self.given().as_deref()), (200, Some(expected)), "{reply:?}");
+    }
+}
+
+#[test]
+fn a_service_is_given_a_token_in_exchange_for_the_callers_own() {
+    let mut site = exchanging("[\"jwt\", \"opaque_token\"]");
+    site.gives("opaque-alice", "Bearer for-alice-1");
+    let question = site.questions().remove(0);
+    assert_eq!(question["client"], "agent one");
+    assert_eq!(field(&question, "grant_type"), ["urn:ietf:params:oauth:grant-type:token-exchange"]);
+    assert_eq!(field(&question, "subject_token"), ["opaque-alice"]);
+    assert_eq!(field(&question, "audience"), ["llm"]);
+    // Each worker may ask once for each caller, and nobody is given what is another's.
+    let before = site.questions().len();
+    for _ in 0..10 {
+        assert_eq!(site.call_with("opaque-alice").status, 200);
+        assert!(site.given().unwrap().starts_with("Bearer for-alice-"));
+        assert_eq!(site.call_with("opaque-bob").status, 200);
+        assert!(site.given().unwrap().starts_with("Bearer for-bob-"));
+    }
+    assert!(site.questions().len() <= before + 3, "{:?}", site.questions());
+    let signed = signed_token("carol", 600);
+    assert_eq!(site.call_with(&signed).status, 200);
+    assert!(site.given().unwrap().starts_with("Bearer for-carol-"));
+    for seen in site.gateway.backend.seen() {
+        assert!(!seen.head.contains("opaque-") && !seen.head.contains(&signed), "{}", seen.head);
+    }
+    for secret in ["for-alice", "opaque-alice", &signed, "s3cret"] {
+        site.is_told_nowhere(secret);
+    }
+}
+
+#[test]
+fn many_requests_of_one_caller_are_one_question_on_each_worker() {
+    let site = exchanging("[\"opaque_token\"]");
+    let calls: Vec<_> =
+        (0..16).map(|_| site.gateway.start_call("/", &["-H", "Authorization: Bearer opaque-alice"])).collect();
+    for mut call in calls {
+        call.wait_for_end(wait::SOON);
+        assert!(call.stdout().first().is_some_and(|line| line.contains("200")), "{:?}", call.stdout());
+    }
+    assert!(site.questions().len() <= 2, "{:?}", site.questions());
+}
+
+#[test]
+fn a_caller_whose_token_is_not_exchanged_is_refused_and_another_is_not() {
+    let site = exchanging("[\"opaque_token\"]");
+    for _ in 0..6 {
+        site.gateway.refused("/", &["-H", "Authorization: Bearer opaque-refused"], 403, "backend_credential_refused");
+    }
+    assert!(site.questions().len() <= 2, "one question for each worker: {:?}", site.questions());
+    assert_eq!(site.call_with("opaque-alice").status, 200);
+    // Who is not let in is not asked about.
+    let before = site.questions().len();
+    site.gateway.refused("/", &["-H", "Authorization: Bearer opaque-mallory"], 403, "no_role");
+    site.gateway.refused("/", &["-H", "Authorization: Bearer unknown"], 401, "token_inactive");
+    assert_eq!(site.questions().len(), before);
+}
+
+#[test]
+fn an_exchange_that_is_down_is_told_and_comes_back() {
+    let mut site = exchanging("[\"opaque_token\"]");
+    for (mode, told) in [
+        ("error 500 server_error", "500 Internal Server Error server_error"),
+        ("error 401 invalid_client", "401 Unauthorized invalid_client"),
+        ("redirect", "307 Temporary Redirect"),
+        ("text {\"access_token\":\"hunter2\",\"token_type\":\"Bearer\"}", "issued_token_type"),
+    ] {
+        site.answers(mode);
+        wait::until_so(told, || {
+            site.gateway.refused("/", &["-H", "Authorization: Bearer opaque-alice"], 503, "backend_credential");
+            let status = site.gateway.agent.status();
+            status["sources"][0]["error"].as_str().is_some_and(|error| error.contains(told))
+        });
+    }
+    assert!(site.questions().iter().all(|question| question["path"] == "/token"), "a redirect was followed");
+    site.is_told_nowhere("hunter");
+    site.answers("ok");
+    wait::until_so("it works again", || site.call_with("opaque-alice").status == 200);
+    assert_eq!(site.gateway.agent.status()["sources"][0]["error"], Value::Null);
+}
+
+#[test]
+fn an_exchanged_token_is_fetched_ahead_of_its_end_and_none_is_used_after_it() {
+    let site = exchanging("[\"opaque_token\"]");
+    site.answers("expires 5");
+    let mut used = std::collections::BTreeSet::new();
+    wait::until_so("four tokens were used, one after the other, and no request was refused", || {
+        let reply = site.call_with("opaque-alice");
+        assert_eq!(reply.status, 200, "{reply:?}");
+        used.insert(site.given().unwrap());
+        used.len() >= 4
+    });
+    // Bob has called each of the two workers; then the endpoint hangs.
+    site.answers("expires 20");
+    let asked =
+        || site.questions().iter().filter(|question| field(question, "subject_token") == ["opaque-bob"]).count();
+    wait::until_so("each worker has asked for bob", || site.call_with("opaque-bob").status == 200 && asked() == 2);
+    site.answers("hang");
+    // Those who call while it is asked for anew go on with the one before.
+    wait::until_so("it is asked for anew, and nobody waits", || {
+        assert_eq!(site.call_with("opaque-bob").status, 200);
+        asked() > 2
+    });
+    wait::within(std::time::Duration::from_secs(60), "the last token has ended", || {
+        Some(site.call_with("opaque-bob")).filter(|reply| reply.status == 503)
+    });
+}
+
+#[test]
+fn what_was_exchanged_ends_with_the_callers_own_token() {
+    let site = exchanging("[\"jwt\"]");
+    let token = signed_token("carol", 4);
+    assert_eq!(site.call_with(&token).status, 200);
+    // The issuer's clock may be 30 s behind, so that the token counts for so much longer.
+    let reply = wait::within(std::time::Duration::from_secs(60), "the caller's token has ended", || {
+        Some(site.call_with(&token)).filter(|reply| reply.status != 200)
+    });
+    assert_eq!((reply.status, &site.gateway.line(&reply)["reason"]), (401, &"token_expired".into()));
+}
+
+#[test]
+fn a_web_socket_is_given_a_token_in_exchange_too() {
+    let site = exchanging("[\"opaque_token\"]");
+    let upgrade = [
+        "-H",
+        "Authorization: Bearer opaque-alice",
+        "-H",
+        "Connection: Upgrade",
+        "-H",
+        "Upgrade: websocket",
+        "-H",
+        "Sec-WebSocket-Version: 13",
+        "-H",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "--http1.1",
+    ];
+    assert_eq!(site.gateway.call("/", &upgrade).status, 200, "the service does not upgrade");
+    assert_eq!(site.given().as_deref(), Some("Bearer for-alice-1"));
+}
+
+#[test]
+fn a_token_that_was_given_out_for_one_service_is_not_sent_to_another() {
+    let mut site = Site::start(BY_SECRET);
+    assert_eq!((site.call(&[]).status, site.given().as_deref()), (200, Some("Bearer own-1")));
+    let other = EchoBackend::start();
+    let tables = site.tables(BY_SECRET).replace(&site.gateway.backend.url(), &other.url());
+    site.gateway.agent.reload(&tables);
+    assert_eq!(site.call(&[]).status, 200);
+    assert_eq!(other.only().value("authorization"), Some("Bearer own-2"));
+    let mut site = exchanging("[\"opaque_token\"]");
+    site.gives("opaque-alice", "Bearer for-alice-1");
+    let other = EchoBackend::start();
+    let tables = site.gateway.agent.tables().replace(&site.gateway.backend.url(), &other.url());
+    site.gateway.agent.reload(&tables);
+    for _ in 0..8 {
+        assert_eq!(site.call_with("opaque-alice").status, 200);
+    }
+    let used: Vec<_> = other.seen().iter().map(|seen| seen.value("authorization").unwrap().to_owned()).collect();
+    assert!(!used.contains(&"Bearer for-alice-1".to_owned()), "{used:?}");
 }

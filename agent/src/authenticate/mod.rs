@@ -29,7 +29,7 @@ use std::sync::Arc;
 use crate::connection::{Connection, Current};
 use crate::policy::credential::{CredentialKind, CredentialSet, Demand};
 use crate::refusal::{Refusal, Withdrawn};
-use crate::request::NormalRequest;
+use crate::request::{CallerToken, NormalRequest};
 use crate::routes::Snapshot;
 use caller::Caller;
 pub(crate) use introspected::Introspections;
@@ -69,7 +69,11 @@ async fn with_credential(connection: &Rc<Connection>, request: &mut NormalReques
                 path: request.target.path().as_str(),
                 bound_tokens_only: route.bound_tokens_only,
             };
-            Some(verify(&shown, &asked, connection, &snapshot).await.map_err(refused)?)
+            let subject = verify(&shown, &asked, connection, &snapshot).await.map_err(refused)?;
+            if route.given.exchange().is_some() {
+                request.token = shown.token().map(CallerToken::new);
+            }
+            Some(subject)
         }
         None => None,
     };

@@ -54,6 +54,16 @@ pub(crate) struct KeyPlaces {
     pub(crate) query: Option<Box<str>>,
 }
 
+impl Shown {
+    /// The token, if it is one.
+    pub(super) fn token(&self) -> Option<&[u8]> {
+        match self {
+            Self::Jwt(token) | Self::OpaqueToken(token) => Some(token.secret.expose()),
+            Self::ApiKey(_) | Self::Basic(_) => None,
+        }
+    }
+}
+
 impl Secret {
     /// The bytes, to be looked at and not kept.
     pub(crate) fn expose(&self) -> &[u8] {

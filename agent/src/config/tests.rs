@@ -423,3 +423,44 @@ fn a_command_is_run_only_if_nobody_else_can_change_it() {
     let found = parse("agent.toml", &text, None, Secrets::Read).map_err(|error| error.to_string());
     assert!(found.is_err_and(|error| error.contains("/surely/absent: looking at failed")));
 }
+
+#[test]
+fn a_token_comes_from_one_endpoint_to_which_the_agent_proves_itself_in_one_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("roots.pem");
+    let roots = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    countersign_certs::store::write(&bundle, roots).unwrap();
+    let check = |keys: &str, expected: Option<&str>| {
+        let table = format!("[inbound.token]\nbundle = {bundle:?}\n{keys}\n[[outbound]]");
+        let found = checked(&RIGHT.replace("[[outbound]]", &table)).map(drop);
+        match expected {
+            None => assert_eq!(found, Ok(()), "{keys}"),
+            Some(expected) => assert!(found.as_ref().is_err_and(|error| error.contains(expected)), "{keys}: {found:?}"),
+        }
+    };
+    let right = "grant = \"client_credentials\"\nendpoint = \"https://idp.example/token\"\nclient_id = \"a\"\nidentity = \"spiffe://prod.example/llm\"";
+    let with = |from: &str, to: &str| {
+        assert!(right.contains(from), "{from}");
+        right.replacen(from, to, 1)
+    };
+    check(right, None);
+    check(
+        &format!("{right}\nscope = \"a b\"\naudience = \"c\"\nresource = [\"d\", \"e\"]\nheader = \"x-token\""),
+        None,
+    );
+    check(&with("identity = \"spiffe://prod.example/llm\"", "client_secret = \"x\""), None);
+    check(&with("endpoint = \"https://idp.example/token\"", "issuer = \"https://idp.example\""), None);
+    check(&format!("{right}\nissuer = \"https://idp.example\""), Some("either endpoint or issuer"));
+    check(&with("endpoint = \"https://idp.example/token\"", ""), Some("nothing says where the token is given out"));
+    check(&with("https://idp", "http://idp"), Some("in clear text"));
+    check(&format!("{right}\nclient_secret = \"x\""), Some("by client_secret or by identity"));
+    check(&with("identity = \"spiffe://prod.example/llm\"", ""), Some("nothing proves who the client is"));
+    check(&with("prod.example/llm", "prod.example/other"), Some("nothing gives this agent the identity"));
+    check(&with("identity = \"spiffe://prod.example/llm\"", "client_secret = \"${command:x}\""), Some("there is not"));
+    check(&with("client_credentials", "implicit"), Some("unknown grant"));
+    check(&with("client_credentials", "token_exchange"), Some("nothing to exchange"));
+    check(&with("client_id = \"a\"", "client_id = \"\""), Some("client_id is 1 to 2048"));
+    check(&format!("{right}\naudience = [{}]", "\"a\",".repeat(17)), Some("the most is 16"));
+    check(&format!("{right}\nheader = \"host\""), Some("the agent itself sets host"));
+    check(&format!("{right}\n[[inbound.inject]]\nheader = \"authorization\"\nvalue = \"x\""), Some("injected already"));
+}

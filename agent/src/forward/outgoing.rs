@@ -11,6 +11,7 @@ use crate::authenticate::caller::Caller;
 use crate::authorize::Ongoing;
 use crate::connection::Current;
 use crate::given::Spent;
+use crate::given::exchange::Exchanged;
 use crate::identify::headers::IDENTITY_HEADERS;
 use crate::record::line::DecisionId;
 use crate::refusal::{Refusal, Withdrawn};
@@ -31,6 +32,7 @@ impl Outgoing {
     pub(crate) fn prepare(
         normal: NormalRequest,
         mut body: RequestBody,
+        exchanged: Option<Exchanged>,
         ongoing: &Ongoing,
         decision: DecisionId,
     ) -> Result<(Self, Spent), Refusal> {
@@ -42,8 +44,8 @@ impl Outgoing {
             tell_who_calls(&mut headers, ongoing)?;
             tell_decision(&mut headers, decision);
             body.without_given(&route.given);
-            (target, spent) =
-                route.given.write_into(&mut headers, target, ongoing.connection().worker().clock().now())?;
+            let now = ongoing.connection().worker().clock().now();
+            (target, spent) = route.given.write_into(&mut headers, target, exchanged, now)?;
         }
         Ok((Self { method, authority, target, headers, body }, spent))
     }

@@ -23,6 +23,7 @@ use super::pump;
 use crate::authorize::Permit;
 use crate::connection::Connection;
 use crate::given::Spent;
+use crate::given::exchange::Exchanged;
 use crate::record::RequestRecord;
 use crate::refusal::{Refusal, Withdrawn};
 use crate::request::NormalRequest;
@@ -33,6 +34,7 @@ const SEC_WEBSOCKET_KEY: HeaderName = header::SEC_WEBSOCKET_KEY;
 pub(crate) struct Asked {
     pub(crate) normal: NormalRequest,
     pub(crate) body: RequestBody,
+    pub(crate) exchanged: Option<Exchanged>,
     pub(crate) upgrading: OnUpgrade,
     pub(crate) version: Version,
 }
@@ -52,8 +54,8 @@ pub(crate) async fn forward(
     connection: &Connection,
     record: &mut RequestRecord,
 ) -> Result<Answer, Refusal> {
-    let Asked { normal, body, upgrading, version } = asked;
-    let (mut response, hop, spent) = ask(normal, body, connection, record, &permit).await?;
+    let Asked { normal, body, exchanged, upgrading, version } = asked;
+    let (mut response, hop, spent) = ask(normal, (body, exchanged), connection, record, &permit).await?;
     record.status(response.status());
     let backend = hyper::upgrade::on(&mut response);
     let (mut parts, body) = response.into_parts();
@@ -88,14 +90,14 @@ pub(crate) async fn forward(
 /// Asks the backend, over a connection of its own.
 async fn ask(
     normal: NormalRequest,
-    body: RequestBody,
+    (body, exchanged): (RequestBody, Option<Exchanged>),
     connection: &Connection,
     record: &RequestRecord,
     permit: &Permit,
 ) -> Result<(Response<Incoming>, Option<Rc<HopMember>>, Spent), Refusal> {
     let protocol = normal.upgrade.clone().ok_or(Refusal::UpgradeLost)?;
     let onward = connection.onward()?;
-    let (mut outgoing, spent) = Outgoing::prepare(normal, body, permit.ongoing(), record.decision())?;
+    let (mut outgoing, spent) = Outgoing::prepare(normal, body, exchanged, permit.ongoing(), record.decision())?;
     outgoing.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     if !outgoing.headers.contains_key(SEC_WEBSOCKET_KEY) {
         // An extended CONNECT has no key (RFC 8441 §5), HTTP/1.1 wants one (RFC 6455 §4.1).

@@ -15,6 +15,8 @@ mod endpoint;
 
 mod grant;
 
+pub(crate) mod exchange;
+
 mod pause;
 
 mod rotation;
@@ -32,6 +34,7 @@ use crate::request::{RequestError, is_spelling_of, remove_each};
 use command::LiveCommand;
 use countersign_certs::time::Timestamp;
 use endpoint::Granted;
+use exchange::{Exchanged, LiveExchange};
 use grant::LiveGrant;
 use place::{Place, Written};
 use rotation::Rotation;
@@ -53,6 +56,8 @@ pub(crate) struct Token {
 enum TokenSource {
     /// For the agent. None while there is none.
     Own { granted: Option<Arc<Granted>>, live: Arc<LiveGrant> },
+    /// For the caller, in exchange for the token that it shows.
+    Exchange(Arc<LiveExchange>),
 }
 
 /// One credential and its place.
@@ -80,6 +85,7 @@ pub(crate) struct Spent {
     given: Option<Arc<Given>>,
     /// The slot of each injection: a bit.
     slots: u32,
+    exchanged: Option<Exchanged>,
 }
 
 impl Spent {
@@ -91,7 +97,7 @@ impl Spent {
             hide::hide(&mut head.headers, given.pairs(), given.query_names());
         }
         if let Some(token) = given.token.as_ref().filter(|_| head.status == StatusCode::UNAUTHORIZED) {
-            token.refused();
+            token.refused(self.exchanged.as_ref());
         }
         let judged = given.injections.iter().enumerate();
         // Each hears of it: it is not known which of them the service has refused.
@@ -134,19 +140,28 @@ impl Injected {
 }
 
 impl Token {
-    /// As it is given now.
-    fn written(&self, now: Timestamp) -> Option<&Written> {
+    /// Whether a request can be given one, as far as that is known before it is there.
+    fn is_at_hand(&self, now: Timestamp) -> bool {
         match &self.source {
-            TokenSource::Own { granted, .. } => {
-                granted.as_ref().filter(|granted| now < granted.ends).map(|granted| &granted.written)
-            }
+            TokenSource::Own { .. } => self.written(None, now).is_some(),
+            TokenSource::Exchange(live) => live.is_proved(),
         }
     }
 
+    /// As it is given now.
+    fn written<'token>(&'token self, exchanged: Option<&'token Exchanged>, now: Timestamp) -> Option<&'token Written> {
+        let granted = match &self.source {
+            TokenSource::Own { granted, .. } => granted.as_deref().filter(|granted| now < granted.ends),
+            TokenSource::Exchange(live) => exchanged.and_then(|exchanged| exchanged.granted(live, now)),
+        };
+        granted.map(|granted| &granted.written)
+    }
+
     /// The service does not take it.
-    fn refused(&self) {
+    fn refused(&self, exchanged: Option<&Exchanged>) {
         match &self.source {
             TokenSource::Own { live, .. } => live.renew(),
+            TokenSource::Exchange(_) => exchanged.iter().for_each(|exchanged| exchanged.refused()),
         }
     }
 }
@@ -168,10 +183,18 @@ impl Given {
         remove_each(headers, |name| self.header_names().any(|given| is_spelling_of(name, given)));
     }
 
+    /// Where callers' tokens are exchanged, if they are.
+    pub(crate) fn exchange(&self) -> Option<&Arc<LiveExchange>> {
+        match &self.token.as_ref()?.source {
+            TokenSource::Own { .. } => None,
+            TokenSource::Exchange(live) => Some(live),
+        }
+    }
+
     /// Whether everything is at hand.
     pub(crate) fn is_at_hand(&self, now: Timestamp) -> bool {
         self.injections.iter().all(|injected| injected.slot().is_some())
-            && self.token.as_ref().is_none_or(|token| token.written(now).is_some())
+            && self.token.as_ref().is_none_or(|token| token.is_at_hand(now))
     }
 
     /// Writes the credentials into a request, in place of the caller's own. Without all of them nothing is forwarded.
@@ -179,9 +202,10 @@ impl Given {
         self: &Arc<Self>,
         headers: &mut HeaderMap,
         target: PathAndQuery,
+        exchanged: Option<Exchanged>,
         now: Timestamp,
     ) -> Result<(PathAndQuery, Spent), Refusal> {
-        let spent = self.spend().ok_or(Refusal::BackendCredential)?;
+        let spent = self.spend(exchanged).ok_or(Refusal::BackendCredential)?;
         self.remove_from(headers);
         let mut pairs = Vec::new();
         for (index, injected) in self.injections.iter().enumerate() {
@@ -194,7 +218,7 @@ impl Given {
             }
         }
         if let Some(token) = &self.token {
-            match token.written(now) {
+            match token.written(spent.exchanged.as_ref(), now) {
                 Some(Written::Header(value)) => drop(headers.insert(token.header.clone(), value.clone())),
                 Some(Written::Query(_)) | None => return Err(Refusal::BackendCredential),
             }
@@ -204,13 +228,13 @@ impl Given {
     }
 
     /// Which slot of each injection is in use now; none if one is not at hand.
-    fn spend(self: &Arc<Self>) -> Option<Spent> {
+    fn spend(self: &Arc<Self>, exchanged: Option<Exchanged>) -> Option<Spent> {
         let slots = self
             .injections
             .iter()
             .enumerate()
             .try_fold(0, |slots, (index, injected)| Some(slots | u32::from(injected.slot()? == 1) << index))?;
-        Some(Spent { given: Some(Arc::clone(self)), slots })
+        Some(Spent { given: Some(Arc::clone(self)), slots, exchanged })
     }
 
     /// The target with more parameters. It holds secrets then, and is wiped when the request is gone.

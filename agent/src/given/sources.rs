@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::command::LiveCommand;
+use super::exchange::LiveExchange;
 use super::grant::LiveGrant;
 use super::place::{Form, Place};
 use super::rotation::Rotation;
@@ -24,9 +25,12 @@ use crate::config::secret::Template;
 #[derive(Default)]
 pub(crate) struct Sources {
     commands: Vec<Arc<LiveCommand>>,
+    /// The names of those without which a backend is given nothing.
+    needed: Vec<Arc<str>>,
     /// By the name of the inbound.
     rotations: Vec<(Arc<str>, Place, Arc<Rotation>)>,
     grants: Vec<Arc<LiveGrant>>,
+    exchanges: Vec<Arc<LiveExchange>>,
 }
 
 /// How a source does.
@@ -53,23 +57,33 @@ impl Sources {
             let rotation = Rotation::after(self.rotation(&inbound, &place).map(|rotation| &**rotation));
             (inbound, place, Arc::new(rotation))
         };
+        let values = config.inbounds.iter().flat_map(|inbound| inbound.inject.iter().map(|injection| &injection.value));
         Self {
+            needed: values.flat_map(Template::commands).cloned().collect(),
             commands: config.commands.iter().map(command).collect(),
             rotations: injections.map(rotation).collect(),
             grants: config.inbounds.iter().filter_map(|inbound| self.grant(inbound, clock, news)).collect(),
+            exchanges: config.inbounds.iter().filter_map(|inbound| self.exchange(inbound, clock)).collect(),
         }
     }
 
     fn grant(&self, inbound: &Inbound, clock: &Clock, news: &Arc<Notify>) -> Option<Arc<LiveGrant>> {
-        let settings = inbound.token.as_ref().filter(|token| token.grant == GrantKind::ClientCredentials)?;
-        let whose = TokenFor { inbound: Arc::clone(&inbound.name), backend: inbound.backend.clone() };
+        let (whose, settings) = token_of(inbound, GrantKind::ClientCredentials)?;
         let same = self.grants.iter().find(|live| live.whose == whose && live.settings() == settings);
         Some(same.cloned().unwrap_or_else(|| Arc::new(LiveGrant::start(whose, settings, clock, news))))
     }
 
+    fn exchange(&self, inbound: &Inbound, clock: &Clock) -> Option<Arc<LiveExchange>> {
+        let (whose, settings) = token_of(inbound, GrantKind::TokenExchange)?;
+        let same = self.exchanges.iter().find(|live| live.whose == whose && live.settings() == settings);
+        Some(same.cloned().unwrap_or_else(|| Arc::new(LiveExchange::new(whose, settings, clock))))
+    }
+
     /// Takes up certificates and secrets that prove who we are, as they are now.
     pub(crate) fn prove(&self, svids: &BTreeMap<San, Arc<X509Svid>>) -> Result<(), TlsError> {
-        self.grants.iter().try_for_each(|grant| grant.prove(svids, |name| self.command(name)?.printed()))
+        let printed = |name: &str| self.command(name)?.printed();
+        self.grants.iter().try_for_each(|grant| grant.prove(svids, printed))?;
+        self.exchanges.iter().try_for_each(|exchange| exchange.prove(svids, printed))
     }
 
     /// Whether each was asked once.
@@ -90,7 +104,10 @@ impl Sources {
     /// A source that is new since `before`, and gives nothing.
     pub(crate) fn newly_failed(&self, before: &Self) -> Option<SourceState> {
         let is_known = |command: &Arc<LiveCommand>| before.commands.iter().any(|known| Arc::ptr_eq(known, command));
-        let failed = self.commands.iter().find(|command| !is_known(command) && command.printed().is_none());
+        // A next credential may be one that there is not yet.
+        let is_needed = |command: &Arc<LiveCommand>| self.needed.contains(&command.settings.name);
+        let is_failing = |command: &&Arc<LiveCommand>| command.printed().is_none() && !is_known(command);
+        let failed = self.commands.iter().find(|command| is_failing(command) && is_needed(command));
         let is_known = |grant: &Arc<LiveGrant>| before.grants.iter().any(|known| Arc::ptr_eq(known, grant));
         let refused = self.grants.iter().find(|grant| !is_known(grant) && grant.error().is_some());
         failed.map(|command| command_state(command)).or_else(|| refused.map(|grant| grant_state(grant)))
@@ -99,7 +116,9 @@ impl Sources {
     /// How each does.
     pub(crate) fn states(&self) -> Vec<SourceState> {
         let of_commands = self.commands.iter().map(|command| command_state(command));
-        of_commands.chain(self.grants.iter().map(|grant| grant_state(grant))).collect()
+        let of_grants = self.grants.iter().map(|grant| grant_state(grant));
+        let of_exchanges = self.exchanges.iter().map(|live| state_of_token(&live.whose, live.error()));
+        of_commands.chain(of_grants).chain(of_exchanges).collect()
     }
 
     /// What the backend of an inbound is given now.
@@ -109,8 +128,16 @@ impl Sources {
     }
 
     fn token(&self, inbound: &Inbound, settings: &BackendToken) -> Option<Token> {
-        let live = self.grants.iter().find(|live| live.whose.inbound == inbound.name)?;
-        let source = TokenSource::Own { granted: live.granted(), live: Arc::clone(live) };
+        let source = match settings.grant {
+            GrantKind::ClientCredentials => {
+                let live = self.grants.iter().find(|live| live.whose.inbound == inbound.name)?;
+                TokenSource::Own { granted: live.granted(), live: Arc::clone(live) }
+            }
+            GrantKind::TokenExchange => {
+                let live = self.exchanges.iter().find(|live| live.whose.inbound == inbound.name)?;
+                TokenSource::Exchange(Arc::clone(live))
+            }
+        };
         Some(Token { header: settings.header.clone(), source })
     }
 
@@ -147,10 +174,16 @@ impl Sources {
 }
 
 fn grant_state(grant: &LiveGrant) -> SourceState {
-    SourceState {
-        name: format!("token of inbound {}", grant.whose.inbound),
-        error: grant.error().map(|error| error.to_string()),
-    }
+    state_of_token(&grant.whose, grant.error())
+}
+
+fn state_of_token(whose: &TokenFor, error: Option<Arc<str>>) -> SourceState {
+    SourceState { name: format!("token of inbound {}", whose.inbound), error: error.map(|error| error.to_string()) }
+}
+
+fn token_of(inbound: &Inbound, grant: GrantKind) -> Option<(TokenFor, &Arc<BackendToken>)> {
+    let settings = inbound.token.as_ref().filter(|token| token.grant == grant)?;
+    Some((TokenFor { inbound: Arc::clone(&inbound.name), backend: inbound.backend.clone() }, settings))
 }
 
 fn command_state(command: &LiveCommand) -> SourceState {

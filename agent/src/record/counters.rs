@@ -87,10 +87,11 @@ impl Histogram {
 }
 
 /// The reasons that metrics tell apart, the last for any other. Fixed, so that no peer can make a label.
-pub(crate) const REASONS: [&str; 108] = [
+pub(crate) const REASONS: [&str; 109] = [
     "audit_unavailable",
     "backend_broke",
     "backend_credential",
+    "backend_credential_refused",
     "backend_full",
     "backend_unreachable",
     "caller_gone",

@@ -16,6 +16,7 @@ use crate::config::address::BackendAddress;
 use crate::connection::Connection;
 use crate::forward::backend::{BackendPool, Bounds};
 use crate::forward::hop::{Hop, HopPool};
+use crate::given::exchange::Exchanges;
 use crate::identify::Peers;
 use crate::limit::link::StoreLink;
 use crate::live::Live;
@@ -69,6 +70,7 @@ pub(crate) struct Worker {
     pub(super) peers: Peers,
     subjects: Subjects,
     introspections: Introspections,
+    exchanges: Exchanges,
     pub(super) backends: RefCell<HashMap<BackendAddress, Rc<BackendPool>>>,
     pub(super) hop_pools: RefCell<HashMap<Arc<str>, Rc<HopPool>>>,
     handshakes: Rc<Handshakes>,
@@ -107,6 +109,7 @@ impl Worker {
             peers: Peers::default(),
             subjects: Subjects::default(),
             introspections: Introspections::default(),
+            exchanges: Exchanges::default(),
             backends: RefCell::default(),
             hop_pools: RefCell::default(),
             handshakes: Rc::default(),
@@ -210,6 +213,11 @@ impl Worker {
     /// Questions to issuers about tokens.
     pub(crate) fn introspections(&self) -> &Introspections {
         &self.introspections
+    }
+
+    /// Tokens that were exchanged lately.
+    pub(crate) fn exchanges(&self) -> &Exchanges {
+        &self.exchanges
     }
 
     /// Proofs that no worker takes again.

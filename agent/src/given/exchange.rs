@@ -1,0 +1,376 @@
+//! A token for the backend in exchange for the one that the caller has shown (RFC 8693): asked for by the worker that needs it, once,
+//! and remembered for as long as both tokens count.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use countersign_certs::digest::sha256;
+use countersign_certs::san::San;
+use countersign_certs::svid::X509Svid;
+use countersign_certs::time::{Clock, Timestamp};
+use countersign_certs::tls::TlsError;
+use countersign_credentials::grant::Grant;
+use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
+
+use super::endpoint::{AskError, Endpoint, Granted};
+use crate::authorize::Permit;
+use crate::config::checked::{BackendToken, TokenFor};
+use crate::connection::{Connection, Current};
+use crate::refusal::{Refusal, in_one_line};
+use crate::request::CallerToken;
+use crate::worker::Worker;
+
+/// How many one worker remembers before those that were not used for longest are forgotten.
+const REMEMBERED: usize = 8192;
+
+/// Questions of one worker under way at once. Whoever can show tokens can cause them.
+const QUESTIONS_MAX: usize = 16;
+
+/// How long it is remembered that no token is given in exchange for one.
+const REFUSED_FOR: Duration = Duration::from_secs(10);
+
+/// How long an endpoint that does not answer is left alone.
+const DOWN_FOR: Duration = Duration::from_secs(1);
+
+/// How long a token is used at least that the backend refuses. Whoever may call can cause that.
+const USED_FOR: Duration = Duration::from_secs(10);
+
+/// How often it is begun anew when the config changes meanwhile.
+const TRIES: usize = 3;
+
+/// Where tokens are exchanged for one backend.
+pub(crate) struct LiveExchange {
+    pub(super) whose: TokenFor,
+    endpoint: Endpoint,
+    /// Tells it from every other, before and after.
+    number: u64,
+    trouble: Mutex<Trouble>,
+}
+
+#[derive(Default)]
+struct Trouble {
+    /// Why the last question had no answer; none if it had.
+    error: Option<Arc<str>>,
+    since: Option<Timestamp>,
+}
+
+/// A token that was given in exchange.
+#[derive(Clone)]
+pub(crate) struct Exchanged {
+    by: u64,
+    entry: Rc<Entry>,
+}
+
+/// What is remembered of one token of a caller.
+struct Entry {
+    granted: Option<Granted>,
+    asked: Timestamp,
+    /// From when on it is asked for anew while it is still used.
+    renewed_from: Timestamp,
+    /// The backend does not take it.
+    refused: Cell<bool>,
+}
+
+/// Which exchange, and the SHA-256 of the caller's token.
+type Key = (u64, [u8; 32]);
+
+/// What one worker has exchanged lately.
+pub(crate) struct Exchanges {
+    /// Two halves: what is used moves to the young one, and when that is full, the old one is forgotten as a whole.
+    young: RefCell<HashMap<Key, Rc<Entry>>>,
+    old: RefCell<HashMap<Key, Rc<Entry>>>,
+    /// Tokens that are being exchanged, so that each is once at a time.
+    turns: RefCell<HashMap<Key, Weak<tokio::sync::Mutex<()>>>>,
+    questions: Semaphore,
+}
+
+/// Gets the token that the backend is given for this caller, where it is given one in exchange for the caller's own.
+pub(crate) async fn for_caller(
+    connection: &Rc<Connection>,
+    permit: &Permit,
+    shown: CallerToken,
+) -> Result<Option<Exchanged>, Refusal> {
+    let ends = permit.ongoing().caller().subject().and_then(|subject| subject.proof().ends());
+    for _ in 0..TRIES {
+        let Some(exchange) = exchange_of(connection)? else { return Ok(None) };
+        let exchanged = tokio::select! {
+            exchanged = exchange.exchanged(connection.worker(), &shown, ends) => exchanged?,
+            withdrawn = permit.ongoing().signal().cut_asked() => return Err(withdrawn.into()),
+        };
+        // What was given for one backend is not sent to another that the config names by now.
+        if exchange_of(connection)?.is_some_and(|now| now.number == exchange.number) {
+            return Ok(Some(exchanged));
+        }
+    }
+    Err(Refusal::BackendCredential)
+}
+
+fn exchange_of(connection: &Connection) -> Result<Option<Arc<LiveExchange>>, Refusal> {
+    match connection.current()? {
+        Current::Inbound(route) => Ok(route.given.exchange().cloned()),
+        Current::Outbound(_) => Ok(None),
+    }
+}
+
+impl LiveExchange {
+    /// Nothing is asked before somebody calls.
+    pub(super) fn new(whose: TokenFor, settings: &Arc<BackendToken>, clock: &Clock) -> Self {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        Self { whose, endpoint: Endpoint::new(settings, clock), number, trouble: Mutex::default() }
+    }
+
+    /// What it was made for.
+    pub(super) fn settings(&self) -> &Arc<BackendToken> {
+        &self.endpoint.settings
+    }
+
+    /// Takes up the certificates and secrets that are at hand now.
+    pub(super) fn prove(
+        &self,
+        svids: &BTreeMap<San, Arc<X509Svid>>,
+        printed: impl Fn(&str) -> Option<Arc<Zeroizing<String>>>,
+    ) -> Result<(), TlsError> {
+        self.endpoint.prove(svids, printed).map(drop)
+    }
+
+    /// Whether it can be asked.
+    pub(super) fn is_proved(&self) -> bool {
+        self.endpoint.is_proved()
+    }
+
+    /// Why the last question had no answer.
+    pub(super) fn error(&self) -> Option<Arc<str>> {
+        self.trouble().error.clone()
+    }
+
+    async fn exchanged(
+        self: &Arc<Self>,
+        worker: &Rc<Worker>,
+        shown: &CallerToken,
+        ends: Option<Timestamp>,
+    ) -> Result<Exchanged, Refusal> {
+        let key = (self.number, sha256(shown.expose()));
+        let entry = match worker.exchanges().get(&key, self.now()) {
+            Some(entry) => {
+                if self.now() >= entry.renewed_from {
+                    self.renew(worker, shown, key, ends);
+                }
+                entry
+            }
+            None => {
+                // However many requests bring it at once, the endpoint is asked once.
+                let turn = worker.exchanges().turn(key);
+                let _turn = turn.lock().await;
+                match worker.exchanges().get(&key, self.now()) {
+                    Some(entry) => entry,
+                    None => self.ask(worker, shown, key, ends).await?,
+                }
+            }
+        };
+        if entry.granted.is_none() {
+            return Err(Refusal::BackendCredentialRefused);
+        }
+        Ok(Exchanged { by: self.number, entry })
+    }
+
+    /// Asks for a new one while the one before is still used.
+    fn renew(self: &Arc<Self>, worker: &Rc<Worker>, shown: &CallerToken, key: Key, ends: Option<Timestamp>) {
+        let (exchange, worker, shown) = (Arc::clone(self), Rc::clone(worker), shown.clone());
+        let turn = worker.exchanges().turn(key);
+        let Ok(turn) = turn.try_lock_owned() else { return };
+        tokio::task::spawn_local(async move {
+            // If it fails, it is tried again by who needs it then.
+            exchange.ask(&worker, &shown, key, ends).await.ok();
+            drop(turn);
+        });
+    }
+
+    async fn ask(
+        &self,
+        worker: &Worker,
+        shown: &CallerToken,
+        key: Key,
+        ends: Option<Timestamp>,
+    ) -> Result<Rc<Entry>, Refusal> {
+        let asked = self.now();
+        if self.trouble().since.is_some_and(|since| since <= asked && asked.since(since) <= DOWN_FOR) {
+            return Err(Refusal::BackendCredential);
+        }
+        let Ok(_turn) = worker.exchanges().questions.try_acquire() else { return Err(Refusal::BackendCredential) };
+        let subject_token =
+            std::str::from_utf8(shown.expose()).map_err(|_not_text| Refusal::BackendCredentialRefused)?;
+        let entry = match self.endpoint.ask(Grant::TokenExchange { subject_token }).await {
+            Ok(granted) => Entry::granted(granted, asked, ends),
+            Err(AskError::Refused { code: Some(code), .. }) if is_about_the_caller(&code) => Entry::refused(asked),
+            Err(error) => {
+                self.note_trouble(&error);
+                return Err(Refusal::BackendCredential);
+            }
+        };
+        self.note_answer();
+        let entry = Rc::new(entry);
+        worker.exchanges().remember(key, &entry);
+        Ok(entry)
+    }
+
+    fn note_trouble(&self, error: &AskError) {
+        let error = in_one_line(error);
+        tracing::warn!(inbound = &*self.whose.inbound, error, "a caller's token cannot be exchanged");
+        *self.trouble() = Trouble { error: Some(error.as_str().into()), since: Some(self.now()) };
+    }
+
+    fn note_answer(&self) {
+        *self.trouble() = Trouble::default();
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.endpoint.clock.now()
+    }
+}
+
+/// Whether a code says that this caller's token is not taken, and not that we are wrong (RFC 8693 §2.2.2, RFC 6749 §5.2).
+fn is_about_the_caller(code: &str) -> bool {
+    matches!(code, "access_denied" | "invalid_grant" | "invalid_request" | "invalid_target")
+}
+
+impl Exchanged {
+    /// The token as it is given, if it was given by this exchange and counts.
+    pub(super) fn granted(&self, by: &LiveExchange, now: Timestamp) -> Option<&Granted> {
+        self.entry.granted.as_ref().filter(|granted| self.by == by.number && now < granted.ends)
+    }
+
+    /// The backend does not take it.
+    pub(super) fn refused(&self) {
+        self.entry.refused.set(true);
+    }
+}
+
+impl Entry {
+    fn granted(mut granted: Granted, asked: Timestamp, ends: Option<Timestamp>) -> Self {
+        // It says something of a caller, who is believed up to and with the last second of the own token, and no longer.
+        let believed = ends.map(|last| last.plus(Duration::from_secs(1)));
+        granted.ends = believed.map_or(granted.ends, |believed| believed.min(granted.ends));
+        let renewed_from = asked.plus(granted.lifetime.mul_f64(0.8));
+        Self { granted: Some(granted), asked, renewed_from, refused: Cell::new(false) }
+    }
+
+    fn refused(asked: Timestamp) -> Self {
+        Self { granted: None, asked, renewed_from: asked.plus(REFUSED_FOR), refused: Cell::new(false) }
+    }
+
+    fn is_current(&self, now: Timestamp) -> bool {
+        // A clock that was set back makes a stored time one of the future, which says nothing.
+        if now < self.asked {
+            return false;
+        }
+        let age = now.since(self.asked);
+        match &self.granted {
+            Some(granted) => now < granted.ends && !(self.refused.get() && age >= USED_FOR),
+            None => age < REFUSED_FOR,
+        }
+    }
+}
+
+impl Default for Exchanges {
+    fn default() -> Self {
+        let questions = Semaphore::new(QUESTIONS_MAX);
+        Self { young: RefCell::default(), old: RefCell::default(), turns: RefCell::default(), questions }
+    }
+}
+
+impl Exchanges {
+    fn get(&self, key: &Key, now: Timestamp) -> Option<Rc<Entry>> {
+        let young = self.young.borrow().get(key).cloned();
+        let found = match young {
+            Some(entry) => entry,
+            None => {
+                let entry = self.old.borrow_mut().remove(key)?;
+                self.remember(*key, &entry);
+                entry
+            }
+        };
+        Some(found).filter(|entry| entry.is_current(now))
+    }
+
+    fn remember(&self, key: Key, entry: &Rc<Entry>) {
+        let mut young = self.young.borrow_mut();
+        if young.len() >= REMEMBERED / 2 {
+            self.old.replace(std::mem::take(&mut *young));
+        }
+        young.insert(key, Rc::clone(entry));
+    }
+
+    fn turn(&self, key: Key) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.turns.borrow_mut();
+        if let Some(turn) = turns.get(&key).and_then(Weak::upgrade) {
+            return turn;
+        }
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::default();
+        turns.insert(key, Arc::downgrade(&turn));
+        turn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::given::place::header;
+
+    fn at(second: u64) -> Timestamp {
+        Timestamp::from_unix_seconds(second)
+    }
+
+    fn granted(ends: u64) -> Granted {
+        Granted { written: header(["Bearer x"]).unwrap(), ends: at(ends), lifetime: Duration::from_secs(100) }
+    }
+
+    #[track_caller]
+    fn check(entry: &Entry, current: &[u64], ended: &[u64]) {
+        assert!(current.iter().all(|now| entry.is_current(at(*now))), "{current:?}");
+        assert!(!ended.iter().any(|now| entry.is_current(at(*now))), "{ended:?}");
+    }
+
+    #[test]
+    fn what_was_given_counts_for_as_long_as_both_tokens_do() {
+        check(&Entry::granted(granted(1100), at(1000), None), &[1000, 1099], &[999, 1100]);
+        check(&Entry::granted(granted(1100), at(1000), Some(at(1050))), &[1050], &[1051]);
+        check(&Entry::granted(granted(1100), at(1000), Some(at(1200))), &[1099], &[1100]);
+        assert_eq!(Entry::granted(granted(1100), at(1000), None).renewed_from, at(1080));
+    }
+
+    #[test]
+    fn a_refusal_is_remembered_for_a_while() {
+        check(&Entry::refused(at(1000)), &[1000, 1009], &[999, 1010]);
+    }
+
+    #[test]
+    fn what_the_backend_refuses_is_asked_for_anew_after_a_while() {
+        let entry = Entry::granted(granted(1100), at(1000), None);
+        entry.refused.set(true);
+        check(&entry, &[1000, 1009], &[1010]);
+    }
+
+    #[test]
+    fn no_more_is_remembered_than_there_is_room_for_and_what_is_used_stays() {
+        let exchanges = Exchanges::default();
+        let key = |number: usize| (0, sha256(&number.to_be_bytes()));
+        let entry = Rc::new(Entry::granted(granted(1100), at(1000), None));
+        for number in 0..3 * REMEMBERED {
+            exchanges.remember(key(number), &entry);
+            assert!(exchanges.get(&key(0), at(1000)).is_some(), "{number}");
+        }
+        assert!(exchanges.young.borrow().len() + exchanges.old.borrow().len() <= REMEMBERED);
+        assert!(exchanges.get(&key(1), at(1000)).is_none());
+    }
+}
