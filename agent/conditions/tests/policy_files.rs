@@ -143,6 +143,8 @@ fn size_number_and_findings_are_bounded() {
     let shown = refused(&wrong);
     assert_eq!(shown.matches("llm.cedar:").count(), FINDINGS_MAX);
     assert!(shown.ends_with("... and 5 more"), "{shown}");
+    let errors = PolicyFile::parse("llm.cedar", &wrong, &schema(), Direction::Inbound).unwrap_err();
+    assert_eq!(errors.findings().len(), FINDINGS_MAX);
     let few = refused("permit(principal, action, resource) when { false };");
     assert!(!few.contains("more"), "{few}");
 }
@@ -249,6 +251,7 @@ fn thousands_of_policies_find_the_one() {
     let file =
         PolicyFile::parse("many.cedar", &text, &schema, Direction::Inbound).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(file.count(), POLICIES_MAX);
+    assert_eq!(format!("{file:?}"), "PolicyFile(10000 policies)");
     let decide = |id: &str| file.decide(&request(&schema, &workload(&schema, id, &[])));
     assert_eq!(decide("spiffe://prod.example/w9999"), Effect::Permit { ids: ids(&["w9999"]) });
     assert_eq!(decide("spiffe://prod.example/w10000"), Effect::Nothing);

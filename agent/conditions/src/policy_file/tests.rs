@@ -214,3 +214,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn only_policies_that_can_be_about_who_asks_are_looked_at() {
+    let text = "permit (principal == Workload::\"spiffe://td/0\", action, resource);
+        permit (principal == Workload::\"spiffe://td/1\", action, resource);
+        permit (principal in Role::\"a\", action, resource);
+        permit (principal is Workload in Role::\"b\", action, resource);
+        permit (principal is User, action, resource);
+        permit (principal, action, resource);";
+    let file = PolicyFile::parse("index.cedar", text, &SCHEMA, Direction::Inbound).unwrap();
+    let looked_at = |principal: &Principal| {
+        let service = Service::new(&SCHEMA, "llm", &[]).unwrap();
+        let attributes = Attributes::connection(&Parties::new(principal, &service, None).unwrap());
+        file.candidates(&attributes).map(|policy| policy.id.to_string()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(looked_at(&workload(&SCHEMA, "spiffe://td/1", &["b"])), "policy1 policy3 policy4 policy5");
+    assert_eq!(looked_at(&workload(&SCHEMA, "spiffe://td/2", &["a"])), "policy2 policy4 policy5");
+    assert_eq!(looked_at(&workload(&SCHEMA, "spiffe://td/2", &["c"])), "policy4 policy5");
+}

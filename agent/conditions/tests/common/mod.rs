@@ -8,9 +8,10 @@ use countersign_certs::san::San;
 use countersign_certs::time::{Timestamp, Validity};
 use countersign_conditions::attributes::Attributes;
 use countersign_conditions::clock::Zones;
+use countersign_conditions::condition::{Condition, ConditionError};
 use countersign_conditions::parties::{Parties, Service};
 use countersign_conditions::principal::{Claim, LocalCaller, Principal, User, UserKind, Workload};
-use countersign_conditions::schema::Schema;
+use countersign_conditions::schema::{Action, Direction, Schema};
 use countersign_conditions::vocabulary::{ClaimKind, Vocabulary};
 
 /// Tuesday, 2026-11-24 10:30 in Berlin.
@@ -115,4 +116,23 @@ pub(crate) fn request(schema: &Schema, principal: &Principal) -> Attributes {
     attributes.time(&Zones::of_system().find("Europe/Berlin").unwrap().at(now()));
     attributes.certificate(now()).unwrap();
     attributes
+}
+
+pub(crate) fn parse(text: &str, direction: Direction, action: Action) -> Result<Condition, ConditionError> {
+    Condition::parse(text, &schema(), direction, action)
+}
+
+/// What a condition says of a request of `who`.
+#[track_caller]
+pub(crate) fn check_for(text: &str, who: impl Fn(&Schema) -> Principal, expected: bool) {
+    let schema = schema();
+    let condition = Condition::parse(text, &schema, Direction::Inbound, Action::Request)
+        .unwrap_or_else(|error| panic!("{text}: {:?}", error.into_finding()));
+    assert_eq!(condition.holds(&request(&schema, &who(&schema))), Ok(expected), "{text}");
+}
+
+/// What a condition says of a request of the web frontend.
+#[track_caller]
+pub(crate) fn check(text: &str, expected: bool) {
+    check_for(text, web, expected);
 }
