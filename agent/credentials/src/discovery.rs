@@ -233,6 +233,7 @@ mod tests {
         assert_eq!(parsed, Err(DiscoveryError::Json(JsonError::Duplicate)));
         let mut large = json!({"issuer": ISSUER}).to_string();
         large.push_str(&" ".repeat(DOCUMENT_BYTES_MAX - large.len()));
+        assert_eq!(large.len(), 65_536);
         assert!(Discovery::parse(large.as_bytes(), ISSUER, Transport::HttpsOnly).is_ok());
         large.push(' ');
         let parsed = Discovery::parse(large.as_bytes(), ISSUER, Transport::HttpsOnly);

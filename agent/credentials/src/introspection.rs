@@ -197,6 +197,7 @@ mod tests {
         assert_eq!(believe(large.as_bytes(), &settings(), NOW).unwrap_err().reason(), "token_answer");
         let whole =
             format!("{}{}", answer(json!({})), " ".repeat(ANSWER_BYTES_MAX - answer(json!({})).to_string().len()));
+        assert_eq!(whole.len(), 65_536);
         assert!(believe(whole.as_bytes(), &settings(), NOW).is_ok());
     }
 

@@ -222,6 +222,7 @@ mod tests {
     fn digests_read_as_they_print() {
         let digest = ApiKey::generate().unwrap().digest();
         assert_eq!(digest.to_string().parse(), Ok(digest));
+        assert_eq!(countersign_certs::digest::hexadecimal(digest.as_bytes()), digest.to_string());
         let json = serde_json::to_string(&digest).unwrap();
         assert_eq!(json, format!("\"{digest}\""));
         assert_eq!(serde_json::from_str::<KeyDigest>(&json).unwrap(), digest);

@@ -213,6 +213,7 @@ fn a_key_has_one_secret_in_use_and_one_before_at_most() {
 
 #[test]
 fn files_have_bounds() {
+    assert_eq!(FILE_BYTES_MAX, 67_108_864);
     let large = vec![b' '; FILE_BYTES_MAX + 1];
     assert!(matches!(KeyFile::parse(&large), Err(KeyFileError::Bytes { .. })));
     let one = file().keys[0].clone();

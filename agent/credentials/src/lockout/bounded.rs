@@ -76,6 +76,20 @@ mod tests {
     }
 
     #[test]
+    fn looking_in_another_order_changes_what_is_forgotten() {
+        let mut bounded = Bounded::<u32, u32>::new(16);
+        for key in 0..16 {
+            bounded.entry(key);
+        }
+        for key in (0..16).rev() {
+            bounded.find(&key);
+        }
+        bounded.entry(16);
+        let left: Vec<_> = (0..17).filter(|key| bounded.find(key).is_some()).collect();
+        assert_eq!(left, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16]);
+    }
+
+    #[test]
     fn there_are_never_more_than_the_most() {
         for most in [0, 1, 2, 7, 100] {
             let mut bounded = Bounded::<u32, u32>::new(most);

@@ -164,6 +164,19 @@ fn attempts_made_at_once_are_counted_before_they_are_judged() {
 }
 
 #[test]
+fn where_no_failure_is_free_a_success_still_costs_nothing() {
+    let settings = LockoutSettings { pair_failures: 0, address_failures: 0, ..LockoutSettings::default() };
+    let mut lockout = Lockout::new(settings);
+    let address = HOME.parse().unwrap();
+    assert_eq!(lockout.begin(NOW, "ada", address), Ok(()));
+    lockout.succeeded("ada", address);
+    let mut home = Place(&mut lockout, HOME);
+    assert_eq!(home.waits("bob", 0), 0);
+    home.fails("bob", 0, 1);
+    assert_eq!(home.waits("bob", 0), 2);
+}
+
+#[test]
 fn a_thousand_good_attempts_are_no_failures() {
     let mut lockout = lockout();
     for number in 0..1000 {
