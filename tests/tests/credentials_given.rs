@@ -155,7 +155,8 @@ fn what_a_command_prints_is_given_and_what_it_prints_next_needs_no_restart() {
             gateway.agent.metric("countersign_credential_source_failing", &[("source", "secret_command vault")]),
             1.0
         );
-        wait_for_authorization(&gateway, "Bearer hunter3");
+        assert_eq!(call(&gateway, "/", &[]).status, 200, "{failing}");
+        assert_eq!(gateway.backend.seen().last().unwrap().value("authorization"), Some("Bearer hunter3"));
         write_script(&script, "echo hunter3");
         gateway.agent.wait_for_status("it works again", |status| status["sources"][0]["error"].is_null());
     }
