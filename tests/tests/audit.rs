@@ -167,7 +167,10 @@ fn what_happens_to_the_agent_itself_is_in_the_record() {
     mesh.host_b.reload(&tables);
     write_by_rename(&file, "second");
     let rotated = mesh.host_b.wait_for_audit("the secret", |line| line["event"] == "credential_rotated");
-    assert_eq!((&rotated["credential"], &rotated["name"]), (&"injected_secret".into(), &"llm x-api-key".into()));
+    assert_eq!(
+        (&rotated["credential"], &rotated["name"]),
+        (&"injected_secret".into(), &"llm the header x-api-key".into())
+    );
     assert!(!mesh.host_b.audit_text().contains("second"), "the secret itself is told to nobody");
     mesh.host_b.stop();
     assert_eq!((has(&mesh.host_b, "agent_stopped").len(), has(&mesh.host_b, "credential_rotated").len()), (1, 1));
@@ -373,7 +376,7 @@ fn what_seldom_happens_is_known_to_the_schemas_too() {
         r#""event":"key_revoked","key":"key_a""#.to_owned(),
         r#""event":"key_rotated","key":"key_a""#.to_owned(),
         r#""event":"limit_hit","limit":"tokens","subject":"spiffe://a/b","route":"llm","count":2"#.to_owned(),
-        r#""event":"lockout","subject":"192.0.2.7","failures":5,"until":"2027-01-01T00:00:00Z""#.to_owned(),
+        r#""event":"lockout","subject":"192.0.2.7","until":"2027-01-01T00:00:00Z""#.to_owned(),
         r#""event":"pattern","pattern":"many_paths","subject":"spiffe://a/b","route":"llm","count":200,"seconds":60"#.to_owned(),
         r#""event":"policy_observed","decision":"a-b","policy":"next","outcome":"denied","route":"llm","peer":"spiffe://a/b""#.to_owned(),
         r#""event":"unrecorded_refusals","count":9"#.to_owned(),

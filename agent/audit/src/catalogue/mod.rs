@@ -413,6 +413,13 @@ pub struct UnrecordedRefusals {
     pub count: u64,
 }
 
+impl Access {
+    /// The roles of whom it was made for: of the user or service, and of the peer where it asks for itself.
+    pub(crate) fn roles_of_whom_it_is_for(&self) -> Option<&Vec<String>> {
+        if self.subject.is_some() { self.subject_roles.as_ref() } else { self.roles.as_ref() }
+    }
+}
+
 impl Entry {
     /// An entry of this schema, not yet in a chain.
     pub fn new(event: Event, time: SystemTime) -> Self {

@@ -67,7 +67,7 @@ fn add_access(document: &mut Value, event: &mut Value, access: &Access) {
         }
         insert(document, "http", http);
     }
-    if let Some(roles) = access.subject_roles.as_ref().or(access.roles.as_ref()) {
+    if let Some(roles) = access.roles_of_whom_it_is_for() {
         let user = document.get_mut("user").and_then(Value::as_object_mut);
         user.map(|user| user.insert("roles".to_owned(), json!(roles)));
     }

@@ -232,10 +232,11 @@ fn finding(name: &str, time: &str, gist: &Gist<'_>) -> Vec<(&'static str, Value)
 fn user(name: &str, access: &Access) -> Value {
     let mut user = json!({ "name": name });
     if let Some(user) = user.as_object_mut() {
-        if let Some(serial) = &access.serial {
+        // The certificate is the workload's, which may act for somebody else.
+        if let (Some(serial), None) = (&access.serial, &access.subject) {
             user.insert("credential_uid".to_owned(), json!(serial));
         }
-        if let Some(roles) = &access.roles {
+        if let Some(roles) = access.roles_of_whom_it_is_for() {
             let groups: Vec<Value> = roles.iter().map(|role| json!({ "name": role })).collect();
             user.insert("groups".to_owned(), json!(groups));
         }
