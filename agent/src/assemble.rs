@@ -291,7 +291,8 @@ impl Assembler {
             },
             is_tcp: outbound.is_tcp,
             endpoints: outbound.endpoints.clone(),
-            allow: outbound.allow.clone(),
+            policy: outbound.policy.clone(),
+            service: outbound.described.clone(),
             counters: self.counters_of(Direction::Outbound, &outbound.name),
         }))
     }
@@ -345,8 +346,13 @@ fn check_reach(outbound: Option<&Outbound>, listener: &Listener) -> Result<(), A
             "other hosts could reach this socket; bind it to loopback, or set unsafe_listen_beyond_loopback",
         ));
     }
-    if outbound.allow.is_some() && matches!(listener, Listener::Tcp(_)) {
-        return Err(refused("the user behind a TCP connection is not known; hand over a Unix socket"));
+    let is_unix = matches!(listener, Listener::Unix(_));
+    if outbound.policy.as_ref().is_some_and(|policy| !policy.could_allow_local(is_unix)) {
+        return Err(refused(if is_unix {
+            "no rule names a role of a user or group, by which programs on a Unix socket are told apart"
+        } else {
+            "no rule names a role of local:loopback, and the user behind a TCP connection is not known"
+        }));
     }
     Ok(())
 }
@@ -373,8 +379,8 @@ impl<'config> Ready<'config> {
             name: &outbound.name,
             entrance: Entrance::of(Direction::Outbound, &outbound.name, &outbound.listen),
             route: Route::Outbound(Arc::new(route)),
-            // Where users are named, the kernel's word on the caller decides, not the file's mode.
-            mode: if outbound.allow.is_some() { SocketMode::Everybody } else { SocketMode::Group },
+            // Where there are rules, the kernel's word on the caller decides, not the file's mode.
+            mode: if outbound.policy.is_some() { SocketMode::Everybody } else { SocketMode::Group },
             outbound: Some(outbound),
         }
     }

@@ -19,12 +19,14 @@ use crate::connection::{Connection, Current};
 use crate::facts::{self, Asked};
 use crate::limit::Admission;
 use crate::limit::live::LiveLimit;
-use crate::listener::LocalUser;
 use crate::live::{Live, Member, Signal};
-use crate::policy::condition::Facts;
+use crate::policy::condition::{Facts, ServiceFacts};
 use crate::policy::decide::{self, Decision, Holders, Question};
 use crate::policy::explain::{observed_in_words, obstacle_in_words};
+use crate::policy::local::LocalCaller;
 use crate::policy::path::CheckedTarget;
+use crate::policy::role::RoleSet;
+use crate::policy::rule::Policy;
 use crate::refusal::{Refusal, Withdrawn};
 use crate::request::NormalRequest;
 use crate::routes::{InboundRoute, OutboundRoute, Phase};
@@ -162,24 +164,21 @@ pub(crate) fn request(
 ) -> Result<Authorized, Refusal> {
     let worker = connection.worker();
     still_open(connection)?;
-    let mut headers = None;
-    let mut observed = None;
-    let (rule, limits) = match still_as_begun(connection)? {
-        Current::Inbound(route) => {
-            let asked = Asked {
-                method: &request.method,
-                path: request.target.path(),
-                query: request.target.query(),
-                headers: Some(&request.headers),
-                now: connection.worker().clock().now(),
-            };
-            let (rule, would) = decided(&route, connection, &caller, asked)?;
-            headers = route.policy.uses.map(|_uses| Box::new(request.headers.clone()));
-            observed = would;
-            (Some(rule), route.rate_limits.clone())
-        }
-        // A local program was judged by its socket when it connected; whom it may call is the other agent's to say.
-        Current::Outbound(_) => (None, None),
+    let route = still_as_begun(connection)?;
+    let asked = Asked {
+        method: &request.method,
+        path: request.target.path(),
+        query: request.target.query(),
+        headers: Some(&request.headers),
+        now: worker.clock().now(),
+    };
+    let grounds = decided(&route, connection, &caller, asked)?;
+    let (rule, observed) = grounds.map_or((None, None), |grounds| (Some(grounds.rule), grounds.observed));
+    let looked_at = rules_of(&route).is_some_and(|(policy, _)| policy.uses.is_some());
+    let headers = looked_at.then(|| Box::new(request.headers.clone()));
+    let limits = match route {
+        Current::Inbound(route) => route.rate_limits.clone(),
+        Current::Outbound(_) => None,
     };
     let ongoing = Ongoing {
         connection: Rc::clone(connection),
@@ -267,17 +266,18 @@ pub(crate) fn connection(connection: &Connection) -> Result<AuthorizedConnection
     }
     let (rule, limits) = match still_as_begun(connection)? {
         Current::Inbound(route) => (Some(whole_connection(&route, connection)?), route.rate_limits.clone()),
-        Current::Outbound(_) => (None, None),
+        Current::Outbound(route) => (whole_local_connection(&route, connection)?, None),
     };
     Ok(AuthorizedConnection { rule, limits })
 }
 
-/// Decides whether a local user may use an outbound.
-pub(crate) fn local_caller(route: &OutboundRoute, user: Option<LocalUser>) -> Result<(), Refusal> {
-    let Some(allow) = &route.allow else { return Ok(()) };
-    match user {
-        Some(user) if allow.uids.contains(&user.uid) || allow.gids.contains(&user.gid) => Ok(()),
-        Some(_) | None => Err(Refusal::LocalUser(user)),
+/// Whether a program of this host may use an outbound for anything. Whatever it then asks is decided on by itself.
+pub(crate) fn local_caller(route: &OutboundRoute, caller: LocalCaller, roles: &RoleSet) -> Result<(), Refusal> {
+    match &route.policy {
+        Some(policy) if caller == LocalCaller::Unknown || !policy.could_allow(roles) => {
+            Err(Refusal::LocalCaller(caller))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -321,7 +321,13 @@ fn still_connected(connection: &Connection) -> Result<(), Withdrawn> {
             Ok(())
         }
         Current::Outbound(route) => {
-            local_caller(&route, connection.address().user()).map_err(|refusal| Withdrawn::Policy(refusal.detail()))
+            let peer = connection.peer().ok_or(Withdrawn::Route)?;
+            let allowed = local_caller(&route, connection.address().local_caller(), &peer.roles());
+            let allowed = allowed.and_then(|()| match connection.is_whole() {
+                true => whole_local_connection(&route, connection).map(drop),
+                false => Ok(()),
+            });
+            allowed.map_err(|refusal| Withdrawn::Policy(refusal.detail()))
         }
     }
 }
@@ -335,8 +341,10 @@ fn still_believed(connection: &Connection) -> Result<(), Withdrawn> {
 
 fn still_allowed(ongoing: &Ongoing) -> Result<(), Withdrawn> {
     still_connected(&ongoing.connection)?;
-    let Current::Inbound(route) = still_as_begun(&ongoing.connection)? else { return Ok(()) };
-    authenticate::still_believed(&ongoing.caller, &ongoing.connection, route.demand)?;
+    let route = still_as_begun(&ongoing.connection)?;
+    if let Current::Inbound(route) = &route {
+        authenticate::still_believed(&ongoing.caller, &ongoing.connection, route.demand)?;
+    }
     let asked = Asked {
         method: &ongoing.method,
         path: ongoing.target.path(),
@@ -349,25 +357,44 @@ fn still_allowed(ongoing: &Ongoing) -> Result<(), Withdrawn> {
         .map_err(|refusal| Withdrawn::Policy(refusal.detail()))
 }
 
-/// The rule that allows a request, and what the rules that are only observed would have changed.
+/// The rules of a route and what they are about; none where whoever can reach an outbound may use it: whom it may call is the
+/// other agent's to say.
+fn rules_of(route: &Current) -> Option<(&Policy, &ServiceFacts)> {
+    match route {
+        Current::Inbound(route) => Some((&route.policy, &route.service)),
+        Current::Outbound(route) => Some((route.policy.as_deref()?, &route.service)),
+    }
+}
+
+/// Why a request is allowed.
+struct Grounds {
+    /// The rule that allows it.
+    rule: Arc<str>,
+    /// What the rules that are only observed would have changed.
+    observed: Option<Box<str>>,
+}
+
+/// Decides by the rules of a route; nothing is decided where there are none.
 fn decided(
-    route: &InboundRoute,
+    route: &Current,
     connection: &Connection,
     caller: &Caller,
     asked: Asked<'_>,
-) -> Result<(Arc<str>, Option<Box<str>>), Refusal> {
+) -> Result<Option<Grounds>, Refusal> {
     // The roles that the policy of now means, whichever config the caller was verified by.
     caller.subject().into_iter().for_each(|subject| subject.hold(&connection.worker().snapshot()));
-    good_for(caller, route, asked.method)?;
+    if let Current::Inbound(route) = route {
+        good_for(caller, route, asked.method)?;
+    }
+    let Some((policy, service)) = rules_of(route) else { return Ok(None) };
     let roles = caller.roles();
     let (holders, address, Asked { method, path, .. }) = (roles.holders(), connection.address().ip(), asked);
-    let policy = &route.policy;
-    facts::with(caller, connection, route, asked, |facts| {
+    facts::with(caller, connection, policy, service, asked, |facts| {
         let question = Question { holders, address, method, path, facts };
         let decision = decide::request(policy, question);
         let observed = policy.observed.as_ref().and_then(|_rules| observed_in_words(policy, question, &decision));
         match decision {
-            Decision::Allow(rule) => Ok((rule, observed.map(Into::into))),
+            Decision::Allow(rule) => Ok(Some(Grounds { rule, observed: observed.map(Into::into) })),
             Decision::Deny(obstacle) => {
                 let words = obstacle_in_words(policy, &obstacle, facts);
                 Err(Refusal::Denied { reason: obstacle.reason(), words, observed })
@@ -392,14 +419,22 @@ fn good_for(caller: &Caller, route: &InboundRoute, method: &Method) -> Result<()
 }
 
 fn whole_connection(route: &InboundRoute, connection: &Connection) -> Result<Arc<str>, Refusal> {
+    by_rules_for_connections(&route.policy, connection)
+}
+
+fn whole_local_connection(route: &OutboundRoute, connection: &Connection) -> Result<Option<Arc<str>>, Refusal> {
+    route.policy.as_ref().map(|policy| by_rules_for_connections(policy, connection)).transpose()
+}
+
+fn by_rules_for_connections(policy: &Policy, connection: &Connection) -> Result<Arc<str>, Refusal> {
     // Bytes carry no credential of their own, so that a route for them demands a certificate.
     let peer = connection.peer().ok_or(Refusal::Withdrawn(Withdrawn::Route))?;
     let roles = peer.roles();
     let holders = Holders { roles: &roles, via: None };
-    match decide::connection(&route.policy, holders, connection.address().ip()) {
+    match decide::connection(policy, holders, connection.address().ip()) {
         Decision::Allow(rule) => Ok(rule),
         Decision::Deny(obstacle) => {
-            let words = obstacle_in_words(&route.policy, &obstacle, &Facts::of_nobody());
+            let words = obstacle_in_words(policy, &obstacle, &Facts::of_nobody());
             Err(Refusal::Denied { reason: obstacle.reason(), words, observed: None })
         }
     }

@@ -52,12 +52,19 @@ pub(crate) enum Command {
         #[command(flatten)]
         config: ConfigFile,
         /// The ID of a decision that the running agent has made.
-        #[arg(conflicts_with_all = ["inbound", "peer", "subject", "method", "path"], required_unless_present = "inbound")]
+        #[arg(
+            conflicts_with_all = ["inbound", "outbound", "peer", "subject", "method", "path"],
+            required_unless_present_any = ["inbound", "outbound"]
+        )]
         decision: Option<String>,
         /// The inbound that would be asked.
         #[arg(long)]
         inbound: Option<String>,
-        /// Which workload would ask: a SPIFFE ID, dns:NAME, email:ADDRESS or ip:ADDRESS. May be given more than once.
+        /// The outbound that would be asked, if it has rules.
+        #[arg(long, conflicts_with_all = ["inbound", "subject", "address"])]
+        outbound: Option<String>,
+        /// Which workload would ask: a SPIFFE ID, dns:NAME, email:ADDRESS or ip:ADDRESS. May be given more than once. Of an outbound
+        /// the program of this host: local:loopback or local:uid=N,gid=N.
         #[arg(long)]
         peer: Vec<String>,
         /// For which user or service: user:ISSUER/NAME, client:ISSUER/ID, key:ID or basic:NAME.

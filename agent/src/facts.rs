@@ -9,10 +9,10 @@ use http::HeaderMap;
 use crate::authenticate::caller::Caller;
 use crate::connection::Connection;
 use crate::policy::condition::{Facts, ServiceFacts};
+use crate::policy::local::LocalCaller;
 use crate::policy::path::CheckedPath;
 use crate::policy::rule::Policy;
 use crate::policy::subject::SubjectNames;
-use crate::routes::InboundRoute;
 
 /// A request as conditions see it.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +28,8 @@ pub(crate) struct Asked<'request> {
 pub(crate) struct Parts<'caller> {
     pub(crate) workload: Option<(&'caller [San], Validity)>,
     pub(crate) subject: Option<&'caller SubjectNames>,
+    /// A program of this host; none on an inbound.
+    pub(crate) local: Option<LocalCaller>,
     pub(crate) address: Option<IpAddr>,
 }
 
@@ -35,11 +37,12 @@ pub(crate) struct Parts<'caller> {
 pub(crate) fn with<T>(
     caller: &Caller,
     connection: &Connection,
-    route: &InboundRoute,
+    policy: &Policy,
+    service: &ServiceFacts,
     asked: Asked<'_>,
     decide: impl FnOnce(&Facts<'_>) -> T,
 ) -> T {
-    if route.policy.uses.is_none() {
+    if policy.uses.is_none() {
         return decide(&Facts::of_nobody());
     }
     let peer = match caller {
@@ -49,9 +52,10 @@ pub(crate) fn with<T>(
     let parts = Parts {
         workload: peer.and_then(|peer| Some((peer.sans(), peer.verified()?.usable()))),
         subject: caller.subject().map(|subject| subject.names()),
+        local: peer.and_then(|peer| peer.local()),
         address: connection.address().ip(),
     };
-    with_parts(&parts, &route.policy, &route.service, asked, decide)
+    with_parts(&parts, policy, service, asked, decide)
 }
 
 #[cfg(not(feature = "conditions"))]
@@ -82,13 +86,14 @@ pub(crate) fn with_parts<T>(
 mod gathered {
     use countersign_conditions::attributes::{AttributeError, Attributes};
     use countersign_conditions::parties::Parties;
-    use countersign_conditions::principal::{Claim, LocalCaller, Principal, User, UserKind, Workload};
+    use countersign_conditions::principal::{self, Claim, Principal, User, UserKind, Workload};
     use countersign_conditions::schema::Schema;
     use countersign_conditions::uses;
     use serde_json::Value;
 
     use super::{Asked, Parts};
     use crate::policy::condition::{ServiceFacts, Uses};
+    use crate::policy::local::LocalCaller;
     use crate::policy::role::Roles;
     use crate::policy::subject::{SubjectNames, TokenNames};
     use crate::query;
@@ -104,6 +109,9 @@ mod gathered {
         let principal = principal(parts, roles, &service.schema)?;
         let parties = Parties::new(&principal, &service.service, parts.address)?;
         let mut attributes = Attributes::request(&parties, asked.method.as_str(), asked.path.as_str())?;
+        if let Some(LocalCaller::User(user)) = parts.local {
+            attributes.local(user.uid, user.gid);
+        }
         if uses.0.contains(uses::Uses::TIME) {
             attributes.time(&service.zone.at(asked.now));
         }
@@ -138,8 +146,19 @@ mod gathered {
         match (parts.subject, workload) {
             (Some(names), via) => user(names, via, roles, schema),
             (None, Some(workload)) => Principal::workload(schema, workload),
-            (None, None) => Principal::local_caller(schema, LocalCaller { user: None }),
+            (None, None) => local(parts.local.unwrap_or(LocalCaller::Unknown), roles, schema),
         }
+    }
+
+    fn local(caller: LocalCaller, roles: &Roles, schema: &Schema) -> Result<Principal, AttributeError> {
+        let held = roles.names(&roles.of_local(caller));
+        let held: Vec<&str> = held.iter().map(|name| &**name).collect();
+        let user = match caller {
+            LocalCaller::Loopback => None,
+            LocalCaller::User(user) => Some((user.uid, user.gid)),
+            LocalCaller::Unknown => return Err(AttributeError::Engine("nothing is known of the caller".to_owned())),
+        };
+        Principal::local_caller(schema, principal::LocalCaller { user, roles: &held })
     }
 
     fn user(

@@ -14,7 +14,7 @@ use countersign_certs::svid::X509Svid;
 use countersign_certs::time::{Timestamp, Validity};
 use countersign_certs::verify::VerifiedPeer;
 
-use crate::listener::LocalUser;
+use crate::policy::local::LocalCaller;
 use crate::policy::role::{RoleSet, Roles};
 use crate::record::line::peer_in_json;
 use crate::refusal::Refusal;
@@ -36,7 +36,7 @@ pub(crate) struct Peer {
 #[derive(Debug)]
 enum Evidence {
     Certificate(Arc<VerifiedPeer>),
-    Local,
+    Local(LocalCaller),
 }
 
 #[derive(Debug, Clone)]
@@ -104,20 +104,16 @@ pub(crate) fn own_certificate(own: &X509Svid, now: Timestamp) -> Result<Validity
     Ok(usable)
 }
 
-/// The program of this host that uses an outbound, so far as the kernel tells.
-pub(crate) fn local_caller(user: Option<LocalUser>) -> Rc<Peer> {
-    let principal = match user {
-        Some(user) => format!("local:uid={},gid={}", user.uid, user.gid),
-        None => "local:loopback".to_owned(),
-    };
+/// The program of this host that uses an outbound.
+pub(crate) fn local_caller(caller: LocalCaller, roles: &Roles) -> Rc<Peer> {
     let peer = Peer {
-        principal: principal.into(),
+        principal: caller.to_string().into(),
         sans: Box::default(),
-        evidence: Evidence::Local,
+        evidence: Evidence::Local(caller),
         held: RefCell::new(Held::nothing()),
         headers: RefCell::default(),
     };
-    peer.hold(&Roles::default());
+    peer.hold(roles);
     Rc::new(peer)
 }
 
@@ -156,7 +152,15 @@ impl Peer {
     pub(crate) fn verified(&self) -> Option<&Arc<VerifiedPeer>> {
         match &self.evidence {
             Evidence::Certificate(verified) => Some(verified),
-            Evidence::Local => None,
+            Evidence::Local(_) => None,
+        }
+    }
+
+    /// What is known of a program of this host; none for whoever has shown a certificate.
+    pub(crate) fn local(&self) -> Option<LocalCaller> {
+        match &self.evidence {
+            Evidence::Certificate(_) => None,
+            Evidence::Local(caller) => Some(*caller),
         }
     }
 
@@ -167,16 +171,21 @@ impl Peer {
 
     /// Looks at the roles anew, after they have changed.
     pub(crate) fn hold(&self, roles: &Roles) {
-        let held = roles.of(self.sans());
+        let held = match &self.evidence {
+            Evidence::Certificate(_) => roles.of(&self.sans),
+            Evidence::Local(caller) => roles.of_local(*caller),
+        };
         let names = roles.names(&held);
-        let in_json = self.to_json(self.verified().map(|_certificate| names.as_slice()));
+        let in_json = self.to_json(&names);
         self.held.replace(Held { roles: Rc::new(held), names: names.into(), in_json });
     }
 
-    fn to_json(&self, roles: Option<&[Arc<str>]>) -> Rc<str> {
+    fn to_json(&self, roles: &[Arc<str>]) -> Rc<str> {
         let names: Vec<String> = self.sans.iter().map(San::to_string).collect();
         let serial = self.verified().map(|verified| verified.certificate().serial().to_string());
-        peer_in_json(&self.principal, &names, serial.as_deref(), roles).into()
+        // Roles of local programs are seldom named; that they hold none is no news.
+        let told = (serial.is_some() || !roles.is_empty()).then_some(roles);
+        peer_in_json(&self.principal, &names, serial.as_deref(), told).into()
     }
 
     /// The roles that it holds.
@@ -184,7 +193,7 @@ impl Peer {
         Rc::clone(&self.held.borrow().roles)
     }
 
-    /// What audit lines tell of it; a local program holds no roles.
+    /// What audit lines tell of it.
     pub(crate) fn as_json(&self) -> Rc<str> {
         Rc::clone(&self.held.borrow().in_json)
     }

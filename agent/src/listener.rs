@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::config::address::ListenAddress;
+use crate::policy::local::{LocalCaller, LocalUser};
 use crate::systemd::HandedOver;
 
 /// Connections that the kernel may hold before they are accepted.
@@ -54,13 +55,6 @@ pub(crate) enum Stream {
 pub(crate) enum PeerAddress {
     Tcp(SocketAddr),
     Unix(Option<LocalUser>),
-}
-
-/// The user at the other end of a Unix socket (SO_PEERCRED, unix(7)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LocalUser {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
 }
 
 impl Listener {
@@ -213,11 +207,12 @@ impl PeerAddress {
         self.ip().map_or_else(|| self.to_string(), |address| address.to_string())
     }
 
-    /// The local user, where the kernel knows one.
-    pub(crate) fn user(&self) -> Option<LocalUser> {
+    /// What is known of it as a program of this host.
+    pub(crate) fn local_caller(&self) -> LocalCaller {
         match self {
-            Self::Tcp(_) => None,
-            Self::Unix(user) => *user,
+            Self::Tcp(address) if address.ip().to_canonical().is_loopback() => LocalCaller::Loopback,
+            Self::Unix(Some(user)) => LocalCaller::User(*user),
+            Self::Tcp(_) | Self::Unix(None) => LocalCaller::Unknown,
         }
     }
 }

@@ -79,7 +79,7 @@ use clap::Parser;
 use countersign_certs::time::Clock;
 
 use cli::{Arguments, AuditCommand, Command};
-use commands::question::Question;
+use commands::question::{Question, RouteName};
 use commands::{CommandError, audit};
 use config::Secrets;
 use run::RunError;
@@ -135,6 +135,7 @@ async fn carry_out(command: Command, clock: Clock, handed_over: HandedOver) -> R
             config,
             decision: None,
             inbound,
+            outbound,
             peer,
             subject,
             facts,
@@ -145,8 +146,11 @@ async fn carry_out(command: Command, clock: Clock, handed_over: HandedOver) -> R
             path,
             json,
         } => {
-            let inbound = inbound.unwrap_or_default();
-            let question = Question { inbound, peer, subject, facts, address, method, path, headers, at };
+            let route = match outbound {
+                Some(outbound) => RouteName::Outbound(outbound),
+                None => RouteName::Inbound(inbound.unwrap_or_default()),
+            };
+            let question = Question { route, peer, subject, facts, address, method, path, headers, at };
             commands::explain::question(&config.path, &question, json, &clock)
         }
         Command::Replay { policy, audit, json } => commands::replay::replay(&policy, &audit, json, &clock),

@@ -43,9 +43,9 @@ async fn serve_recorded(
 ) -> Result<(), Refusal> {
     worker.audit().admit().await?;
     let _place = worker.take_place(&route.name)?;
-    let user = record.address().user();
-    let peer = record.peer(identify::local_caller(user));
-    authorize::local_caller(route, user)?;
+    let caller = record.address().local_caller();
+    let peer = record.peer(identify::local_caller(caller, &worker.snapshot().roles));
+    authorize::local_caller(route, caller, &peer.roles())?;
     let connection = Connection::outbound(worker, route, record.address(), peer);
     authorize::still_trusted(&connection)?;
     if route.is_tcp {

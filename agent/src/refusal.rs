@@ -9,8 +9,8 @@ use http::StatusCode;
 
 use crate::authenticate::refusal::CredentialRefusal;
 use crate::limit::LimitRefusal;
-use crate::listener::LocalUser;
 use crate::policy::credential::CredentialSet;
+use crate::policy::local::LocalCaller;
 use crate::request::RequestError;
 
 /// The word for requests that are refused before any rule is asked.
@@ -52,9 +52,9 @@ pub(crate) enum Refusal {
     /// It is too much.
     #[error(transparent)]
     Limit(#[from] Box<LimitRefusal>),
-    /// A local user may not use this socket.
-    #[error("{} may not use this socket", in_words(.0.as_ref()))]
-    LocalUser(Option<LocalUser>),
+    /// No rule of the outbound could allow this program anything.
+    #[error("{0} holds no role that a rule of this outbound names")]
+    LocalCaller(LocalCaller),
     /// What was allowed is allowed no longer.
     #[error(transparent)]
     Withdrawn(#[from] Withdrawn),
@@ -148,7 +148,7 @@ impl Refusal {
             Self::Denied { reason, .. } => reason,
             Self::KeyNotFor { .. } => "key_not_for_this",
             Self::Limit(refusal) => refusal.reason(),
-            Self::LocalUser(_) => "local_user_not_allowed",
+            Self::LocalCaller(_) => "local_user_not_allowed",
             Self::Withdrawn(withdrawn) => withdrawn.reason(),
             Self::BackendCredential => "backend_credential",
             Self::BackendCredentialRefused => "backend_credential_refused",
@@ -174,7 +174,7 @@ impl Refusal {
             | Self::Certificate(_)
             | Self::Denied { .. }
             | Self::KeyNotFor { .. }
-            | Self::LocalUser(_)
+            | Self::LocalCaller(_)
             | Self::Withdrawn(_) => StatusCode::FORBIDDEN,
             Self::Request(_) | Self::Protocol(_) | Self::Handshake(_) | Self::CallerGone => StatusCode::BAD_REQUEST,
             Self::HandshakeTimeout(_) => StatusCode::REQUEST_TIMEOUT,
@@ -234,7 +234,7 @@ impl Refusal {
                 | Self::Credential { .. }
                 | Self::Denied { .. }
                 | Self::KeyNotFor { .. }
-                | Self::LocalUser(_)
+                | Self::LocalCaller(_)
                 | Self::Withdrawn(_)
                 | Self::Request(_)
                 | Self::TooMany { .. }
@@ -267,13 +267,6 @@ impl Withdrawn {
             Self::Route => "withdrawn_route",
             Self::Stopped => "withdrawn_stopped",
         }
-    }
-}
-
-fn in_words(user: Option<&LocalUser>) -> String {
-    match user {
-        Some(LocalUser { uid, gid }) => format!("uid {uid}, gid {gid}"),
-        None => "a caller whom the kernel does not name".to_owned(),
     }
 }
 

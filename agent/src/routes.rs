@@ -10,7 +10,7 @@ use countersign_certs::svid::X509Svid;
 use countersign_certs::tls::{ClientSide, ServerSide};
 
 use crate::config::address::{BackendAddress, Endpoint, ListenAddress};
-use crate::config::checked::{Accepted, Limits, LocalUsers};
+use crate::config::checked::{Accepted, Limits};
 use crate::given::Given;
 use crate::issuers::LiveIssuer;
 use crate::limit::definition::Store;
@@ -99,7 +99,10 @@ pub(crate) struct OutboundRoute {
     pub(crate) tls: ClientSide,
     pub(crate) is_tcp: bool,
     pub(crate) endpoints: Vec<Endpoint>,
-    pub(crate) allow: Option<LocalUsers>,
+    /// Which programs may do what; none means whoever can reach the socket.
+    pub(crate) policy: Option<Arc<Policy>>,
+    /// The service as conditions see it.
+    pub(crate) service: ServiceFacts,
     /// One for each worker.
     pub(crate) counters: Vec<Arc<RouteCounters>>,
 }
@@ -166,10 +169,11 @@ impl Snapshot {
 
     /// Whether the hour can take back what was allowed.
     pub(crate) fn looks_at_time(&self) -> bool {
-        self.routes.values().any(|open| match &open.route {
-            Route::Inbound(route) => route.policy.uses.is_some_and(Uses::looks_at_time),
-            Route::Outbound(_) => false,
-        })
+        let policies = self.routes.values().filter_map(|open| match &open.route {
+            Route::Inbound(route) => Some(&route.policy),
+            Route::Outbound(route) => route.policy.as_ref(),
+        });
+        policies.into_iter().any(|policy| policy.uses.is_some_and(Uses::looks_at_time))
     }
 
     /// The outbound of this name.

@@ -46,7 +46,8 @@ fn a_refused_config_leaves_the_mode_of_a_socket_as_it_was() {
     assert_eq!(mode(), 0o660);
     let good = mesh.host_a.tables();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let allow = "[[outbound.allow]]\nuids = [4242]\n\n";
+    let allow =
+        "[[outbound.allow]]\nroles = [\"owner\"]\n\n[[role]]\nname = \"owner\"\nmembers = [\"local:uid=4242\"]\n\n";
     let more = format!(
         "[[outbound]]\nname = \"more\"\nidentity = \"{FRONTEND}\"\nlisten = \"{}\"\nservice = \"{SERVICE}\"\nendpoints = [\"127.0.0.1:1\"]\n",
         taken.local_addr().unwrap()

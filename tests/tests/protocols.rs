@@ -436,28 +436,6 @@ fn plain_tcp_passes_over_unix_sockets() {
 }
 
 #[test]
-fn only_the_local_users_that_are_named_may_use_a_socket() {
-    let folder = tools::folder();
-    let own = folder.path().join("own.sock");
-    let backend = EchoBackend::start();
-    let me = rustix::process::geteuid().as_raw();
-    let mut mesh = mesh_on_sockets(&backend.url(), &own, "");
-    let tables = mesh.host_a.tables();
-    let with = |uid: u32| {
-        let (before, after) = tables.split_once("[[outbound]]\nname      = \"llm-as-other\"").unwrap();
-        format!("{before}[[outbound.allow]]\nuids = [{uid}]\n\n[[outbound]]\nname      = \"llm-as-other\"{after}")
-    };
-    mesh.host_a.reload(&with(me));
-    assert_eq!(http::get(Address::Unix(own.clone()), "/a").unwrap().status(), 200);
-    mesh.host_a.reload(&with(me + 12345));
-    let refused = http::get(Address::Unix(own), "/a");
-    assert!(refused.as_ref().map_or(true, |answer| answer.status() == 403), "{refused:?}");
-    let line = mesh.host_a.wait_for_audit("the refusal", |line| line["reason"] == "local_user_not_allowed");
-    assert!(line["address"].as_str().unwrap().contains(&format!("uid={me}")), "{line}");
-    assert_eq!(backend.seen().len(), 1);
-}
-
-#[test]
 fn injected_credentials_reach_the_service_and_the_callers_own_do_not() {
     let backend = EchoBackend::start();
     let folder = tools::folder();

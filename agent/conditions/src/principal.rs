@@ -94,9 +94,11 @@ impl Claim<'_> {
 
 /// A program of this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LocalCaller {
+pub struct LocalCaller<'caller> {
     /// User and group as the kernel tells them; none for a program that came over loopback.
     pub user: Option<(u32, u32)>,
+    /// Roles that it holds.
+    pub roles: &'caller [&'caller str],
 }
 
 /// Who asks, prepared. Cheap to clone; make it once per peer or token.
@@ -169,15 +171,15 @@ impl Principal {
     /// A program of this host. `LocalCaller::"..."` is its user id.
     ///
     /// # Errors
-    /// None today; the same form as the others.
-    pub fn local_caller(schema: &Schema, caller: LocalCaller) -> Result<Self, AttributeError> {
+    /// More roles than are allowed.
+    pub fn local_caller(schema: &Schema, caller: LocalCaller<'_>) -> Result<Self, AttributeError> {
         let (id, attributes) = match caller.user {
             Some((uid, gid)) => {
                 (uid.to_string(), vec![("uid", Value::from(i64::from(uid))), ("gid", Value::from(i64::from(gid)))])
             }
             None => ("loopback".to_owned(), Vec::new()),
         };
-        let entity = prepare(&schema.0, &schema.0.types.local_caller, &id, &[], attributes)?;
+        let entity = prepare(&schema.0, &schema.0.types.local_caller, &id, caller.roles, attributes)?;
         Ok(Self::of(schema, Arc::new(entity), None))
     }
 

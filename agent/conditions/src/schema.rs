@@ -193,7 +193,7 @@ fn text(vocabulary: &Vocabulary, direction: Direction) -> String {
             "address: __cedar::ipaddr",
         ),
         Direction::Outbound => {
-            ("entity LocalCaller { uid?: Long, gid?: Long };\n", "", "local?: { uid: Long, gid: Long }")
+            ("entity LocalCaller in [Role] { uid?: Long, gid?: Long };\n", "", "local?: { uid: Long, gid: Long }")
         }
     };
     let principals = match direction {
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn the_lists_of_attributes_are_those_of_the_schema() {
         check("context: {", &CONTEXT_ATTRIBUTES);
-        check("entity LocalCaller {", &LOCAL_CALLER_ATTRIBUTES);
+        check("entity LocalCaller in [Role] {", &LOCAL_CALLER_ATTRIBUTES);
         check("entity Service {", &SERVICE_ATTRIBUTES);
         check("entity User in [Role] {", &USER_ATTRIBUTES);
         check("entity Workload in [Role] {", &WORKLOAD_ATTRIBUTES);

@@ -101,8 +101,10 @@ fn everything_about_a_local_program_is_known() {
     let text = "principal has uid && principal.uid == 1000 && principal has gid && principal.gid == 100";
     assert!(holds(text, &local(&schema)));
     assert!(holds("principal == LocalCaller::\"1000\"", &local(&schema)));
-    let unknown = Principal::local_caller(&schema, LocalCaller { user: None }).unwrap();
+    assert!(holds("principal in Role::\"employee\"", &local(&schema)));
+    let unknown = Principal::local_caller(&schema, LocalCaller { user: None, roles: &[] }).unwrap();
     assert!(!holds(text, &unknown));
+    assert!(!holds("principal in Role::\"employee\"", &unknown));
     assert!(holds("principal == LocalCaller::\"loopback\" && !(principal has gid)", &unknown));
     assert!(holds("context has local && context.local.uid == 7 && context.local.gid == 8", &unknown));
 }

@@ -8,7 +8,7 @@ use countersign_certs::store::{self, StoreError};
 use countersign_certs::time::{Clock, Timestamp, TimestampError};
 use serde::{Deserialize, Serialize};
 
-use super::question::{self, Question};
+use super::question::{self, Question, RouteName};
 use crate::config::{ConfigError, Secrets};
 use crate::refusal::in_one_line;
 use crate::run::{self, RunError};
@@ -27,7 +27,10 @@ struct Table {
 #[serde(deny_unknown_fields)]
 struct Case {
     name: String,
-    inbound: String,
+    #[serde(default)]
+    inbound: Option<String>,
+    #[serde(default)]
+    outbound: Option<String>,
     #[serde(default)]
     peer: Vec<String>,
     #[serde(default)]
@@ -107,10 +110,16 @@ pub(crate) fn test(path: &Path, json: bool, clock: &Clock) -> Result<String, Exp
 }
 
 fn one(case: Case, config: &crate::config::checked::Agent, clock: &Clock) -> Tested {
-    let Case { name, inbound, peer, subject, facts, address, method, path, headers, at, expect, rule, reason } = case;
-    let at = at.map(|text| text.parse()).transpose();
-    let asked = at.map_err(|error: TimestampError| error.to_string()).and_then(|at: Option<Timestamp>| {
-        let question = Question { inbound, peer, subject, facts, address, method, path, headers, at };
+    let Case { name, inbound, outbound, peer, subject, facts, address, .. } = case;
+    let Case { method, path, headers, at, expect, rule, reason, .. } = case;
+    let route = match (inbound, outbound) {
+        (Some(inbound), None) => Ok(RouteName::Inbound(inbound)),
+        (None, Some(outbound)) => Ok(RouteName::Outbound(outbound)),
+        (Some(_), Some(_)) | (None, None) => Err("name one inbound or one outbound".to_owned()),
+    };
+    let at = at.map(|text| text.parse()).transpose().map_err(|error: TimestampError| error.to_string());
+    let asked = route.and_then(|route| Ok((route, at?))).and_then(|(route, at): (_, Option<Timestamp>)| {
+        let question = Question { route, peer, subject, facts, address, method, path, headers, at };
         question::answer(config, &question, clock.now()).map_err(|error| in_one_line(&error))
     });
     let (passed, found) = match asked {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use countersign_certs::san::{San, SanError};
+use countersign_certs::san::SanError;
 use countersign_certs::time::{Timestamp, Validity};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, uri::PathAndQuery};
@@ -11,16 +11,20 @@ use serde::Deserialize;
 
 use crate::config::checked;
 use crate::facts::{self, Asked, Parts};
+use crate::policy::condition::ServiceFacts;
 use crate::policy::explain::{self, Explanation};
+use crate::policy::local::LocalCaller;
 use crate::policy::path::{CheckedTarget, PathError};
+use crate::policy::rule::Policy;
 use crate::policy::subject::{SubjectError, SubjectNames};
 use crate::record::Direction;
 
 /// What is asked about.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Question {
-    pub(crate) inbound: String,
-    /// The names of the workload.
+    /// The name of an inbound, or of an outbound.
+    pub(crate) route: RouteName,
+    /// The names of the workload, or a program of this host as audit lines name it.
     pub(crate) peer: Vec<String>,
     /// The user or service: `user:ISSUER/NAME`, `client:ISSUER/ID`, `key:ID` or `basic:NAME`.
     pub(crate) subject: Option<String>,
@@ -36,6 +40,19 @@ pub(crate) struct Question {
     pub(crate) at: Option<Timestamp>,
 }
 
+/// The route that is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RouteName {
+    Inbound(String),
+    Outbound(String),
+}
+
+impl Default for RouteName {
+    fn default() -> Self {
+        Self::Inbound(String::new())
+    }
+}
+
 /// Why a question cannot be answered.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum QuestionError {
@@ -45,14 +62,20 @@ pub(crate) enum QuestionError {
     Header(String),
     #[error("there is no inbound {name:?}; there are: {known}")]
     Inbound { name: String, known: String },
+    #[error("{0:?} names no program of this host; write local:loopback or local:uid=N,gid=N")]
+    Local(String),
     #[error("{0:?} is no method")]
     Method(String),
     #[error("nobody asks: name a peer or a subject")]
     Nobody,
+    #[error("there is no outbound {name:?}; there are: {known}")]
+    Outbound { name: String, known: String },
     #[error("a request for {path:?} would be refused before any rule is asked")]
     Path { path: String, source: PathError },
     #[error(transparent)]
     Peer(#[from] SanError),
+    #[error("the outbound {0:?} has no rules: whoever can reach its socket may use it")]
+    NoRules(String),
     #[error(transparent)]
     Subject(#[from] SubjectError),
     #[error("{0:?} is no path")]
@@ -68,15 +91,13 @@ pub(crate) fn answer(
     question: &Question,
     now: Timestamp,
 ) -> Result<Explanation, QuestionError> {
-    let known = || config.inbounds.iter().map(|inbound| &*inbound.name).collect::<Vec<_>>().join(", ");
-    let inbound = config
-        .inbounds
-        .iter()
-        .find(|known| *known.name == *question.inbound)
-        .ok_or_else(|| QuestionError::Inbound { name: question.inbound.clone(), known: known() })?;
-    let names: Vec<San> = question.peer.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
+    let (policy, service) = rules_of(config, &question.route)?;
+    let (names, local) = match question.route {
+        RouteName::Inbound(_) => (question.peer.iter().map(|name| name.parse()).collect::<Result<_, _>>()?, None),
+        RouteName::Outbound(_) => (Vec::new(), local(&question.peer)?),
+    };
     let subject = question.subject.as_ref().map(|name| SubjectNames::recorded(name, &question.facts)).transpose()?;
-    if names.is_empty() && subject.is_none() {
+    if names.is_empty() && subject.is_none() && local.is_none() {
         return Err(QuestionError::Nobody);
     }
     let address = question.address.as_deref().map(address).transpose()?;
@@ -92,20 +113,51 @@ pub(crate) fn answer(
     let parts = Parts {
         workload: (!names.is_empty()).then_some((names.as_slice(), certificate)),
         subject: subject.as_ref(),
+        local,
         address,
     };
     let asked = Asked { method: &method, path: target.path(), query: target.query(), headers: Some(&headers), now };
-    Ok(facts::with_parts(&parts, &inbound.policy, &inbound.service, asked, |facts| {
+    Ok(facts::with_parts(&parts, policy, service, asked, |facts| {
         let asked = explain::Asked {
             workload: &names,
             subject: subject.as_ref(),
+            local,
             address,
             method: &method,
             path: target.path(),
             facts,
         };
-        explain::explain(&inbound.policy, &asked)
+        explain::explain(policy, &asked)
     }))
+}
+
+fn rules_of<'config>(
+    config: &'config checked::Agent,
+    route: &RouteName,
+) -> Result<(&'config Policy, &'config ServiceFacts), QuestionError> {
+    match route {
+        RouteName::Inbound(name) => {
+            let inbound = config.inbounds.iter().find(|known| *known.name == **name);
+            let known = || config.inbounds.iter().map(|inbound| &*inbound.name).collect::<Vec<_>>().join(", ");
+            let inbound = inbound.ok_or_else(|| QuestionError::Inbound { name: name.clone(), known: known() })?;
+            Ok((&inbound.policy, &inbound.service))
+        }
+        RouteName::Outbound(name) => {
+            let outbound = config.outbounds.iter().find(|known| *known.name == **name);
+            let known = || config.outbounds.iter().map(|outbound| &*outbound.name).collect::<Vec<_>>().join(", ");
+            let outbound = outbound.ok_or_else(|| QuestionError::Outbound { name: name.clone(), known: known() })?;
+            let policy = outbound.policy.as_ref().ok_or_else(|| QuestionError::NoRules(name.clone()))?;
+            Ok((policy, &outbound.described))
+        }
+    }
+}
+
+fn local(peer: &[String]) -> Result<Option<LocalCaller>, QuestionError> {
+    match peer {
+        [] => Ok(None),
+        [one] => LocalCaller::recorded(one).map(Some).ok_or_else(|| QuestionError::Local(one.clone())),
+        [_, another, ..] => Err(QuestionError::Local(another.clone())),
+    }
 }
 
 fn address(text: &str) -> Result<IpAddr, QuestionError> {
@@ -155,9 +207,9 @@ pub(crate) struct Recorded {
 }
 
 impl Recorded {
-    /// Whether it is about a request on an inbound.
+    /// Whether it is about a request.
     pub(crate) fn is_request(&self) -> bool {
-        self.event == "request" && self.direction == Direction::Inbound.as_str()
+        self.event == "request"
     }
 
     /// What was asked, if somebody asked whom a policy decides on.
@@ -165,10 +217,14 @@ impl Recorded {
         let peer: Vec<String> =
             if self.names.is_empty() { self.peer.iter().cloned().collect() } else { self.names.clone() };
         let somebody = !peer.is_empty() || self.subject.is_some();
-        let decided = self.direction == Direction::Inbound.as_str() && somebody;
         let (method, path) = self.method.clone().zip(self.path.clone())?;
-        decided.then(|| Question {
-            inbound: self.route.clone(),
+        let route = match self.direction.as_str() {
+            inbound if inbound == Direction::Inbound.as_str() => RouteName::Inbound(self.route.clone()),
+            outbound if outbound == Direction::Outbound.as_str() => RouteName::Outbound(self.route.clone()),
+            _ => return None,
+        };
+        somebody.then(|| Question {
+            route,
             peer,
             subject: self.subject.clone(),
             facts: self.subject_facts.clone(),

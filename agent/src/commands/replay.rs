@@ -34,7 +34,7 @@ struct Replayed {
     unchanged: u64,
     now_allowed: u64,
     now_denied: u64,
-    /// Decisions of which nothing can be said: their inbound is gone, or they were made on what is not recorded.
+    /// Decisions of which nothing can be said: their route is gone, or they were made on what is not recorded.
     unknown: u64,
     /// Lines that are no records of requests, or were refused before any rule was asked.
     other_lines: u64,
@@ -48,7 +48,7 @@ struct Replayed {
 struct Change {
     decision: String,
     time: String,
-    inbound: String,
+    route: String,
     who: String,
     method: String,
     path: String,
@@ -142,7 +142,7 @@ impl Replayed {
         self.changes.push(Change {
             decision: recorded.decision.clone(),
             time: recorded.time.clone(),
-            inbound: recorded.route.clone(),
+            route: recorded.route.clone(),
             who: who.join(" for "),
             method: recorded.method.clone().unwrap_or_default(),
             path: recorded.path.clone().unwrap_or_default(),
@@ -156,8 +156,8 @@ impl Replayed {
             .changes
             .iter()
             .map(|change| {
-                let Change { decision, time, inbound, who, method, path, before, now } = change;
-                format!("{time} {decision} {inbound}: {who}, {method} {path}: {before} -> {now}")
+                let Change { decision, time, route, who, method, path, before, now } = change;
+                format!("{time} {decision} {route}: {who}, {method} {path}: {before} -> {now}")
             })
             .collect();
         lines

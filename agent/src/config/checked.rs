@@ -390,15 +390,10 @@ pub(crate) struct Outbound {
     pub(crate) endpoints: Vec<Endpoint>,
     /// Other hosts may use it without proving who they are.
     pub(crate) unsafe_listen_beyond_loopback: bool,
-    /// Which local users may use the socket; none named means whoever can reach it.
-    pub(crate) allow: Option<LocalUsers>,
-}
-
-/// Users and groups of this host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LocalUsers {
-    pub(crate) uids: Vec<u32>,
-    pub(crate) gids: Vec<u32>,
+    /// Which programs may do what; none means whoever can reach the socket.
+    pub(crate) policy: Option<Arc<Policy>>,
+    /// The service as conditions see it.
+    pub(crate) described: ServiceFacts,
 }
 
 impl Agent {

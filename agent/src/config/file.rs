@@ -216,7 +216,7 @@ pub(crate) struct Conditions {
     pub(crate) query: Vec<Spanned<String>>,
 }
 
-/// `[inbound.policy]`
+/// `[inbound.policy]` or `[outbound.policy]`
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PolicyFile {
@@ -291,7 +291,7 @@ pub(crate) struct Inbound {
     pub(crate) token: Option<BackendToken>,
 }
 
-/// `[[inbound.allow]]` or `[[inbound.deny]]`
+/// `[[inbound.allow]]`, `[[inbound.deny]]` and those of `[[outbound]]`
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Rule {
@@ -356,17 +356,12 @@ pub(crate) struct Outbound {
     pub(crate) foreign_bundle: Option<Spanned<PathBuf>>,
     pub(crate) endpoints: Spanned<Vec<Spanned<String>>>,
     #[serde(default)]
-    pub(crate) allow: Vec<Spanned<AllowLocal>>,
-}
-
-/// `[[outbound.allow]]`: which local users may use a Unix socket.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct AllowLocal {
+    pub(crate) labels: BTreeMap<String, Spanned<String>>,
+    pub(crate) policy: Option<PolicyFile>,
     #[serde(default)]
-    pub(crate) uids: Vec<u32>,
+    pub(crate) allow: Vec<Spanned<Rule>>,
     #[serde(default)]
-    pub(crate) gids: Vec<u32>,
+    pub(crate) deny: Vec<Spanned<Rule>>,
 }
 
 /// A value or a list of them. Written by hand because serde's untagged enums lose the place of an error.

@@ -464,3 +464,34 @@ fn a_token_comes_from_one_endpoint_to_which_the_agent_proves_itself_in_one_way()
     check(&format!("{right}\nheader = \"host\""), Some("the agent itself sets host"));
     check(&format!("{right}\n[[inbound.inject]]\nheader = \"authorization\"\nvalue = \"x\""), Some("injected already"));
 }
+
+const LOCAL_ROLES: &str = "[[role]]\nname = \"web\"\nmembers = [\"spiffe://prod.example/web\"]\n[[role]]\nname = \"loopback\"\nmembers = [\"local:loopback\"]\n[[role]]\nname = \"user\"\nmembers = [\"local:uid=1000\"]\n[[outbound]]";
+
+/// The right config with these lines after its outbound.
+fn with_local_rules(listen: &str, rules: &str) -> Result<checked::Agent, String> {
+    let text = RIGHT.replace("[[outbound]]", LOCAL_ROLES).replace("127.0.0.1:11435", listen);
+    checked(&(text + rules))
+}
+
+#[test]
+fn rules_of_an_outbound_that_no_program_could_meet_are_refused() {
+    let allow = |rest: &str| format!("[[outbound.allow]]\nroles = {rest}\n");
+    for (listen, role) in [("127.0.0.1:11435", "loopback"), ("unix:/run/a.sock", "user"), ("systemd:a", "user")] {
+        let config = with_local_rules(listen, &allow(&format!("[{role:?}]"))).unwrap();
+        assert!(config.outbounds.first().unwrap().policy.is_some(), "{listen}");
+    }
+    assert!(with_local_rules("127.0.0.1:11435", "").unwrap().outbounds.first().unwrap().policy.is_none());
+    for (listen, rules, expected) in [
+        ("127.0.0.1:11435", allow("[\"user\"]"), "no program on this socket could hold its role"),
+        ("unix:/run/a.sock", allow("[\"loopback\"]"), "no program on this socket could hold its role"),
+        ("unix:/run/a.sock", allow("[\"web\"]"), "no program on this socket could hold its role"),
+        ("127.0.0.1:11435", allow("[\"loopback\"]\nnetworks = [\"10.0.0.0/8\"]"), "come from no network"),
+        ("127.0.0.1:11435", allow("[\"loopback\"]\nvia = [\"web\"]"), "for nobody else"),
+        ("127.0.0.1:11435", allow("[\"loopback\"]\nwhen = 'principal is Workload'"), "here there are"),
+        ("127.0.0.1:11435", "[[outbound.deny]]\nmethods = [\"GET\"]\n".to_owned(), "none that allows"),
+        ("127.0.0.1:11435", "[[outbound.allow]]\nmethods = [\"GET\"]\n".to_owned(), "names no role"),
+    ] {
+        let error = with_local_rules(listen, &rules).unwrap_err();
+        assert!(error.contains(expected), "expected {expected:?} in {error}");
+    }
+}

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::condition::Facts;
 use super::decide::{Decision, Holders, Obstacle, Question, denies, first_obstacle, observed, request};
+use super::local::LocalCaller;
 use super::path::CheckedPath;
 use super::role::{RoleSet, Roles};
 use super::rule::{Effect, Policy, Rule};
@@ -20,6 +21,8 @@ pub(crate) struct Asked<'asked> {
     pub(crate) workload: &'asked [San],
     /// The user or service with a credential of its own.
     pub(crate) subject: Option<&'asked SubjectNames>,
+    /// The program of this host that asks an outbound.
+    pub(crate) local: Option<LocalCaller>,
     pub(crate) address: Option<IpAddr>,
     pub(crate) method: &'asked Method,
     pub(crate) path: CheckedPath<'asked>,
@@ -75,7 +78,10 @@ struct Looked {
 
 /// Explains what a policy says to one request.
 pub(crate) fn explain(policy: &Policy, asked: &Asked<'_>) -> Explanation {
-    let of_workload = policy.roles.of(asked.workload);
+    let of_workload = match asked.local {
+        Some(caller) => policy.roles.of_local(caller),
+        None => policy.roles.of(asked.workload),
+    };
     let of_subject = asked.subject.map(|subject| policy.roles.of_subject(subject));
     let holders = match &of_subject {
         Some(roles) => Holders { roles, via: (!asked.workload.is_empty()).then_some(&of_workload) },
@@ -90,7 +96,10 @@ pub(crate) fn explain(policy: &Policy, asked: &Asked<'_>) -> Explanation {
     };
     let names = |set: &RoleSet| policy.roles.names(set).iter().map(ToString::to_string).collect();
     Explanation {
-        peer: asked.workload.iter().map(San::to_string).collect(),
+        peer: match asked.local {
+            Some(caller) => vec![caller.to_string()],
+            None => asked.workload.iter().map(San::to_string).collect(),
+        },
         subject: asked.subject.map(SubjectNames::principal),
         method: asked.method.to_string(),
         path: asked.path.as_str().to_owned(),
@@ -110,6 +119,7 @@ fn memberships(roles: &Roles, asked: &Asked<'_>) -> Vec<Membership> {
     let workload = asked.workload.to_vec();
     let belongs = move |pattern: &super::member::MemberPattern| {
         workload.iter().any(|san| pattern.matches(san))
+            || asked.local.is_some_and(|caller| pattern.matches_local(caller))
             || asked.subject.is_some_and(|names| pattern.matches_subject(names))
     };
     let members = roles.origins(belongs);

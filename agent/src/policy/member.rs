@@ -6,6 +6,7 @@ use std::str::FromStr;
 use countersign_certs::san::{San, SanError};
 use countersign_certs::spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
 
+use super::local::{LocalCaller, LocalError, LocalPattern};
 use super::subject::{SubjectError, SubjectNames, SubjectPattern};
 
 /// Who belongs to a role.
@@ -17,6 +18,8 @@ pub(crate) enum MemberPattern {
     Spiffe { trust_domain: TrustDomain, segments: Box<[MemberSegment]> },
     /// Users and services by what their own credential says of them.
     Subject(SubjectPattern),
+    /// Programs of this host.
+    Local(LocalPattern),
 }
 
 /// One segment of a member pattern.
@@ -36,6 +39,8 @@ pub(crate) enum MemberError {
     #[error("'**' may only be the last segment")]
     AnyRestNotLast,
     #[error(transparent)]
+    Local(#[from] LocalError),
+    #[error(transparent)]
     San(#[from] SanError),
     #[error("{0}")]
     Spiffe(SpiffeIdError),
@@ -53,7 +58,8 @@ impl MemberPattern {
             (Self::Spiffe { trust_domain, segments }, San::Spiffe(id)) => {
                 trust_domain == id.trust_domain() && segments_match(segments, id)
             }
-            (Self::Spiffe { .. }, San::Dns(_) | San::Email(_) | San::Ip(_)) | (Self::Subject(_), _) => false,
+            (Self::Spiffe { .. }, San::Dns(_) | San::Email(_) | San::Ip(_))
+            | (Self::Subject(_) | Self::Local(_), _) => false,
         }
     }
 
@@ -61,7 +67,24 @@ impl MemberPattern {
     pub(crate) fn matches_subject(&self, subject: &SubjectNames) -> bool {
         match self {
             Self::Subject(pattern) => pattern.matches(subject),
-            Self::Exact(_) | Self::Spiffe { .. } => false,
+            Self::Exact(_) | Self::Spiffe { .. } | Self::Local(_) => false,
+        }
+    }
+
+    /// Whether a program of this host belongs.
+    pub(crate) fn matches_local(&self, caller: LocalCaller) -> bool {
+        match self {
+            Self::Local(pattern) => pattern.matches(caller),
+            Self::Exact(_) | Self::Spiffe { .. } | Self::Subject(_) => false,
+        }
+    }
+
+    /// Whether a program on a Unix socket could belong, or else one that comes over loopback.
+    pub(crate) fn is_local(&self, on_unix_socket: bool) -> bool {
+        match self {
+            Self::Local(LocalPattern::Loopback) => !on_unix_socket,
+            Self::Local(LocalPattern::Uid(_) | LocalPattern::Gid(_)) => on_unix_socket,
+            Self::Exact(_) | Self::Spiffe { .. } | Self::Subject(_) => false,
         }
     }
 
@@ -69,7 +92,7 @@ impl MemberPattern {
     pub(crate) fn subject(&self) -> Option<&SubjectPattern> {
         match self {
             Self::Subject(pattern) => Some(pattern),
-            Self::Exact(_) | Self::Spiffe { .. } => None,
+            Self::Exact(_) | Self::Spiffe { .. } | Self::Local(_) => None,
         }
     }
 
@@ -77,7 +100,7 @@ impl MemberPattern {
     pub(crate) fn trust_domain(&self) -> Option<&TrustDomain> {
         match self {
             Self::Exact(San::Spiffe(id)) => Some(id.trust_domain()),
-            Self::Exact(San::Dns(_) | San::Email(_) | San::Ip(_)) | Self::Subject(_) => None,
+            Self::Exact(San::Dns(_) | San::Email(_) | San::Ip(_)) | Self::Subject(_) | Self::Local(_) => None,
             Self::Spiffe { trust_domain, .. } => Some(trust_domain),
         }
     }
@@ -102,6 +125,9 @@ impl FromStr for MemberPattern {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Some(pattern) = SubjectPattern::parse(text)? {
             return Ok(Self::Subject(pattern));
+        }
+        if let Some(pattern) = LocalPattern::parse(text)? {
+            return Ok(Self::Local(pattern));
         }
         if !text.contains('*') {
             return Ok(Self::Exact(text.parse()?));
@@ -133,6 +159,7 @@ impl fmt::Display for MemberPattern {
         match self {
             Self::Exact(san) => write!(formatter, "{san}"),
             Self::Subject(pattern) => write!(formatter, "{pattern}"),
+            Self::Local(pattern) => write!(formatter, "{pattern}"),
             Self::Spiffe { trust_domain, segments } => {
                 write!(formatter, "spiffe://{trust_domain}")?;
                 segments.iter().try_for_each(|segment| match segment {

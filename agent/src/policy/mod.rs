@@ -9,6 +9,8 @@ pub(crate) mod credential;
 
 pub(crate) mod subject;
 
+pub(crate) mod local;
+
 pub(crate) mod member;
 
 pub(crate) mod role;

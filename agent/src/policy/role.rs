@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use countersign_certs::san::San;
 
+use super::local::LocalCaller;
 use super::member::MemberPattern;
 use super::subject::SubjectNames;
 
@@ -100,7 +101,13 @@ impl Roles {
         held
     }
 
-    fn held_by(&self, belongs: impl Fn(&MemberPattern) -> bool) -> RoleSet {
+    /// The roles that a program of this host holds.
+    pub(crate) fn of_local(&self, caller: LocalCaller) -> RoleSet {
+        self.held_by(|pattern| pattern.matches_local(caller))
+    }
+
+    /// The roles of which such a member holds at least one.
+    pub(crate) fn held_by(&self, belongs: impl Fn(&MemberPattern) -> bool) -> RoleSet {
         let mut held = RoleSet::with_room_for(self.names.len());
         for (members, implied) in self.members.iter().zip(&self.implied) {
             if members.iter().any(&belongs) {

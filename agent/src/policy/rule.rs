@@ -90,6 +90,16 @@ impl Policy {
         Self { roles, uses, enforced: both(false), observed: observed.then(|| both(true)) }
     }
 
+    /// Whether anything could be allowed to whoever holds these roles.
+    pub(crate) fn could_allow(&self, held: &RoleSet) -> bool {
+        self.enforced.file.is_some() || self.enforced.allow.concerning(held).any(|rules| !rules.is_empty())
+    }
+
+    /// Whether anything could be allowed to a program of this host that comes over a Unix socket, or else over loopback.
+    pub(crate) fn could_allow_local(&self, on_unix_socket: bool) -> bool {
+        self.could_allow(&self.roles.held_by(|member| member.is_local(on_unix_socket)))
+    }
+
     /// Every rule, those that are only observed too: first what denies, then what allows.
     pub(crate) fn all_rules(&self) -> impl Iterator<Item = (Effect, &Rule)> {
         let rules = self.observed.as_ref().unwrap_or(&self.enforced);

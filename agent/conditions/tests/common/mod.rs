@@ -97,7 +97,7 @@ pub(crate) fn alice(schema: &Schema) -> Principal {
 }
 
 pub(crate) fn local(schema: &Schema) -> Principal {
-    Principal::local_caller(schema, LocalCaller { user: Some((1000, 100)) }).unwrap()
+    Principal::local_caller(schema, LocalCaller { user: Some((1000, 100)), roles: &["employee"] }).unwrap()
 }
 
 pub(crate) fn llm(schema: &Schema) -> Service {

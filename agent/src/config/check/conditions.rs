@@ -1,5 +1,6 @@
 //! Conditions: everything that they can speak of, as the config declares it, and each of them where it stands.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::policy::condition::{Compiler, Condition, ServiceFacts};
 use crate::policy::rule::NamedFile;
 use crate::refusal::in_one_line;
 
-/// Compiles against everything that can exist in this config.
+/// Compiles against everything that can exist in this config, for inbounds.
 #[cfg(feature = "conditions")]
 pub(super) fn compiler(file: &file::Agent, issuers: &[Arc<Issuer>]) -> Result<Compiler, Finding> {
     use countersign_conditions::clock::{Zone, Zones};
@@ -46,14 +47,20 @@ fn vocabulary(
     file: &file::Agent,
     issuers: &[Arc<Issuer>],
 ) -> Result<countersign_conditions::vocabulary::Vocabulary, Finding> {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
     use countersign_conditions::vocabulary::{ClaimKind, Vocabulary};
 
     use super::super::checked::ClaimType;
 
     let texts = |list: &[Spanned<String>]| list.iter().map(|text| text.get_ref().clone()).collect();
-    let labels: BTreeSet<&String> = file.inbound.iter().flat_map(|inbound| inbound.labels.keys()).collect();
+    let inbound_labels = file.inbound.iter().flat_map(|inbound| inbound.labels.keys());
+    let outbound_labels = file.outbound.iter().flat_map(|outbound| outbound.labels.keys());
+    let labels: BTreeSet<&String> = inbound_labels.chain(outbound_labels).collect();
+    let inbound_names = file.inbound.iter().map(|inbound| inbound.name.get_ref());
+    // The two ends of one service may have one name.
+    let names: BTreeSet<&String> =
+        inbound_names.chain(file.outbound.iter().map(|outbound| outbound.name.get_ref())).collect();
     let mut claims = BTreeMap::new();
     for (issuer, place) in issuers.iter().zip(&file.issuer) {
         for (claim, kind) in &issuer.claims {
@@ -72,7 +79,7 @@ fn vocabulary(
     }
     Ok(Vocabulary {
         roles: file.role.iter().map(|role| role.name.get_ref().clone()).collect(),
-        services: file.inbound.iter().map(|inbound| inbound.name.get_ref().clone()).collect(),
+        services: names.into_iter().cloned().collect(),
         labels: labels.into_iter().cloned().collect(),
         claims: claims.into_iter().collect(),
         headers: texts(&file.conditions.headers),
@@ -81,11 +88,15 @@ fn vocabulary(
 }
 
 /// The service as conditions see it.
-pub(super) fn service(written: &file::Inbound, compiler: &Compiler) -> Result<ServiceFacts, Finding> {
+pub(super) fn service(
+    name: &Spanned<String>,
+    labels: &BTreeMap<String, Spanned<String>>,
+    compiler: &Compiler,
+) -> Result<ServiceFacts, Finding> {
+    let place = labels.values().next().map_or_else(|| name.span(), Spanned::span);
     let labels: Vec<(&str, &str)> =
-        written.labels.iter().map(|(name, value)| (name.as_str(), value.get_ref().as_str())).collect();
-    let place = written.labels.values().next().map_or_else(|| written.name.span(), Spanned::span);
-    compiler.service(written.name.get_ref(), &labels).map_err(|error| Finding::new(place, error))
+        labels.iter().map(|(name, value)| (name.as_str(), value.get_ref().as_str())).collect();
+    compiler.service(name.get_ref(), &labels).map_err(|error| Finding::new(place, error))
 }
 
 /// One `when`.
@@ -112,7 +123,7 @@ fn within(text: &Spanned<String>, part: Range<usize>) -> Range<usize> {
     start..(whole.start + quotes + part.end).max(start + 1)
 }
 
-/// The file of policies of an inbound.
+/// The file of policies of an inbound or outbound.
 pub(super) fn policy_file(
     written: &file::PolicyFile,
     compiler: &Compiler,

@@ -17,6 +17,7 @@ use super::token::{self, Around};
 use crate::policy::condition::Compiler;
 use crate::policy::credential::CredentialKind;
 use crate::policy::role::Roles;
+use crate::record::Direction;
 use countersign_certs::settings::diagnostic::Finding;
 
 pub(super) fn inbound(
@@ -51,7 +52,7 @@ pub(super) fn inbound(
             hint,
         ));
     }
-    let service = conditions::service(&written, compiler)?;
+    let service = conditions::service(&written.name, &written.labels, compiler)?;
     let file = match &written.policy {
         Some(table) if backend.protocol == Protocol::Tcp => {
             return Err(Finding::new(table.file.span(), "a plain TCP backend has no requests for policies to look at"));
@@ -59,7 +60,13 @@ pub(super) fn inbound(
         Some(table) => Some(conditions::policy_file(table, compiler, files)?),
         None => None,
     };
-    let around = rules::Around { inbound: &name, roles, backend: &backend, compiler };
+    let around = rules::Around {
+        route: &name,
+        direction: Direction::Inbound,
+        is_tcp: backend.protocol == Protocol::Tcp,
+        roles,
+        compiler,
+    };
     let policy = rules::policy(&around, written.deny, written.allow, file)?;
     let demand = credentials::demand(written.require.as_ref(), written.any_of.as_ref(), &backend)?;
     let takes_tokens =

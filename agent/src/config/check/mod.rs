@@ -65,8 +65,9 @@ pub(super) fn agent(file: file::Agent, enrolled: Option<&TrustDomain>, secrets: 
         inbounds.push(inbound::inbound(inbound, &roles, &compiler, &identities, &commands, secrets, &mut files)?);
     }
     let mut outbounds = Vec::new();
+    let compiler = compiler.for_outbounds();
     for outbound in file.outbound {
-        outbounds.push(outbound::outbound(outbound, &identities, &known, &mut files)?);
+        outbounds.push(outbound::outbound(outbound, &roles, &compiler, &identities, &known, &mut files)?);
     }
     routes::check_routes(&inbounds, &outbounds)?;
     let subjects = KnownSubjects::from(&accepted);

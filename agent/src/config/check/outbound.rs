@@ -7,16 +7,24 @@ use countersign_certs::san::{San, SanError};
 use toml::Spanned;
 
 use super::super::address::{Endpoint, ListenAddress};
-use super::super::checked::{LocalUsers, Outbound};
+use super::super::checked::Outbound;
 use super::super::file;
+use super::conditions;
 use super::domains::{Identities, KnownDomains};
 use super::routes::Places;
+use super::rules;
 use super::scalars::{absolute, name, parsed};
+use crate::policy::condition::Compiler;
+use crate::policy::role::Roles;
+use crate::policy::rule::Policy;
+use crate::record::Direction;
 use crate::refusal::in_one_line;
 use countersign_certs::settings::diagnostic::Finding;
 
 pub(super) fn outbound(
-    written: file::Outbound,
+    mut written: file::Outbound,
+    roles: &Arc<Roles>,
+    compiler: &Compiler,
     identities: &Identities<'_>,
     known: &KnownDomains,
     files: &mut Vec<PathBuf>,
@@ -37,7 +45,8 @@ pub(super) fn outbound(
             return Err(Finding::new(span, format!("unknown protocol {other:?}; it is \"http\" or \"tcp\"")));
         }
     };
-    let allow = local_users(&written.allow, &listen)?;
+    let around = rules::Around { route: &name, direction: Direction::Outbound, is_tcp, roles, compiler };
+    let policy = policy(&mut written, &around, &listen, files)?;
     let outbound = Outbound {
         identity: identities.check(&written.identity)?,
         foreign_bundle: written.foreign_bundle.as_ref().map(absolute).transpose()?,
@@ -47,7 +56,8 @@ pub(super) fn outbound(
         is_tcp,
         endpoints: endpoints(&written.endpoints)?,
         unsafe_listen_beyond_loopback: written.unsafe_listen_beyond_loopback,
-        allow,
+        policy: policy.map(Arc::new),
+        described: conditions::service(&written.name, &written.labels, compiler)?,
     };
     files.extend(outbound.foreign_bundle.clone());
     Ok((outbound, places))
@@ -87,25 +97,47 @@ fn endpoints(written: &Spanned<Vec<Spanned<String>>>) -> Result<Vec<Endpoint>, F
     Ok(endpoints)
 }
 
-fn local_users(written: &[Spanned<file::AllowLocal>], listen: &ListenAddress) -> Result<Option<LocalUsers>, Finding> {
-    let mut users: Option<LocalUsers> = None;
-    for allow in written {
-        let span = allow.span();
-        if matches!(listen, ListenAddress::Tcp(_)) {
-            let hint = "listen on a Unix socket to tell local users apart";
-            return Err(Finding::with_hint(
-                span,
-                "this rule can never match: the user behind a TCP connection is not known",
-                hint,
-            ));
+/// What programs of this host may do; nothing is written where whoever can reach the socket may do everything.
+fn policy(
+    written: &mut file::Outbound,
+    around: &rules::Around<'_>,
+    listen: &ListenAddress,
+    files: &mut Vec<PathBuf>,
+) -> Result<Option<Policy>, Finding> {
+    let (allow, deny) = (std::mem::take(&mut written.allow), std::mem::take(&mut written.deny));
+    let file = match &written.policy {
+        Some(table) if around.is_tcp => {
+            return Err(Finding::new(table.file.span(), "plain TCP has no requests for policies to look at"));
         }
-        let allow = allow.get_ref();
-        if allow.uids.is_empty() && allow.gids.is_empty() {
-            return Err(Finding::new(span, "this rule can never match: it names neither uids nor gids"));
-        }
-        let users = users.get_or_insert_with(|| LocalUsers { uids: Vec::new(), gids: Vec::new() });
-        users.uids.extend(&allow.uids);
-        users.gids.extend(&allow.gids);
+        Some(table) => Some(conditions::policy_file(table, around.compiler, files)?),
+        None => None,
+    };
+    if allow.is_empty() && file.is_none() {
+        return match deny.first() {
+            None => Ok(None),
+            Some(deny) => Err(Finding::with_hint(
+                deny.span(),
+                format!("nobody could use outbound {:?}: it has rules that deny and none that allows", around.route),
+                "add an [[outbound.allow]] with the roles that may use it",
+            )),
+        };
     }
-    Ok(users)
+    let place = allow.first().map(Spanned::span);
+    let policy = rules::policy(around, deny, allow, file)?;
+    let on_unix_socket = match listen {
+        ListenAddress::Tcp(_) => false,
+        ListenAddress::Unix(_) => true,
+        // It is known when the socket is handed over.
+        ListenAddress::Systemd(_) => return Ok(Some(policy)),
+    };
+    if policy.could_allow_local(on_unix_socket) {
+        return Ok(Some(policy));
+    }
+    let hint = if on_unix_socket {
+        "name a role with a member like \"local:uid=1000\" or \"local:gid=100\""
+    } else {
+        "name a role with the member \"local:loopback\", or listen on a Unix socket to tell users apart"
+    };
+    let message = "this rule can never match: no program on this socket could hold its role";
+    Err(Finding::with_hint(place.unwrap_or_default(), message, hint))
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use http::Method;
 use toml::Spanned;
 
-use super::super::address::{BackendAddress, Protocol};
 use super::super::file;
 use super::conditions;
 use super::scalars::name;
@@ -17,16 +16,20 @@ use crate::policy::network::Network;
 use crate::policy::path::PathPattern;
 use crate::policy::role::{RoleSet, Roles};
 use crate::policy::rule::{Effect, NamedFile, Policy, Rule};
+use crate::record::Direction;
 use countersign_certs::settings::diagnostic::{Finding, did_you_mean};
 
-/// Most rules of one inbound.
+/// Most rules of one inbound or outbound.
 const RULES_MAX: usize = 65_536;
 
 /// What rules are checked against.
 pub(super) struct Around<'config> {
-    pub(super) inbound: &'config str,
+    /// The name of the inbound or outbound.
+    pub(super) route: &'config str,
+    pub(super) direction: Direction,
+    /// Bytes are carried that are not looked at.
+    pub(super) is_tcp: bool,
     pub(super) roles: &'config Arc<Roles>,
-    pub(super) backend: &'config BackendAddress,
     pub(super) compiler: &'config Compiler,
 }
 
@@ -38,16 +41,13 @@ pub(super) fn policy(
 ) -> Result<Policy, Finding> {
     let count = deny.len() + allow.len();
     if let Some(one_too_many) = deny.iter().chain(&allow).nth(RULES_MAX) {
-        return Err(Finding::new(
-            one_too_many.span(),
-            format!("{count} rules of one inbound; the limit is {RULES_MAX}"),
-        ));
+        return Err(Finding::new(one_too_many.span(), format!("{count} rules of one route; the limit is {RULES_MAX}")));
     }
     let mut names = HashSet::new();
     let mut compile = |effect: Effect, word: &str, written: Vec<Spanned<file::Rule>>| {
         let each = written.into_iter().enumerate().map(|(index, written)| {
             let place = written.get_ref().name.as_ref().map_or_else(|| written.span(), Spanned::span);
-            let rule = rule(effect, format!("{}.{word}[{index}]", around.inbound).into(), written, around)?;
+            let rule = rule(effect, format!("{}.{word}[{index}]", around.route).into(), written, around)?;
             if names.insert(Arc::clone(&rule.name)) {
                 Ok(rule)
             } else {
@@ -68,17 +68,22 @@ fn rule(effect: Effect, place: Arc<str>, written: Spanned<file::Rule>, around: &
         return Err(Finding::with_hint(span, "this rule can never match: it names no role", "list at least one role"));
     }
     let roles = around.roles;
-    if around.backend.protocol == Protocol::Tcp {
+    if around.is_tcp {
         let methods = written.methods.as_ref().map(Spanned::span);
         let paths = written.paths.as_ref().map(Spanned::span);
         let looked_at = methods.or(paths).or_else(|| written.when.as_ref().map(Spanned::span));
         if let Some(span) = looked_at {
-            let hint = "leave methods, paths and when out, or make the backend http:// or h2c://";
-            return Err(Finding::with_hint(
-                span,
-                "this rule can never match: the backend is plain TCP, which has neither methods nor paths",
-                hint,
-            ));
+            let message = "this rule can never match: plain TCP is carried, which has neither methods nor paths";
+            let hint = "leave methods, paths and when out, or carry HTTP";
+            return Err(Finding::with_hint(span, message, hint));
+        }
+    }
+    if around.direction == Direction::Outbound {
+        let of_others =
+            written.networks.as_ref().map(Spanned::span).or_else(|| written.via.as_ref().map(Spanned::span));
+        if let Some(span) = of_others {
+            let message = "this rule can never match: programs of this host come from no network, and for nobody else";
+            return Err(Finding::with_hint(span, message, "leave networks and via out"));
         }
     }
     let role_names = |list: Option<Spanned<Vec<Spanned<String>>>>| list.map(|list| role_set(&list, roles)).transpose();

@@ -45,9 +45,11 @@ pub(crate) struct Facts<'request> {
 }
 
 /// Compiles the conditions of a config against everything that can exist in it.
+#[derive(Clone)]
 pub(crate) struct Compiler {
     schema: Schema,
     zone: Zone,
+    direction: Direction,
 }
 
 impl<'request> Facts<'request> {
@@ -120,21 +122,26 @@ impl Uses {
 }
 
 impl Compiler {
-    /// Everything that can exist, and the zone in which hours are counted.
+    /// Everything that can exist, and the zone in which hours are counted; for inbounds.
     pub(crate) fn new(schema: Schema, zone: Zone) -> Self {
-        Self { schema, zone }
+        Self { schema, zone, direction: Direction::Inbound }
+    }
+
+    /// The same for outbounds, where programs of this host ask.
+    pub(crate) fn for_outbounds(&self) -> Self {
+        Self { direction: Direction::Outbound, ..self.clone() }
     }
 
     /// Compiles a `when`. The place of the finding is within the text.
     pub(crate) fn condition(&self, text: &str) -> Result<Condition, Finding> {
-        let compiled = condition::Condition::parse(text, &self.schema, Direction::Inbound, Action::Request);
+        let compiled = condition::Condition::parse(text, &self.schema, self.direction, Action::Request);
         let compiled = compiled.map_err(ConditionError::into_finding)?;
         Ok(Condition { text: text.into(), compiled })
     }
 
     /// Compiles a file.
     pub(crate) fn file(&self, name: &str, text: &str) -> Result<PolicyFile, String> {
-        let compiled = policy_file::PolicyFile::parse(name, text, &self.schema, Direction::Inbound);
+        let compiled = policy_file::PolicyFile::parse(name, text, &self.schema, self.direction);
         compiled.map(PolicyFile).map_err(|errors| errors.to_string())
     }
 

@@ -1,0 +1,165 @@
+//! What programs of a host may do with an outbound: by user, group, or having come over loopback, by rules and conditions.
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that finds less than it expects has failed")]
+
+use std::fs;
+
+use countersign_tests::backend::EchoBackend;
+use countersign_tests::http::{self, Address, Client};
+use countersign_tests::mesh::{FRONTEND, Mesh, Plan, SERVICE};
+use countersign_tests::part::Part;
+use countersign_tests::stream::{LONG_STREAM, Stream};
+use countersign_tests::{tools, wait};
+use serde_json::Value;
+
+const OVER_LOOPBACK: &str = r#"
+[[role]]
+name    = "programs"
+members = ["local:loopback"]
+"#;
+
+const RULES: &str = r#"
+[[outbound.deny]]
+name    = "no-deletes"
+methods = ["DELETE"]
+
+[[outbound.allow]]
+name    = "chat"
+roles   = ["programs"]
+paths   = ["/v1/**"]
+when    = 'context.hour < 24 && resource.name != "nothing"'
+
+[[outbound.allow]]
+name    = "never"
+roles   = ["programs"]
+paths   = ["/models"]
+when    = 'context.hour == 24'
+"#;
+
+fn with_rules(backend: &str, rules: &str) -> Mesh {
+    Mesh::of_files(&Plan { outbound: rules.to_owned(), host_a: OVER_LOOPBACK.to_owned(), ..Plan::to(backend) })
+}
+
+/// The outbound's line of a request for this path.
+fn line_of(mesh: &Mesh, path: &str) -> Value {
+    mesh.host_a.wait_for_audit("the outbound's line", |line| line["event"] == "request" && line["path"] == path)
+}
+
+#[test]
+fn a_program_may_do_what_a_rule_of_the_outbound_allows_and_nothing_else() {
+    let backend = EchoBackend::start();
+    let mesh = with_rules(&backend.url(), RULES);
+    let ask = |method: &str, path: &str| {
+        Client::connect(mesh.frontend).unwrap().ask(method, path, &[], b"").unwrap().status()
+    };
+    assert_eq!(ask("GET", "/v1/a"), 200);
+    let line = line_of(&mesh, "/v1/a");
+    assert_eq!(
+        (&line["peer"], &line["rule"], &line["roles"][0]),
+        (&"local:loopback".into(), &"chat".into(), &"programs".into())
+    );
+    for (method, path, reason) in [
+        ("GET", "/elsewhere", "path_not_allowed"),
+        ("DELETE", "/v1/b", "denied_by_rule"),
+        ("GET", "/models", "condition_not_met"),
+    ] {
+        assert_eq!(ask(method, path), 403, "{method} {path}");
+        assert_eq!(line_of(&mesh, path)["reason"], reason, "{method} {path}");
+    }
+    assert_eq!(backend.seen().len(), 1, "what is refused here reaches nobody");
+    assert!(mesh.host_b.audit().iter().all(|line| line["outcome"] != "denied"), "the other agent was not asked");
+}
+
+#[test]
+fn a_changed_rule_ends_what_a_program_has_under_way() {
+    let service = Part::serve("plain_server", &[]);
+    let mut mesh = with_rules(&service.url("http"), "[[outbound.allow]]\nroles = [\"programs\"]\n");
+    let stream = Stream::open(mesh.frontend, LONG_STREAM);
+    let tables = mesh.host_a.tables().replace("roles = [\"programs\"]", "roles = [\"programs\"]\npaths = [\"/v1/**\"]");
+    mesh.host_a.reload(&tables);
+    let end = stream.wait_for_end(wait::SOON);
+    assert!(end.error.is_some(), "{end:?}");
+    mesh.host_a.wait_for_audit("the cut stream", |line| line["reason"] == "withdrawn_policy");
+}
+
+#[test]
+fn users_of_a_socket_are_told_apart() {
+    let backend = EchoBackend::start();
+    let folder = tools::folder();
+    let own = folder.path().join("own.sock");
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let outbound = |rule: &str| {
+        format!(
+            "[[outbound]]\nname = \"own\"\nidentity = \"{FRONTEND}\"\nlisten = \"unix:{}\"\nservice = \"{SERVICE}\"\nendpoints = [\"{{inbound}}\"]\n\n[[outbound.allow]]\nroles = [\"owner\"]\n{rule}\n",
+            own.display()
+        )
+    };
+    let role = |member: &str| format!("\n[[role]]\nname = \"owner\"\nmembers = [\"{member}\"]\n");
+    let mut mesh = Mesh::of_files(&Plan::to(backend.url()));
+    let before = mesh.host_a.tables();
+    let endpoint = mesh.inbound.to_string();
+    let mut taken_up = |rule: &str, member: &str| {
+        mesh.host_a.reload(&(before.clone() + &outbound(rule).replace("{inbound}", &endpoint) + &role(member)));
+    };
+    let ask = || http::get(Address::Unix(own.clone()), "/a");
+    taken_up("", &format!("local:uid={uid}"));
+    assert_eq!(ask().unwrap().status(), 200);
+    taken_up("", &format!("local:gid={gid}"));
+    assert_eq!(ask().unwrap().status(), 200);
+    taken_up(
+        &format!("when = 'principal is LocalCaller && principal has uid && principal.uid == {uid}'"),
+        &format!("local:uid={uid}"),
+    );
+    assert_eq!(ask().unwrap().status(), 200);
+    taken_up(
+        &format!("when = 'principal is LocalCaller && principal has uid && principal.uid != {uid}'"),
+        &format!("local:uid={uid}"),
+    );
+    assert_eq!(ask().unwrap().status(), 403);
+    assert_eq!(backend.seen().len(), 3);
+
+    taken_up("", &format!("local:uid={}", uid + 12345));
+    let refused = ask();
+    assert!(refused.as_ref().map_or(true, |answer| answer.status() == 403), "{refused:?}");
+    let line = mesh.host_a.wait_for_audit("the refusal", |line| line["reason"] == "local_user_not_allowed");
+    assert!(line["address"].as_str().unwrap().contains(&format!("uid={uid}")), "{line}");
+    assert_eq!(backend.seen().len(), 3);
+}
+
+#[test]
+fn what_a_program_may_do_is_explained_tested_and_replayed() {
+    let backend = EchoBackend::start();
+    let mesh = with_rules(&backend.url(), RULES);
+    let explain = |more: &[&str]| {
+        let question = ["--outbound", "llm", "--peer", "local:loopback"];
+        mesh.host_a.ask("explain", &[&question[..], more].concat()).success()
+    };
+    let said = explain(&["--path", "/v1/a"]);
+    assert!(said.contains("decision: allowed by chat") && said.contains("programs: member local:loopback"), "{said}");
+    let said = explain(&["--path", "/models"]);
+    assert!(said.contains("decision: denied, never would allow it if context.hour == 24"), "{said}");
+
+    assert_eq!(http::get(mesh.frontend, "/v1/a").unwrap().status(), 200);
+    let line = line_of(&mesh, "/v1/a");
+    let said = mesh.host_a.ask("explain", &[line["decision"].as_str().unwrap()]).success();
+    assert!(said.contains("allowed by chat"), "{said}");
+
+    let cases = mesh.host_a.folder().join("policy.test.toml");
+    let case = |name: &str, path: &str, expect: &str| {
+        format!(
+            "[[case]]\nname = \"{name}\"\noutbound = \"llm\"\npeer = [\"local:loopback\"]\npath = \"{path}\"\nexpect = \"{expect}\"\n"
+        )
+    };
+    let config = format!("config = \"{}\"\n", mesh.host_a.config_path().display());
+    fs::write(&cases, config + &case("chat", "/v1/a", "allow") + &case("rest", "/elsewhere", "deny")).unwrap();
+    let said = mesh.host_a.run(&["test", cases.to_str().unwrap()]).success();
+    assert!(said.contains("2 cases, 0 failed"), "{said}");
+
+    let new = mesh.host_a.folder().join("new.toml");
+    let text = fs::read_to_string(mesh.host_a.config_path()).unwrap();
+    fs::write(&new, text.replace("paths   = [\"/v1/**\"]", "paths   = [\"/v2/**\"]")).unwrap();
+    let audit = mesh.host_a.folder().join("replayed.jsonl");
+    fs::write(&audit, mesh.host_a.audit_text()).unwrap();
+    let said =
+        mesh.host_a.run(&["replay", "--policy", new.to_str().unwrap(), "--audit", audit.to_str().unwrap()]).success();
+    assert!(said.contains("llm: local:loopback, GET /v1/a: allowed by chat -> denied: path_not_allowed"), "{said}");
+}
