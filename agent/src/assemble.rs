@@ -318,9 +318,7 @@ impl Assembler {
 
 /// The limits that can hold on an inbound; none if there are none.
 fn of_inbound(limits: &[Arc<LiveLimit>], name: &Arc<str>) -> Option<Arc<[Arc<LiveLimit>]>> {
-    let holds =
-        |limit: &&Arc<LiveLimit>| limit.definition.inbounds.as_ref().is_none_or(|inbounds| inbounds.contains(name));
-    let holding: Arc<[_]> = limits.iter().filter(holds).cloned().collect();
+    let holding: Arc<[_]> = limits.iter().filter(|limit| limit.definition.holds_on(name)).cloned().collect();
     (!holding.is_empty()).then_some(holding)
 }
 

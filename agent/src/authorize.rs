@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use countersign_certs::time::Timestamp;
+use countersign_credentials::api_key::KeyRecord;
 use http::{HeaderMap, Method};
 
 use crate::authenticate;
@@ -403,14 +404,20 @@ fn decided(
     })
 }
 
-/// An API key may be made for some routes and methods only.
 fn good_for(caller: &Caller, route: &InboundRoute, method: &Method) -> Result<(), Refusal> {
-    let Some(Proof::Key { key, .. }) = caller.subject().map(|subject| subject.proof()) else { return Ok(()) };
+    match caller.subject().map(|subject| subject.proof()) {
+        Some(Proof::Key { key, .. }) => key_is_for(key, &route.name, method),
+        Some(Proof::Password { .. } | Proof::Token(_)) | None => Ok(()),
+    }
+}
+
+/// An API key may be made for some routes and methods only.
+pub(crate) fn key_is_for(key: &KeyRecord, route: &str, method: &Method) -> Result<(), Refusal> {
     let names =
         |list: &Option<Vec<String>>, name: &str| list.as_ref().is_none_or(|list| list.iter().any(|one| one == name));
     let refused = |what| Err(Refusal::KeyNotFor { id: key.id.to_string(), what });
-    if !names(&key.routes, &route.name) {
-        return refused(format!("the route {:?}", route.name));
+    if !names(&key.routes, route) {
+        return refused(format!("the route {route:?}"));
     }
     if !names(&key.methods, method.as_str()) {
         return refused(format!("the method {method}"));

@@ -267,3 +267,43 @@ fn a_file_of_keys_that_is_broken_leaves_the_last_good_keys_in_use() {
     gateway.agent.wait_for_status("the mended file is noticed", |status| status["config_error"].is_null());
     gateway.allowed("/", &["-H", &bearer(&key)]);
 }
+
+#[test]
+fn metrics_tell_how_often_credentials_are_believed_and_how_long_that_takes() {
+    let gateway = gateway("require = [\"api_key\"]");
+    let (_, key) = new_key(&gateway, &["--team", "research"]);
+    wait::until_so("the key counts", || gateway.call("/", &["-H", &bearer(&key)]).status == 200);
+    let count = |credential: &str, outcome: &str| {
+        let labels = [("route", "llm"), ("credential", credential), ("outcome", outcome)];
+        gateway.agent.metric("countersign_authentications_total", &labels)
+    };
+    let before = (count("api_key", "success"), count("api_key", "failure"), count("none", "failure"));
+    gateway.allowed("/", &["-H", &bearer(&key)]);
+    // Believed, though a rule then says no.
+    gateway.refused("/", &["-X", "POST", "-H", &bearer(&key)], 403, "method_not_allowed");
+    gateway.refused("/", &["-H", "x-api-key: csk_wrong"], 401, "key_malformed");
+    gateway.refused("/", &[], 401, "credential_missing");
+    let after = (count("api_key", "success"), count("api_key", "failure"), count("none", "failure"));
+    assert_eq!(after, (before.0 + 2.0, before.1 + 1.0, before.2 + 1.0));
+    assert_eq!(count("jwt", "success"), 0.0);
+    let timed = gateway.agent.metric("countersign_authentication_seconds_count", &[("route", "llm")]);
+    let counted: f64 =
+        ["api_key", "none"].iter().map(|credential| count(credential, "success") + count(credential, "failure")).sum();
+    assert_eq!(timed, counted, "each is timed");
+}
+
+#[test]
+fn explain_asks_the_file_of_keys_for_whom_and_what_a_key_is() {
+    let gateway = gateway("require = [\"api_key\"]");
+    let (id, _) = new_key(&gateway, &["--team", "research", "--route", "llm", "--method", "POST"]);
+    let subject = format!("key:{id}");
+    let explain = |method: &str| {
+        gateway.agent.ask("explain", &["--inbound", "llm", "--subject", &subject, "--method", method]).success()
+    };
+    let said = explain("GET");
+    assert!(said.contains("reader: member team:research") && said.contains("rule llm.allow[0]: allows it"), "{said}");
+    assert!(said.contains(&format!("decision: denied, the API key {id} is not for the method GET")), "{said}");
+    gateway.key(&["revoke", &id]);
+    let said = explain("POST");
+    assert!(said.contains("revoked") && !said.contains("decision: allowed"), "{said}");
+}

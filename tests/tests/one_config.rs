@@ -58,6 +58,10 @@ fn services_a_team_and_employees_are_let_in_and_each_refusal_is_explained() {
     }
     assert_eq!(gateway.refused("/v1/models", &key, 429, "limit_rate")["limit"], "twenty-a-minute");
 
+    let question = ["--inbound", "llm", "--subject", "key:any", "--fact", "team:research", "--path", "/v1/models"];
+    let explained = gateway.agent.ask("explain", &question).success();
+    assert!(explained.contains("limits that count it: twenty-a-minute"), "{explained}");
+
     let token = format!("Authorization: Bearer {}", provider.token(SERVICE_CLIENT));
     assert_eq!(gateway.allowed("/v1/models", &["-H", &token])["rule"], "working-hours");
     gateway.refused("/v1/models", &[], 401, "credential_missing");

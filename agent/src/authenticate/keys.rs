@@ -29,13 +29,19 @@ pub(super) fn look_up<'index>(
     snapshot: &'index Snapshot,
 ) -> Result<Found<'index>, CredentialRefusal> {
     let found = snapshot.accepted.keys().and_then(|keys| keys.find(digest)).ok_or(CredentialRefusal::KeyUnknown)?;
-    let id = || found.key.id.to_string();
-    match found.state(worker.clock().now()) {
-        KeyState::Active => Ok(found),
-        KeyState::Disabled(since) => Err(CredentialRefusal::KeyDisabled { id: id(), since }),
-        KeyState::Expired(at) => Err(CredentialRefusal::KeyExpired { id: id(), at }),
-        KeyState::Replaced(until) => Err(CredentialRefusal::KeyReplaced { id: id(), until }),
-        KeyState::Revoked(since) => Err(CredentialRefusal::KeyRevoked { id: id(), since }),
+    counts(found.key, found.state(worker.clock().now()))?;
+    Ok(found)
+}
+
+/// Whether a key in this state counts.
+pub(crate) fn counts(key: &KeyRecord, state: KeyState) -> Result<(), CredentialRefusal> {
+    let id = key.id.to_string();
+    match state {
+        KeyState::Active => Ok(()),
+        KeyState::Disabled(since) => Err(CredentialRefusal::KeyDisabled { id, since }),
+        KeyState::Expired(at) => Err(CredentialRefusal::KeyExpired { id, at }),
+        KeyState::Replaced(until) => Err(CredentialRefusal::KeyReplaced { id, until }),
+        KeyState::Revoked(since) => Err(CredentialRefusal::KeyRevoked { id, since }),
     }
 }
 
@@ -49,13 +55,16 @@ pub(super) fn grants_the_same(now: &KeyRecord, then: &KeyRecord) -> bool {
 
 /// Who shows a key that was found.
 pub(super) fn subject(digest: KeyDigest, found: Found<'_>, snapshot: &Snapshot) -> Rc<Subject> {
-    let key = found.key;
-    let names = SubjectNames::Key {
+    let ends = Cell::new(found.not_after());
+    let proof = Proof::Key { digest, key: Arc::clone(found.key), ends };
+    Subject::new(names(found.key), proof, snapshot)
+}
+
+/// What policies know of whoever shows a key.
+pub(crate) fn names(key: &KeyRecord) -> SubjectNames {
+    SubjectNames::Key {
         id: key.id.as_str().into(),
         team: key.team.as_deref().map(Into::into),
         grants: key.roles.iter().map(|role| role.as_str().into()).collect(),
-    };
-    let ends = Cell::new(found.not_after());
-    let proof = Proof::Key { digest, key: Arc::clone(key), ends };
-    Subject::new(names, proof, snapshot)
+    }
 }

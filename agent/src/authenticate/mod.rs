@@ -11,7 +11,7 @@ pub(crate) mod shown;
 
 pub(crate) mod refusal;
 
-mod keys;
+pub(crate) mod keys;
 
 mod passwords;
 
@@ -25,6 +25,7 @@ pub(crate) mod usage;
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::connection::{Connection, Current};
 use crate::policy::credential::{CredentialKind, CredentialSet, Demand};
@@ -46,11 +47,28 @@ pub(crate) async fn request(connection: &Rc<Connection>, request: &mut NormalReq
     match connection.sole_caller() {
         // Most routes demand a certificate and nothing else; the handshake has seen to it.
         Some(peer) => Ok(Caller::Peer(peer)),
-        None => Box::pin(with_credential(connection, request)).await,
+        None => Box::pin(counted(connection, request)).await,
     }
 }
 
-async fn with_credential(connection: &Rc<Connection>, request: &mut NormalRequest) -> Result<Caller, Refusal> {
+/// Counts whether somebody is believed, by what was shown, and how long that took.
+async fn counted(connection: &Rc<Connection>, request: &mut NormalRequest) -> Result<Caller, Refusal> {
+    let worker = connection.worker();
+    let begun = worker.elapsed_nanoseconds();
+    let mut shown = None;
+    let caller = with_credential(connection, request, &mut shown).await;
+    if let Ok(_) | Err(Refusal::Credential { .. }) = &caller {
+        let took = Duration::from_nanos(worker.elapsed_nanoseconds().saturating_sub(begun));
+        connection.counters().authenticated(shown, caller.is_ok(), took);
+    }
+    caller
+}
+
+async fn with_credential(
+    connection: &Rc<Connection>,
+    request: &mut NormalRequest,
+    kind: &mut Option<CredentialKind>,
+) -> Result<Caller, Refusal> {
     let Current::Inbound(route) = connection.current()? else { return Err(Refusal::Withdrawn(Withdrawn::Route)) };
     let accepted = route.demand.accepted();
     let refused = |refusal: CredentialRefusal| {
@@ -61,6 +79,7 @@ async fn with_credential(connection: &Rc<Connection>, request: &mut NormalReques
     };
     let snapshot = connection.worker().snapshot();
     let shown = shown::take(request, snapshot.accepted.key_places(), route.demand.accepted()).map_err(refused)?;
+    *kind = shown.as_ref().map(Shown::kind);
     let subject = match shown {
         Some(shown) => {
             let asked = Asked {

@@ -55,6 +55,16 @@ pub(crate) struct KeyPlaces {
 }
 
 impl Shown {
+    /// What it is.
+    pub(super) fn kind(&self) -> CredentialKind {
+        match self {
+            Self::ApiKey(_) => CredentialKind::ApiKey,
+            Self::Basic(_) => CredentialKind::Basic,
+            Self::Jwt(_) => CredentialKind::Jwt,
+            Self::OpaqueToken(_) => CredentialKind::OpaqueToken,
+        }
+    }
+
     /// The token, if it is one.
     pub(super) fn token(&self) -> Option<&[u8]> {
         match self {

@@ -3,14 +3,18 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use countersign_certs::san::SanError;
+use countersign_certs::san::{San, SanError};
 use countersign_certs::time::{Timestamp, Validity};
+use countersign_credentials::api_key::KeyRecord;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, uri::PathAndQuery};
 use serde::Deserialize;
 
-use crate::config::checked;
+use crate::authenticate::keys;
+use crate::authorize;
+use crate::config::{KeysError, checked, read_keys};
 use crate::facts::{self, Asked, Parts};
+use crate::limit::definition::{Held, Limit};
 use crate::policy::condition::ServiceFacts;
 use crate::policy::explain::{self, Explanation};
 use crate::policy::local::LocalCaller;
@@ -18,6 +22,7 @@ use crate::policy::path::{CheckedTarget, PathError};
 use crate::policy::rule::Policy;
 use crate::policy::subject::{SubjectError, SubjectNames};
 use crate::record::Direction;
+use crate::refusal::in_one_line;
 
 /// What is asked about.
 #[derive(Debug, Clone, Default)]
@@ -58,6 +63,8 @@ impl Default for RouteName {
 pub(crate) enum QuestionError {
     #[error("{0:?} is no address")]
     Address(String),
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     #[error("{0:?} is no header; write NAME: VALUE")]
     Header(String),
     #[error("there is no inbound {name:?}; there are: {known}")]
@@ -85,24 +92,65 @@ pub(crate) enum QuestionError {
 /// For how long the certificate of a workload is taken to be good that nobody has shown.
 const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(60 * 60);
 
-/// What a config says to it.
+impl Question {
+    /// The names of the workload; none on an outbound, where no certificate is shown.
+    fn names(&self) -> Result<Vec<San>, SanError> {
+        match self.route {
+            RouteName::Inbound(_) => self.peer.iter().map(|name| name.parse()).collect(),
+            RouteName::Outbound(_) => Ok(Vec::new()),
+        }
+    }
+
+    fn names_of_subject(&self) -> Result<Option<SubjectNames>, SubjectError> {
+        self.subject.as_ref().map(|name| SubjectNames::recorded(name, &self.facts)).transpose()
+    }
+
+    fn checked_method(&self) -> Result<Method, QuestionError> {
+        self.method.parse().map_err(|_not_a_method| QuestionError::Method(self.method.clone()))
+    }
+}
+
+/// What a config and its file of API keys say to it, and which limits would count it.
 pub(crate) fn answer(
     config: &checked::Agent,
     question: &Question,
     now: Timestamp,
 ) -> Result<Explanation, QuestionError> {
+    let key = known_key(config, question)?;
+    let known = key.as_ref().map(|key| keys::names(key).facts());
+    let question = Question { facts: known.unwrap_or_else(|| question.facts.clone()), ..question.clone() };
+    let explanation = by_rules(config, &question, now)?;
+    let RouteName::Inbound(inbound) = &question.route else { return Ok(explanation) };
+    let explanation = explanation.under(limits(config, inbound, &question, key.as_ref())?);
+    let Some(key) = key else { return Ok(explanation) };
+    let method = question.checked_method()?;
+    let told = |reason, error: &dyn std::error::Error| (reason, in_one_line(error));
+    let counts = keys::counts(&key, key.state(now)).map_err(|refusal| told(refusal.reason(), &refusal));
+    let is_for = || authorize::key_is_for(&key, inbound, &method).map_err(|refusal| told(refusal.reason(), &refusal));
+    Ok(match counts.and_then(|()| is_for()) {
+        Ok(()) => explanation,
+        Err((reason, detail)) => explanation.refused_for(reason, detail),
+    })
+}
+
+/// What the rules of a config say to it.
+pub(crate) fn by_rules(
+    config: &checked::Agent,
+    question: &Question,
+    now: Timestamp,
+) -> Result<Explanation, QuestionError> {
     let (policy, service) = rules_of(config, &question.route)?;
-    let (names, local) = match question.route {
-        RouteName::Inbound(_) => (question.peer.iter().map(|name| name.parse()).collect::<Result<_, _>>()?, None),
-        RouteName::Outbound(_) => (Vec::new(), local(&question.peer)?),
+    let names = question.names()?;
+    let local = match question.route {
+        RouteName::Inbound(_) => None,
+        RouteName::Outbound(_) => local(&question.peer)?,
     };
-    let subject = question.subject.as_ref().map(|name| SubjectNames::recorded(name, &question.facts)).transpose()?;
+    let subject = question.names_of_subject()?;
     if names.is_empty() && subject.is_none() && local.is_none() {
         return Err(QuestionError::Nobody);
     }
     let address = question.address.as_deref().map(address).transpose()?;
-    let method: Method =
-        question.method.parse().map_err(|_not_a_method| QuestionError::Method(question.method.clone()))?;
+    let method = question.checked_method()?;
     let target = PathAndQuery::try_from(question.path.as_str())
         .map_err(|_not_a_path| QuestionError::Target(question.path.clone()))?;
     let target =
@@ -129,6 +177,33 @@ pub(crate) fn answer(
         };
         explain::explain(policy, &asked)
     }))
+}
+
+/// The API key that is asked about, as the file of keys has it. Where something is said of it, that is what is asked about.
+fn known_key(config: &checked::Agent, question: &Question) -> Result<Option<KeyRecord>, KeysError> {
+    let id = question.subject.as_deref().and_then(|subject| subject.strip_prefix("key:"));
+    let file = config.accepted.api_keys.as_ref().map(|keys| &keys.file);
+    let (Some(id), Some(file), true) = (id, file, question.facts.is_empty()) else { return Ok(None) };
+    Ok(read_keys(file)?.keys().iter().find(|key| key.id.as_str() == id).cloned())
+}
+
+/// The names of the limits that would count it.
+fn limits(
+    config: &checked::Agent,
+    inbound: &str,
+    question: &Question,
+    key: Option<&KeyRecord>,
+) -> Result<Vec<String>, QuestionError> {
+    let (names, subject) = (question.names()?, question.names_of_subject()?);
+    let of_workload = config.roles.of(&names);
+    let of_subject = subject.as_ref().map(|names| (names, config.roles.of_subject(names)));
+    let held = Held {
+        workload: (!names.is_empty()).then_some((names.as_slice(), &of_workload)),
+        subject: of_subject.as_ref().map(|(names, roles)| (*names, roles)),
+        named: key.and_then(|key| key.limits.as_deref()).unwrap_or_default(),
+    };
+    let holds = |limit: &&Limit| limit.holds_on(inbound) && limit.holds_for(&held);
+    Ok(config.rate_limits.iter().filter(holds).map(|limit| limit.name.to_string()).collect())
 }
 
 fn rules_of<'config>(

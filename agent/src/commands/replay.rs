@@ -111,7 +111,7 @@ impl Replayed {
             return;
         };
         self.decisions += 1;
-        match question::answer(config, &question, clock.now()) {
+        match question::by_rules(config, &question, clock.now()) {
             Ok(now) if now.is_unclear() => self.is_unknown(now.in_short()),
             Ok(now) if now.is_allowed() == before.is_ok() => self.unchanged += 1,
             Ok(now) => self.changes(&recorded, before, &now),

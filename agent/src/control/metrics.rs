@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 
 use super::status::Status;
 use crate::limit::live::LiveLimit;
+use crate::policy::credential::CredentialKind;
 use crate::record::counters::{BUCKETS, Counter, Histogram, Outcome, REASONS, RouteCounters};
 
 /// The counters of every route, by direction and name, one for each worker.
@@ -42,6 +43,7 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         self.requests(&mut encoder)?;
         self.refusals(&mut encoder)?;
+        self.authentications(&mut encoder)?;
         self.limit_counter(&mut encoder, "limit_hits", "Requests that a limit refused, or would have", |limit| {
             limit.hits()
         })?;
@@ -56,6 +58,8 @@ impl Collector for Scrape {
         self.route_counter(&mut encoder, "credential_rotations", help, |route| &route.rotations)?;
         self.route_counter(&mut encoder, "received_bytes", "Body bytes from peers", |route| &route.received_bytes)?;
         self.route_counter(&mut encoder, "sent_bytes", "Body bytes to peers", |route| &route.sent_bytes)?;
+        let help = "From a request's head to who makes it, where a credential in the request tells";
+        self.histogram(&mut encoder, "authentication_seconds", help, |route| &route.authentication)?;
         self.histogram(&mut encoder, "first_byte_seconds", "From a request's head to the answer's head", |route| {
             &route.first_byte
         })?;
@@ -96,6 +100,31 @@ impl Scrape {
                 }
                 let labels = [("direction", *direction), ("route", &**route), ("reason", *reason)];
                 family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&total, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn authentications(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "Requests by the credential that they show, and whether it was believed";
+        let mut family = encoder.encode_descriptor("authentications", help, None, MetricType::Counter)?;
+        let kinds = CredentialKind::ALL.map(CredentialKind::as_str).into_iter().chain(["none"]);
+        for ((direction, route), workers) in &self.counters {
+            for (kind, credential) in kinds.clone().enumerate() {
+                for (believed, outcome) in ["failure", "success"].into_iter().enumerate() {
+                    let total = sum(workers, |counters| counters.authentications.get(kind)?.get(believed));
+                    // What a route does not accept would be rows that say nothing.
+                    if total == 0 {
+                        continue;
+                    }
+                    let labels = [
+                        ("direction", *direction),
+                        ("route", &**route),
+                        ("credential", credential),
+                        ("outcome", outcome),
+                    ];
+                    family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&total, None)?;
+                }
             }
         }
         Ok(())

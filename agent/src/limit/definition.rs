@@ -4,12 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_certs::san::San;
 use countersign_limits::quota::Quota;
 use countersign_limits::store::Password;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use crate::policy::member::MemberPattern;
 use crate::policy::role::RoleSet;
+use crate::policy::subject::SubjectNames;
 
 /// What may be made use of, by whom (`[[limit]]`).
 #[derive(Debug, Clone, PartialEq)]
@@ -54,6 +56,38 @@ pub(crate) enum CountedBy {
     Subject,
     /// The team of the API key.
     Team,
+}
+
+/// Whoever makes a request, as far as limits look at that.
+pub(crate) struct Held<'caller> {
+    /// The workload: its names, and the roles that they give.
+    pub(crate) workload: Option<(&'caller [San], &'caller RoleSet)>,
+    /// The user or service with a credential of its own.
+    pub(crate) subject: Option<(&'caller SubjectNames, &'caller RoleSet)>,
+    /// The limits that its API key names.
+    pub(crate) named: &'caller [String],
+}
+
+impl Limit {
+    /// Whether it holds for somebody. A role of the workload counts also where it acts for somebody else.
+    pub(crate) fn holds_for(&self, held: &Held<'_>) -> bool {
+        let is = |member: &MemberPattern| {
+            held.workload.is_some_and(|(names, _)| names.iter().any(|name| member.matches(name)))
+                || held.subject.is_some_and(|(names, _)| member.matches_subject(names))
+        };
+        let holds = |roles: &RoleSet| {
+            let of_both = held.workload.map(|(_, held)| held).into_iter().chain(held.subject.map(|(_, held)| held));
+            of_both.into_iter().any(|held| held.intersects(roles))
+        };
+        (!self.only_named || held.named.iter().any(|name| **name == *self.name))
+            && self.members.as_ref().is_none_or(|members| members.iter().any(is))
+            && self.roles.as_ref().is_none_or(holds)
+    }
+
+    /// Whether it holds on an inbound.
+    pub(crate) fn holds_on(&self, inbound: &str) -> bool {
+        self.inbounds.as_ref().is_none_or(|inbounds| inbounds.iter().any(|name| **name == *inbound))
+    }
 }
 
 impl CountedBy {

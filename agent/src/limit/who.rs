@@ -5,13 +5,11 @@ use std::rc::Rc;
 
 use countersign_limits::counted::Counted;
 
-use super::definition::{CountedBy, Limit};
+use super::definition::{CountedBy, Held, Limit};
 use crate::authenticate::caller::Caller;
 use crate::authenticate::subject::{Proof, Subject};
 use crate::connection::Connection;
 use crate::identify::Peer;
-use crate::policy::member::MemberPattern;
-use crate::policy::role::RoleSet;
 
 /// Who makes a request, or a connection that is carried as a whole.
 pub(crate) struct Who<'request> {
@@ -55,24 +53,13 @@ impl<'request> Who<'request> {
     }
 
     fn is_held_by(&self, limit: &Limit) -> bool {
-        let is_named = || {
-            let named = self.key().and_then(|(_, limits)| limits);
-            named.is_some_and(|named| named.iter().any(|name| **name == *limit.name))
-        };
-        (!limit.only_named || is_named())
-            && limit.members.as_ref().is_none_or(|members| members.iter().any(|member| self.is(member)))
-            && limit.roles.as_ref().is_none_or(|roles| self.holds_one_of(roles))
-    }
-
-    fn is(&self, member: &MemberPattern) -> bool {
-        self.workload.is_some_and(|peer| peer.sans().iter().any(|san| member.matches(san)))
-            || self.subject.is_some_and(|subject| member.matches_subject(subject.names()))
-    }
-
-    /// A role of the workload counts also where it acts for somebody else.
-    fn holds_one_of(&self, roles: &RoleSet) -> bool {
-        self.workload.is_some_and(|peer| peer.roles().intersects(roles))
-            || self.subject.is_some_and(|subject| subject.roles().intersects(roles))
+        let of_workload = self.workload.map(|peer| (peer.sans(), peer.roles()));
+        let of_subject = self.subject.map(|subject| (subject.names(), subject.roles()));
+        limit.holds_for(&Held {
+            workload: of_workload.as_ref().map(|(names, roles)| (*names, &**roles)),
+            subject: of_subject.as_ref().map(|(names, roles)| (*names, &**roles)),
+            named: self.key().and_then(|(_, limits)| limits).unwrap_or_default(),
+        })
     }
 
     fn workload_name(&self) -> Option<&str> {

@@ -56,6 +56,9 @@ pub(crate) struct Explanation {
     /// What would be decided if the rules that are only observed were enforced.
     #[serde(skip_serializing_if = "Option::is_none")]
     observed: Option<String>,
+    /// Limits that would count it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    limits: Vec<String>,
 }
 
 /// Why somebody holds a role itself. Roles that include this one are held with it.
@@ -112,6 +115,7 @@ pub(crate) fn explain(policy: &Policy, asked: &Asked<'_>) -> Explanation {
         reason: obstacle.map(Obstacle::reason),
         detail: obstacle.map(|obstacle| obstacle_in_words(policy, obstacle, facts)),
         observed: observed_in_words(policy, question, &decision),
+        limits: Vec::new(),
     }
 }
 
@@ -151,6 +155,16 @@ fn looked(policy: &Policy, effect: Effect, rule: &Rule, question: Question<'_>) 
 }
 
 impl Explanation {
+    /// Whatever the rules say, what was shown is not good for this.
+    pub(crate) fn refused_for(self, reason: &'static str, detail: String) -> Self {
+        Self { allowed: false, rule: None, reason: Some(reason), detail: Some(detail), ..self }
+    }
+
+    /// With the limits that would count it.
+    pub(crate) fn under(self, limits: Vec<String>) -> Self {
+        Self { limits, ..self }
+    }
+
     /// Whether it would be allowed.
     pub(crate) fn is_allowed(&self) -> bool {
         self.allowed
@@ -215,10 +229,13 @@ impl fmt::Display for Explanation {
             (_, Some(detail)) => writeln!(formatter, "decision: denied, {detail}")?,
             (rule, None) => writeln!(formatter, "decision: allowed by {}", rule.as_deref().unwrap_or_default())?,
         }
-        match &self.observed {
-            Some(observed) => writeln!(formatter, "with what is only observed: {observed}"),
-            None => Ok(()),
+        if let Some(observed) = &self.observed {
+            writeln!(formatter, "with what is only observed: {observed}")?;
         }
+        if self.limits.is_empty() {
+            return Ok(());
+        }
+        writeln!(formatter, "limits that count it: {}", self.limits.join(", "))
     }
 }
 

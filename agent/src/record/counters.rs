@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::policy::credential::CredentialKind;
 use crate::refusal::Refusal;
 
 /// A number that one thread increases and others read.
@@ -207,6 +208,9 @@ pub(crate) struct RouteCounters {
     pub(crate) handshakes: Counter,
     pub(crate) requests: [Counter; Outcome::ALL.len()],
     pub(crate) refusals: [Counter; REASONS.len()],
+    /// By what was shown in the request, the last for nothing: how often it was not believed, and how often it was.
+    pub(crate) authentications: [[Counter; 2]; CredentialKind::ALL.len() + 1],
+    pub(crate) authentication: Histogram,
     pub(crate) rotations: Counter,
     pub(crate) received_bytes: Counter,
     pub(crate) sent_bytes: Counter,
@@ -222,6 +226,8 @@ impl Default for RouteCounters {
             handshakes: Counter::default(),
             requests: Default::default(),
             refusals: std::array::from_fn(|_index| Counter::default()),
+            authentications: Default::default(),
+            authentication: Histogram::default(),
             rotations: Counter::default(),
             received_bytes: Counter::default(),
             sent_bytes: Counter::default(),
@@ -244,6 +250,16 @@ impl RouteCounters {
         if let Some(counter) = self.refusals.get(index) {
             counter.add(1);
         }
+    }
+
+    /// Counts whether what a request has shown was believed; a certificate beside it is not counted here, but as a handshake.
+    pub(crate) fn authenticated(&self, shown: Option<CredentialKind>, is_believed: bool, took: Duration) {
+        let index = CredentialKind::ALL.iter().position(|kind| Some(*kind) == shown);
+        let counters = self.authentications.get(index.unwrap_or(CredentialKind::ALL.len()));
+        if let Some(counter) = counters.and_then(|counters| counters.get(usize::from(is_believed))) {
+            counter.add(1);
+        }
+        self.authentication.observe(took);
     }
 
     /// Counts a request that has ended.
