@@ -16,6 +16,7 @@ use crate::policy::subject::SubjectNames;
 
 /// A request as conditions see it.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(feature = "conditions"), expect(dead_code, reason = "only conditions look at all of it"))]
 pub(crate) struct Asked<'request> {
     pub(crate) method: &'request http::Method,
     pub(crate) path: CheckedPath<'request>,
@@ -25,6 +26,7 @@ pub(crate) struct Asked<'request> {
 }
 
 /// Somebody behind a request, with what conditions look at.
+#[cfg_attr(not(feature = "conditions"), expect(dead_code, reason = "only conditions look at all of it"))]
 pub(crate) struct Parts<'caller> {
     pub(crate) workload: Option<(&'caller [San], Validity)>,
     pub(crate) subject: Option<&'caller SubjectNames>,

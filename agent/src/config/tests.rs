@@ -487,7 +487,11 @@ fn rules_of_an_outbound_that_no_program_could_meet_are_refused() {
         ("unix:/run/a.sock", allow("[\"web\"]"), "no program on this socket could hold its role"),
         ("127.0.0.1:11435", allow("[\"loopback\"]\nnetworks = [\"10.0.0.0/8\"]"), "come from no network"),
         ("127.0.0.1:11435", allow("[\"loopback\"]\nvia = [\"web\"]"), "for nobody else"),
-        ("127.0.0.1:11435", allow("[\"loopback\"]\nwhen = 'principal is Workload'"), "here there are"),
+        (
+            "127.0.0.1:11435",
+            allow("[\"loopback\"]\nwhen = 'principal is Workload'"),
+            if cfg!(feature = "conditions") { "here there are" } else { "knows no conditions" },
+        ),
         ("127.0.0.1:11435", "[[outbound.deny]]\nmethods = [\"GET\"]\n".to_owned(), "none that allows"),
         ("127.0.0.1:11435", "[[outbound.allow]]\nmethods = [\"GET\"]\n".to_owned(), "names no role"),
     ] {

@@ -314,9 +314,8 @@ mod tests {
         let set = |names: &str| policy.roles.set(names.split('+').filter(|name| *name != "-")).unwrap();
         let (holder, via) = who.split_once('>').map_or((who, None), |(holder, via)| (holder, Some(set(via))));
         let (roles, method) = (set(holder), method.parse().unwrap());
-        let nothing = || unreachable!("no rule here has a condition");
         answer(Question {
-            facts: &Facts::new(&nothing),
+            facts: &Facts::of_nobody(),
             holders: Holders { roles: &roles, via: via.as_ref() },
             address: address.parse().ok(),
             method: &method,

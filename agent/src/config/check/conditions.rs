@@ -38,8 +38,12 @@ pub(super) fn compiler(file: &file::Agent, issuers: &[Arc<Issuer>]) -> Result<Co
 }
 
 #[cfg(not(feature = "conditions"))]
-pub(super) fn compiler(_file: &file::Agent, _issuers: &[Arc<Issuer>]) -> Result<Compiler, Finding> {
-    Ok(Compiler)
+pub(super) fn compiler(file: &file::Agent, _issuers: &[Arc<Issuer>]) -> Result<Compiler, Finding> {
+    let file::Conditions { zone, headers, query } = &file.conditions;
+    match zone.iter().chain(headers).chain(query).next() {
+        Some(written) => Err(Compiler::refused(written.span())),
+        None => Ok(Compiler),
+    }
 }
 
 #[cfg(feature = "conditions")]

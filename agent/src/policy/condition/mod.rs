@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 /// Whether a condition holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "conditions"), expect(dead_code, reason = "there is nothing that could say so"))]
 pub(crate) enum Verdict {
     Fails,
     Holds,
@@ -26,6 +27,7 @@ pub(crate) enum Verdict {
 
 /// What a file of policies says. Each names the policy that says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "conditions"), expect(dead_code, reason = "there is nothing that could say so"))]
 pub(crate) enum FileEffect {
     Forbids(Arc<str>),
     Permits(Arc<str>),

@@ -1,6 +1,7 @@
 //! A build without conditions: there is none, and a config that has one is refused.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use countersign_certs::settings::diagnostic::Finding;
 
@@ -68,8 +69,13 @@ impl Compiler {
         Self
     }
 
+    /// What is said to whoever asks for conditions.
+    pub(crate) fn refused(place: Range<usize>) -> Finding {
+        Finding::new(place, REFUSED)
+    }
+
     pub(crate) fn condition(&self, _text: &str) -> Result<Condition, Finding> {
-        Err(Finding::new(0..0, REFUSED))
+        Err(Self::refused(0..0))
     }
 
     pub(crate) fn file(&self, _name: &str, _text: &str) -> Result<PolicyFile, String> {
