@@ -4,6 +4,7 @@
 
 use countersign_tests::agent::TestAgent;
 use countersign_tests::gateway::Gateway;
+use countersign_tests::wait;
 use serde_json::Value;
 
 const FRONTEND: &str = "spiffe://mesh.test/web/frontend";
@@ -130,6 +131,45 @@ fn a_policy_file_permits_and_forbids_and_one_that_is_broken_changes_nothing() {
     let line = gateway.refused("/chat", &as_workload(&frontend, &[]), 403, "forbidden_by_policy");
     assert!(line["detail"].as_str().unwrap().contains("nobody"), "{line}");
     gateway.refused("/other", &as_workload(&batch, &[]), 403, "forbidden_by_policy");
+}
+
+#[test]
+fn a_user_is_known_to_policies_by_the_name_of_the_issuer_and_the_subject() {
+    let agent = TestAgent::new("gateway");
+    let (keys, policies) = (agent.folder().join("api-keys.json"), agent.folder().join("llm.cedar"));
+    let before =
+        format!("[api_keys]\nfile = {keys:?}\n{ROLES}\n[[role]]\nname = \"research\"\nmembers = [\"team:research\"]\n");
+    let permit = "permit (principal in Role::\"research\", action, resource)\nwhen { principal is User && principal.issuer == \"api_key\" };\n";
+    std::fs::write(&policies, permit).unwrap();
+    let rules = format!("any_of = [\"api_key\"]\n[inbound.policy]\nfile = {policies:?}\n");
+    let gateway = Gateway::start_as(agent, &before, &rules);
+    let new = || {
+        let reply: Value = serde_json::from_str(&gateway.key(&[
+            "create",
+            "--owner",
+            "alice@mesh.test",
+            "--team",
+            "research",
+            "--json",
+        ]))
+        .unwrap();
+        (reply["id"].as_str().unwrap().to_owned(), format!("Authorization: Bearer {}", reply["key"].as_str().unwrap()))
+    };
+    let ((_, one), (other_id, other)) = (new(), new());
+    wait::until_so("the key counts", || gateway.call("/", &["-H", &other]).status == 200);
+    let mut text =
+        format!("{permit}@id(\"leaver\")\nforbid (principal == User::\"api_key#{other_id}\", action, resource);\n");
+    std::fs::write(&policies, &text).unwrap();
+    wait::until_so("the leaver is refused", || gateway.call("/", &["-H", &other]).status == 403);
+    let line = gateway.refused("/", &["-H", &other], 403, "forbidden_by_policy");
+    assert!(line["detail"].as_str().unwrap().contains("leaver"), "{line}");
+    gateway.allowed("/", &["-H", &one]);
+    // An issuer that there is not is a rule that would never hold.
+    text = text.replace("api_key#", "https://login.example#");
+    std::fs::write(&policies, &text).unwrap();
+    let status = gateway.agent.wait_for_status("it is noticed", |status| status["config_error"].is_string());
+    assert!(status["config_error"].as_str().unwrap().contains("https://login.example"), "{status}");
+    gateway.refused("/", &["-H", &other], 403, "forbidden_by_policy");
 }
 
 #[test]

@@ -28,12 +28,12 @@ pub(crate) fn findings(expression: &Expr, names: &Names) -> Vec<Finding> {
         if let ExprKind::Lit(Literal::EntityUID(entity)) = part.expr_kind() {
             findings.extend(entity_finding(entity, part, names));
         } else if let ExprKind::BinaryApp { op: BinaryOp::Eq, arg1, arg2 } = part.expr_kind() {
-            findings.extend(text_finding(arg1, arg2));
-            findings.extend(text_finding(arg2, arg1));
+            findings.extend(text_finding(arg1, arg2, names));
+            findings.extend(text_finding(arg2, arg1, names));
         } else if let ExprKind::BinaryApp { op: BinaryOp::Contains, arg1, arg2 } = part.expr_kind()
             && let ExprKind::Set(members) = arg1.expr_kind()
         {
-            findings.extend(members.iter().filter_map(|member| text_finding(arg2, member)));
+            findings.extend(members.iter().filter_map(|member| text_finding(arg2, member, names)));
         } else if let Some(path) = asked_with_has(part) {
             findings.extend(attribute_finding(&path, part, names));
         }
@@ -47,7 +47,7 @@ fn entity_finding(entity: &EntityUID, part: &Expr, names: &Names) -> Option<Find
         "LocalCaller" => numbered(id)?,
         "Role" => unknown("role", id, &names.roles)?,
         "Service" => unknown("service", id, &names.services)?,
-        "User" => qualified(id)?,
+        "User" => qualified(id, &names.issuers)?,
         "Workload" => canonical(id)?,
         _ => return None,
     };
@@ -66,9 +66,13 @@ fn numbered(id: &str) -> Option<(String, String)> {
     (!is_number && id != "loopback").then(|| (format!("{id:?} is no user id"), hint.to_owned()))
 }
 
-fn qualified(id: &str) -> Option<(String, String)> {
-    let hint = "write User::\"ISSUER#SUBJECT\", for example User::\"https://login.example#alice\"";
-    (!id.contains('#')).then(|| (format!("the user {id:?} names no issuer"), hint.to_owned()))
+fn qualified(id: &str, issuers: &BTreeSet<String>) -> Option<(String, String)> {
+    let hint =
+        "write User::\"ISSUER#SUBJECT\" with the name of the issuer in the config, for example User::\"corp#alice\"";
+    match id.split_once('#') {
+        Some((issuer, _)) => unknown("issuer", issuer, issuers),
+        None => Some((format!("the user {id:?} names no issuer"), hint.to_owned())),
+    }
 }
 
 fn canonical(id: &str) -> Option<(String, String)> {
@@ -135,7 +139,7 @@ fn attribute_finding((begin, path): &(Var, Vec<&str>), part: &Expr, names: &Name
 }
 
 /// A text that is compared with something that never has this value.
-fn text_finding(compared: &Expr, with: &Expr) -> Option<Finding> {
+fn text_finding(compared: &Expr, with: &Expr, names: &Names) -> Option<Finding> {
     let ExprKind::Lit(Literal::String(found)) = with.expr_kind() else { return None };
     let ExprKind::GetAttr { expr, attr } = compared.expr_kind() else { return None };
     let ExprKind::Var(of) = expr.expr_kind() else { return None };
@@ -151,6 +155,7 @@ fn text_finding(compared: &Expr, with: &Expr) -> Option<Finding> {
                 .then(|| (format!("the method {found:?} is never asked for"), format!("did you mean {upper:?}?")))
         }
         (Var::Context, "weekday") => one_of("weekday", found, &Weekday::ALL.map(Weekday::as_str)),
+        (Var::Principal, "issuer") => unknown("issuer", found, &names.issuers),
         (Var::Principal, "kind") => {
             one_of("kind of user", found, &[UserKind::User, UserKind::Service].map(UserKind::as_str))
         }

@@ -33,7 +33,7 @@ pub struct User<'token> {
     pub kind: UserKind,
     /// The subject, unique at its issuer only.
     pub id: &'token str,
-    /// Who vouches for it. A URL without fragment (OpenID Connect Core 1.0 §2), or the name of a list of keys.
+    /// Who vouches for it, by the name that the config gives it.
     pub issuer: &'token str,
     /// The team that its key belongs to.
     pub team: Option<&'token str>,

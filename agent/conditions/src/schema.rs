@@ -55,6 +55,7 @@ pub(crate) struct Types {
 pub(crate) struct Names {
     pub(crate) roles: BTreeSet<String>,
     pub(crate) services: BTreeSet<String>,
+    pub(crate) issuers: BTreeSet<String>,
     pub(crate) labels: BTreeSet<String>,
     pub(crate) claims: BTreeMap<String, ClaimKind>,
     /// Lower-case header name -> as a condition writes it.
@@ -132,6 +133,7 @@ impl Names {
         Self {
             roles: set(&vocabulary.roles),
             services: set(&vocabulary.services),
+            issuers: set(&vocabulary.issuers),
             labels: set(&vocabulary.labels),
             claims: vocabulary.claims.iter().cloned().collect(),
             headers: vocabulary

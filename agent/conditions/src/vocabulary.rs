@@ -15,6 +15,8 @@ pub struct Vocabulary {
     pub roles: Vec<String>,
     /// Inbounds or outbounds: what may stand in `Service::"..."`.
     pub services: Vec<String>,
+    /// Who vouches for users: what may stand before the `#` of `User::"..."`, and in `principal.issuer`.
+    pub issuers: Vec<String>,
     /// Labels that at least one service has.
     pub labels: Vec<String>,
     /// Claims of tokens that are read, with their types.
@@ -94,6 +96,7 @@ impl Vocabulary {
         distinct("claim", &claims, str::to_owned)?;
         distinct("header", &texts(&self.headers), header_attribute)?;
         for (kind, names) in [
+            ("issuer", &self.issuers),
             ("label", &self.labels),
             ("query parameter", &self.queries),
             ("role", &self.roles),

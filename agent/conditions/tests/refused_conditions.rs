@@ -150,7 +150,7 @@ fn names_and_texts_that_nothing_equals_are_refused() {
             "principal == User::\"alice\"",
             "the user \"alice\" names no issuer",
             "User::\"alice\"",
-            "write User::\"ISSUER#SUBJECT\", for example User::\"https://login.example#alice\"",
+            "write User::\"ISSUER#SUBJECT\" with the name of the issuer in the config, for example User::\"corp#alice\"",
         ),
         (
             "principal == Workload::\"spiffe://PROD.example/a\"",

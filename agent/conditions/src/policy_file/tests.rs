@@ -22,6 +22,7 @@ static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let vocabulary = Vocabulary {
         roles: names(&["a", "b", "c"]),
+        issuers: vec!["keys".to_owned()],
         services: names(&["llm", "other"]),
         labels: names(&["tier"]),
         claims: vec![("level".to_owned(), ClaimKind::Number)],

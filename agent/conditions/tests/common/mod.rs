@@ -21,6 +21,7 @@ pub(crate) fn vocabulary() -> Vocabulary {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     Vocabulary {
         roles: names(&["employee", "contractor", "gateway", "batch"]),
+        issuers: names(&["corp", "api_key", "basic"]),
         services: names(&["llm", "embeddings"]),
         labels: names(&["tier", "data"]),
         claims: vec![
@@ -75,7 +76,7 @@ pub(crate) fn web(schema: &Schema) -> Principal {
 pub(crate) const ALICE: User<'static> = User {
     kind: UserKind::User,
     id: "alice",
-    issuer: "https://login.example",
+    issuer: "corp",
     team: Some("research"),
     scopes: &["chat", "embed"],
     groups: &["ml", "staff"],

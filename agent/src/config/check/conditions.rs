@@ -56,8 +56,10 @@ fn vocabulary(
     use countersign_conditions::vocabulary::{ClaimKind, Vocabulary};
 
     use super::super::checked::ClaimType;
+    use super::issuers::RESERVED_ISSUERS;
 
     let texts = |list: &[Spanned<String>]| list.iter().map(|text| text.get_ref().clone()).collect();
+    let vouching = issuers.iter().map(|issuer| issuer.name.to_string());
     let inbound_labels = file.inbound.iter().flat_map(|inbound| inbound.labels.keys());
     let outbound_labels = file.outbound.iter().flat_map(|outbound| outbound.labels.keys());
     let labels: BTreeSet<&String> = inbound_labels.chain(outbound_labels).collect();
@@ -84,6 +86,7 @@ fn vocabulary(
     Ok(Vocabulary {
         roles: file.role.iter().map(|role| role.name.get_ref().clone()).collect(),
         services: names.into_iter().cloned().collect(),
+        issuers: vouching.chain(RESERVED_ISSUERS.map(ToOwned::to_owned)).collect(),
         labels: labels.into_iter().cloned().collect(),
         claims: claims.into_iter().collect(),
         headers: texts(&file.conditions.headers),

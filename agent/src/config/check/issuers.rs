@@ -22,6 +22,9 @@ use super::super::{Secrets, file, secret};
 use super::scalars::{absolute, name, seconds};
 use crate::refusal::in_one_line;
 
+/// Who vouches for whoever shows an API key or a password, as conditions name it.
+pub(super) const RESERVED_ISSUERS: [&str; 2] = ["api_key", "basic"];
+
 /// Most issuers of one config.
 const ISSUERS_MAX: usize = 64;
 
@@ -49,6 +52,13 @@ pub(super) fn issuers(
             return Err(Finding::new(place, format!("{} issuers; the limit is {ISSUERS_MAX}", written.len())));
         }
         let checked = one(issuer, secrets, files)?;
+        if RESERVED_ISSUERS.contains(&&*checked.name) {
+            let message = format!(
+                "an issuer cannot be called {:?}: users of that name are those of API keys or passwords",
+                checked.name
+            );
+            return Err(Finding::new(place, message));
+        }
         if issuers.iter().any(|other| other.name == checked.name) {
             return Err(Finding::new(place, format!("two issuers are called {:?}", checked.name)));
         }
