@@ -166,6 +166,9 @@ pub struct Access {
     /// The HTTP status that the peer got.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    /// The backend has refused the credential that it was given.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub credential_rotated: bool,
     /// Bytes of bodies from the peer.
     pub received_bytes: u64,
     /// Bytes of bodies to the peer.

@@ -43,6 +43,7 @@ pub(crate) fn access() -> Access {
         headers: vec!["user-agent: curl/8".to_owned()],
         query: vec!["api-version=2026".to_owned()],
         status: Some(403),
+        credential_rotated: true,
         received_bytes: 1,
         sent_bytes: 2,
         duration_us: 3,
@@ -117,7 +118,7 @@ pub(crate) fn all() -> Vec<Entry> {
         }),
         Event::Lockout(Lockout { subject: "192.0.2.7".to_owned(), until: text("2026-11-23T03:10:00Z") }),
         Event::Pattern(Pattern {
-            pattern: "many_paths".to_owned(),
+            pattern: "refusal_burst".to_owned(),
             subject: text("spiffe://prod.example/web/frontend"),
             route: text("llm"),
             count: 200,

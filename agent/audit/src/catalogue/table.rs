@@ -34,6 +34,8 @@ pub struct Key {
 pub enum Form {
     /// A number from zero.
     Count,
+    /// `true`; where it is not so, the key is absent.
+    Flag,
     /// SHA-256 in 64 lower-case hexadecimal digits.
     Hash,
     /// Any text.
@@ -69,7 +71,7 @@ const ACCESS: &[Key] = &[
     must("direction", Form::Word(&["inbound", "outbound"]), "from another host, or to one"),
     must("route", Form::Text, "the name of the inbound or outbound"),
     must("address", Form::Text, "where the caller called from"),
-    may("peer", Form::Text, "the verified name of the peer"),
+    may("peer", Form::Text, "the verified name of the peer, or the program of this host (`local:...`)"),
     may("names", Form::Texts, "all of its verified names, if it has more than one"),
     may("serial", Form::Text, "the serial number of its certificate"),
     may("roles", Form::Texts, "its roles"),
@@ -94,6 +96,11 @@ const ACCESS: &[Key] = &[
     may("headers", Form::Texts, "request headers that the config lists, `name: value`"),
     may("query", Form::Texts, "parameters of the query that the config lists, `name=value`"),
     may("status", Form::Count, "the HTTP status that the caller got"),
+    may(
+        "credential_rotated",
+        Form::Flag,
+        "the backend has refused the credential that it was given; the next request is given the other",
+    ),
     must("received_bytes", Form::Count, "bytes of bodies from the peer"),
     must("sent_bytes", Form::Count, "bytes of bodies to the peer"),
     must("duration_us", Form::Count, "how long it took, in microseconds"),
@@ -197,7 +204,7 @@ pub const KINDS: &[Kind] = &[
         meaning: "an own certificate or an injected secret is another one now",
         keys: &[
             must("credential", Form::Word(&["certificate", "injected_secret"]), "which kind"),
-            must("name", Form::Text, "the identity of a certificate; the inbound and the header of a secret"),
+            must("name", Form::Text, "the identity of a certificate; the inbound and the place of a secret"),
             may("serial", Form::Text, "the serial number of the new certificate"),
             may("not_after", Form::Time, "when the new certificate ends"),
         ],
@@ -226,7 +233,7 @@ pub const KINDS: &[Kind] = &[
         name: "pattern",
         meaning: "something odd was seen",
         keys: &[
-            must("pattern", Form::Text, "the name of the pattern"),
+            must("pattern", Form::Word(&["new_address", "new_route", "refusal_burst"]), "which"),
             may("subject", Form::Text, "who shows it: a name or an address"),
             may("route", Form::Text, "the name of the inbound or outbound"),
             must("count", Form::Count, "how often"),
@@ -280,6 +287,7 @@ impl Form {
     fn schema(self, meaning: &str) -> Value {
         match self {
             Self::Count => json!({ "type": "integer", "minimum": 0, "description": meaning }),
+            Self::Flag => json!({ "const": true, "description": meaning }),
             Self::Hash => json!({ "type": "string", "pattern": "^[0-9a-f]{64}$", "description": meaning }),
             Self::Text => json!({ "type": "string", "description": meaning }),
             Self::Texts => json!({ "type": "array", "items": { "type": "string" }, "description": meaning }),
@@ -291,6 +299,7 @@ impl Form {
     fn in_words(self) -> String {
         match self {
             Self::Count => "number".to_owned(),
+            Self::Flag => "`true`".to_owned(),
             Self::Hash => "SHA-256".to_owned(),
             Self::Text => "text".to_owned(),
             Self::Texts => "list of texts".to_owned(),
@@ -343,6 +352,7 @@ mod tests {
             let key = keys().find(|key| key.name == name).ok_or_else(|| format!("{} has no {name:?}", kind.name))?;
             let fits = match key.form {
                 Form::Count => value.is_u64(),
+                Form::Flag => *value == Value::Bool(true),
                 Form::Hash => value.as_str().is_some_and(|text| text.len() == 64),
                 Form::Text | Form::Time => value.is_string(),
                 Form::Texts => value.is_array(),
