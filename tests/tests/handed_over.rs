@@ -39,13 +39,13 @@ fn a_socket_that_was_handed_over_outlives_refused_configs_and_removed_routes() {
     mesh.host_a.reload(without_other);
     assert_eq!(http::get(mesh.frontend, "/a").unwrap().status(), 200);
     // The port of the last route is taken, and only after the socket of the one before was.
-    let taken = format!(
-        "{tables}\n[[outbound]]\nname = \"taken\"\nidentity = \"spiffe://mesh.test/other\"\nlisten = \"{}\"\nservice = \"spiffe://mesh.test/llm\"\nendpoints = [\"host-b:1\"]\n",
-        mesh.inbound
-    );
-    for _ in 0..2 {
+    for name in ["taken", "taken-too"] {
+        let taken = format!(
+            "{tables}\n[[outbound]]\nname = \"{name}\"\nidentity = \"spiffe://mesh.test/other\"\nlisten = \"{}\"\nservice = \"spiffe://mesh.test/llm\"\nendpoints = [\"host-b:1\"]\n",
+            mesh.inbound
+        );
         let refused = mesh.host_a.reload_refused(&taken);
-        assert!(refused.contains("\"taken\" cannot listen"), "{refused}");
+        assert!(refused.contains(&format!("\"{name}\" cannot listen")), "{refused}");
     }
     mesh.host_a.reload(&tables);
     both_are_served(&mesh);
