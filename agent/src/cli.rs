@@ -126,7 +126,7 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Run until SIGTERM. SIGHUP has the config read again; a changed file is noticed without it.
+    /// Run until SIGTERM. SIGHUP has the config read again, which a changed file does by itself, and the audit file opened anew.
     #[command(after_help = "Example: countersign-agent run --config /etc/countersign/agent.toml")]
     Run {
         #[command(flatten)]

@@ -66,6 +66,9 @@ pub(crate) enum Refusal {
     /// For this caller it is given none.
     #[error("no credential for the backend is given in exchange for the caller's own")]
     BackendCredentialRefused,
+    /// The backend could not be told whose request it is.
+    #[error("the backend cannot be told who calls: the name cannot stand in a header")]
+    CallerUntellable,
     /// It has as many connections as it may have.
     #[error("{target} has {limit} connections, which is the limit")]
     BackendFull { target: String, limit: u32 },
@@ -148,10 +151,11 @@ impl Refusal {
             Self::Denied { reason, .. } => reason,
             Self::KeyNotFor { .. } => "key_not_for_this",
             Self::Limit(refusal) => refusal.reason(),
-            Self::LocalCaller(_) => "local_user_not_allowed",
+            Self::LocalCaller(_) => "local_caller_not_allowed",
             Self::Withdrawn(withdrawn) => withdrawn.reason(),
             Self::BackendCredential => "backend_credential",
             Self::BackendCredentialRefused => "backend_credential_refused",
+            Self::CallerUntellable => "caller_untellable",
             Self::BackendFull { .. } => "backend_full",
             Self::Unreachable { .. } => "backend_unreachable",
             Self::WrongService { .. } => "wrong_service",
@@ -171,6 +175,7 @@ impl Refusal {
             Self::Withdrawn(Withdrawn::Stopped) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Credential { source, .. } => source.status(),
             Self::BackendCredentialRefused
+            | Self::CallerUntellable
             | Self::Certificate(_)
             | Self::Denied { .. }
             | Self::KeyNotFor { .. }
@@ -230,6 +235,7 @@ impl Refusal {
         matches!(
             self,
             Self::BackendCredentialRefused
+                | Self::CallerUntellable
                 | Self::Certificate(_)
                 | Self::Credential { .. }
                 | Self::Denied { .. }

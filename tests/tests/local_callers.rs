@@ -120,7 +120,7 @@ fn users_of_a_socket_are_told_apart() {
     taken_up("", &format!("local:uid={}", uid + 12345));
     let refused = ask();
     assert!(refused.as_ref().map_or(true, |answer| answer.status() == 403), "{refused:?}");
-    let line = mesh.host_a.wait_for_audit("the refusal", |line| line["reason"] == "local_user_not_allowed");
+    let line = mesh.host_a.wait_for_audit("the refusal", |line| line["reason"] == "local_caller_not_allowed");
     assert!(line["address"].as_str().unwrap().contains(&format!("uid={uid}")), "{line}");
     assert_eq!(backend.seen().len(), 3);
 }

@@ -89,6 +89,7 @@ fn what_is_switched_off_in_the_agents_config_can_be_switched_on() {
     std::fs::write(&policies, "forbid (principal, action, resource) when { context.weekday == \"sunday\" };\n")
         .unwrap();
     let text = text.replace("/etc/countersign/policies/llm.cedar", policies.to_str().unwrap());
+    let text = text.replace("/etc/countersign/policies/llm-out.cedar", policies.to_str().unwrap());
     let path = folder.path().join("agent.toml");
     std::fs::write(&path, &text).unwrap();
     let finished = check_agent_config(&path);

@@ -18,7 +18,7 @@ pub(crate) enum CredentialRefusal {
     Busy,
     #[error("too many tokens are asked about at once")]
     IssuerBusy,
-    #[error("the keys of the issuer {0:?} cannot be had")]
+    #[error("the issuer {0:?} does not answer")]
     IssuerUnavailable(String),
     #[error("no issuer of tokens that is known here has made it")]
     IssuerUnknown,

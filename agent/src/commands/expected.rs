@@ -9,7 +9,7 @@ use countersign_certs::time::{Clock, Timestamp, TimestampError};
 use serde::{Deserialize, Serialize};
 
 use super::question::{self, Question, RouteName};
-use crate::config::{ConfigError, Secrets};
+use crate::config::Secrets;
 use crate::refusal::in_one_line;
 use crate::run::{self, RunError};
 
@@ -92,7 +92,7 @@ pub(crate) enum ExpectedError {
 
 /// No line of such a table is secret.
 const NO_SECRETS: SecretLines =
-    SecretLines { key: "secret", reminders: &[], hint: "examples/policy-test/policy.test.toml shows each key's form" };
+    SecretLines { key: "secret", reminders: &[], hint: "examples/one-config/policy.test.toml shows each key's form" };
 
 /// Carries it out; what it returns is printed. A decision that is another one than expected is a failure.
 pub(crate) fn test(path: &Path, json: bool, clock: &Clock) -> Result<String, ExpectedError> {
@@ -155,11 +155,5 @@ impl ExpectedError {
     /// Whether the config is what is wrong.
     pub(crate) fn is_config(&self) -> bool {
         matches!(self, Self::Run(RunError::Config(_)) | Self::Malformed(_))
-    }
-}
-
-impl From<ConfigError> for ExpectedError {
-    fn from(error: ConfigError) -> Self {
-        Self::Run(error.into())
     }
 }

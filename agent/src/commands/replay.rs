@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::CommandError;
 use super::question::{self, Recorded};
 use crate::config::{Secrets, open_audit};
+use crate::policy::decide::Obstacle;
 use crate::refusal::in_one_line;
 use crate::run;
 
@@ -56,20 +57,6 @@ struct Change {
     now: String,
 }
 
-/// Reasons that a policy gave; whatever else refused a request would refuse it still.
-const OF_POLICY: [&str; 10] = [
-    "condition_not_met",
-    "condition_unclear",
-    "denied_by_rule",
-    "forbidden_by_policy",
-    "method_not_allowed",
-    "network_not_allowed",
-    "no_role",
-    "path_not_allowed",
-    "role_not_allowed",
-    "via_not_allowed",
-];
-
 /// Carries it out; what it returns is printed.
 pub(crate) fn replay(policy: &Path, audit: &[PathBuf], json: bool, clock: &Clock) -> Result<String, CommandError> {
     let config = run::load(policy, Secrets::Named)?;
@@ -97,7 +84,8 @@ impl Replayed {
             self.other_lines += 1;
             return;
         };
-        let reason = recorded.reason.as_deref().filter(|reason| OF_POLICY.contains(reason));
+        // Whatever else refused a request would refuse it still.
+        let reason = recorded.reason.as_deref().filter(|reason| Obstacle::REASONS.contains(reason));
         let before = match (&recorded.rule, reason) {
             (Some(rule), _) => Ok(rule.clone()),
             (None, Some(reason)) => Err(reason.to_owned()),

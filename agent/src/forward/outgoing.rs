@@ -14,7 +14,7 @@ use crate::given::Spent;
 use crate::given::exchange::Exchanged;
 use crate::identify::headers::IDENTITY_HEADERS;
 use crate::record::line::DecisionId;
-use crate::refusal::{Refusal, Withdrawn};
+use crate::refusal::Refusal;
 use crate::request::{NormalRequest, X_COUNTERSIGN_DECISION};
 
 /// A request on its way out. What was authorized is in it, and nothing else.
@@ -110,15 +110,14 @@ impl std::fmt::Debug for Outgoing {
 
 /// Tells the backend who stands behind the request. What cannot be told is not forwarded.
 fn tell_who_calls(headers: &mut HeaderMap, ongoing: &Ongoing) -> Result<(), Refusal> {
-    let untold = || Refusal::Withdrawn(Withdrawn::Route);
     match ongoing.caller() {
         Caller::Peer(_) | Caller::OnBehalf { .. } => {
-            ongoing.connection().identity_headers().ok_or_else(untold)?.add_to(headers);
+            ongoing.connection().identity_headers().ok_or(Refusal::CallerUntellable)?.add_to(headers);
         }
         Caller::Subject(_) => {}
     }
     match ongoing.caller().subject() {
-        Some(subject) if !subject.add_to(headers) => Err(untold()),
+        Some(subject) if !subject.add_to(headers) => Err(Refusal::CallerUntellable),
         Some(_) | None => Ok(()),
     }
 }

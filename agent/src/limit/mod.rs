@@ -93,14 +93,11 @@ async fn admit(
     let who = Who::of_request(ongoing.connection(), ongoing.caller());
     let (admitted, notice) = Counting::of(&limits, &who).admit(ongoing.connection().worker()).await;
     record.limited(notice);
-    if let Err(refusal) = &admitted {
-        let (connection, caller) = (ongoing.connection(), ongoing.caller());
-        let subject = caller.subject().map(|subject| subject.principal());
-        let peer = connection.peer().map(|peer| peer.principal());
-        let who = subject.or(peer).unwrap_or("nobody who is known");
-        connection.worker().notables().limit_hit(refusal.name(), who, connection.route_name());
-    }
-    Ok(admitted.map_err(Box::new)?)
+    Ok(admitted.inspect_err(|refusal| tell(refusal, &who, ongoing.connection())).map_err(Box::new)?)
+}
+
+fn tell(refusal: &LimitRefusal, who: &Who<'_>, connection: &Connection) {
+    connection.worker().notables().limit_hit(refusal.name(), who.name(), connection.route_name());
 }
 
 /// Counts a connection that was authorized as a whole.
@@ -115,7 +112,7 @@ pub(crate) async fn connection(
     let who = Who::of_connection(connection);
     let (admitted, notice) = Counting::of(limits, &who).admit(connection.worker()).await;
     record.limited(notice);
-    let admission = admitted.map_err(Box::new)?;
+    let admission = admitted.inspect_err(|refusal| tell(refusal, &who, connection)).map_err(Box::new)?;
     Ok(authorized.admitted(admission))
 }
 

@@ -33,6 +33,11 @@ impl<'request> Who<'request> {
         Self { connection, workload: connection.peer(), subject: None }
     }
 
+    /// Whoever the request is made for.
+    pub(crate) fn name(&self) -> &str {
+        self.subject_name().or_else(|| self.workload_name()).unwrap_or("nobody who is known")
+    }
+
     /// What is counted, if the limit holds.
     pub(crate) fn counted_by(&self, limit: &Limit) -> Option<Counted> {
         if !self.is_held_by(limit) {

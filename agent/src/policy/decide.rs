@@ -240,6 +240,20 @@ impl Obstacle<'_> {
         }
     }
 
+    /// Every reason, as audit lines and metrics have them.
+    pub(crate) const REASONS: [&'static str; 10] = [
+        "condition_not_met",
+        "condition_unclear",
+        "denied_by_rule",
+        "forbidden_by_policy",
+        "method_not_allowed",
+        "network_not_allowed",
+        "no_role",
+        "path_not_allowed",
+        "role_not_allowed",
+        "via_not_allowed",
+    ];
+
     /// A short fixed word for metrics and audit lines.
     pub(crate) fn reason(&self) -> &'static str {
         match self {

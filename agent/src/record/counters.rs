@@ -88,7 +88,7 @@ impl Histogram {
 }
 
 /// The reasons that metrics tell apart, the last for any other. Fixed, so that no peer can make a label.
-pub(crate) const REASONS: [&str; 109] = [
+pub(crate) const REASONS: [&str; 111] = [
     "audit_unavailable",
     "backend_broke",
     "backend_credential",
@@ -96,6 +96,7 @@ pub(crate) const REASONS: [&str; 109] = [
     "backend_full",
     "backend_unreachable",
     "caller_gone",
+    "caller_untellable",
     "certificate_expired",
     "certificate_malformed",
     "certificate_missing",
@@ -116,6 +117,7 @@ pub(crate) const REASONS: [&str; 109] = [
     "handshake_failed",
     "handshake_timeout",
     "idle_timeout",
+    "issuer_busy",
     "issuer_unavailable",
     "key_changed",
     "key_disabled",
@@ -129,7 +131,7 @@ pub(crate) const REASONS: [&str; 109] = [
     "limit_concurrent",
     "limit_rate",
     "limit_store_away",
-    "local_user_not_allowed",
+    "local_caller_not_allowed",
     "locked_out",
     "method_not_allowed",
     "network_not_allowed",

@@ -114,6 +114,9 @@ fn members(
 ) -> Result<Box<[MemberPattern]>, Finding> {
     let member = |text: &Spanned<String>| {
         let member: MemberPattern = parsed(text)?;
+        if member.is_local(true) || member.is_local(false) {
+            return Err(Finding::new(text.span(), "this limit can never hold: programs of this host call no inbound"));
+        }
         surroundings.known.check(member.trust_domain(), text.span(), "this member")?;
         member.subject().map_or(Ok(()), |pattern| surroundings.subjects.check(text, pattern))?;
         Ok(member)
