@@ -53,6 +53,14 @@ pub enum AttributeError {
     /// The names and types that a condition may ask for have changed since one of the parts was made.
     #[error("principal and service were made for different configs")]
     OtherConfig,
+    /// A backend may read both as the same name (RFC 3875 §4.1.18), and what the condition looks at would not be what it reads.
+    #[error("{found:?} is another spelling of the header {declared:?}; which one a backend reads is ambiguous")]
+    Spelling {
+        /// As in the request.
+        found: String,
+        /// As in the config, in lower case.
+        declared: String,
+    },
     /// Said twice, so a condition and a backend could read different ones.
     #[error("{0:?} is given more than once; which one counts is ambiguous")]
     Twice(String),
@@ -98,18 +106,22 @@ impl Attributes {
     /// [`Uses::HEADERS`](crate::uses::Uses::HEADERS).
     ///
     /// # Errors
-    /// A declared header that is there twice, or a value that is too long.
+    /// A declared header that is there twice or in another spelling, or a value that is too long.
     pub fn headers<'request>(
         &mut self,
         headers: impl IntoIterator<Item = (&'request str, &'request str)>,
     ) -> Result<(), AttributeError> {
         let declared = &self.parties.0.schema.names.headers;
-        let attribute = |name: &str| match declared.get(name) {
-            Some(attribute) => Some(attribute),
-            None => declared.get(&name.to_ascii_lowercase()),
+        let attribute = |name: &str| match declared.get_key_value(name) {
+            Some(exact) => Some(exact),
+            None => declared.iter().find(|(known, _)| is_spelling_of(name, known)),
         };
         let headers = record(headers.into_iter().filter_map(|(name, value)| {
-            attribute(name).map(|attribute| Ok((attribute.clone(), text("a header", value)?)))
+            let (declared, attribute) = attribute(name)?;
+            if !name.eq_ignore_ascii_case(declared) {
+                return Some(Err(AttributeError::Spelling { found: name.to_owned(), declared: declared.clone() }));
+            }
+            Some(text("a header", value).map(|value| (attribute.clone(), value)))
         }))?;
         self.set("headers", headers);
         Ok(())
@@ -181,6 +193,14 @@ impl Attributes {
             Some(Context::Value(Arc::clone(&self.context))),
         )
     }
+}
+
+/// Whether two names of headers differ in nothing but case and the marks between their letters.
+fn is_spelling_of(found: &str, name: &str) -> bool {
+    let same = |(one, other): (u8, u8)| {
+        one.eq_ignore_ascii_case(&other) || !(one.is_ascii_alphanumeric() || other.is_ascii_alphanumeric())
+    };
+    found.len() == name.len() && found.bytes().zip(name.bytes()).all(same)
 }
 
 /// Headers and claims may hold what no log should.

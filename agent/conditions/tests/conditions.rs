@@ -208,6 +208,12 @@ fn what_is_ambiguous_or_too_much_is_refused() {
     let twice = |name: &str| Err(AttributeError::Twice(name.to_owned()));
     assert_eq!(attributes.headers([("x-tenant", "a"), ("X-Tenant", "b")]), twice("x_tenant"));
     assert_eq!(attributes.headers([("x-other", "a"), ("X-Other", "b")]), Ok(()));
+    for found in ["x_tenant", "X_Tenant", "x.tenant"] {
+        let spelling = AttributeError::Spelling { found: found.to_owned(), declared: "x-tenant".to_owned() };
+        assert_eq!(attributes.headers([(found, "a")]), Err(spelling.clone()));
+        assert_eq!(attributes.headers([("x-tenant", "a"), (found, "b")]), Err(spelling));
+    }
+    assert_eq!(attributes.headers([("x-tenants", "a"), ("xatenant", "a"), ("x-tenan", "a")]), Ok(()));
     assert_eq!(attributes.query([("model", "a"), ("model", "a")]), twice("model"));
     assert_eq!(attributes.query([("Model", "a"), ("Model", "a")]), Ok(()));
     let long = "a".repeat(TEXT_BYTES_MAX + 1);
