@@ -11,7 +11,7 @@ use std::time::Duration;
 use aws_lc_rs::digest::{Context, SHA256};
 use countersign_credentials::lockout::{LockedUntil, Lockout, LockoutSettings};
 use countersign_credentials::password::{Basic, PasswordHash};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::refusal::CredentialRefusal;
 use super::shown::Secret;
@@ -104,15 +104,8 @@ async fn check(
         (None, None) => return Err(CredentialRefusal::PasswordWrong),
     };
     let hash = Arc::clone(&checked);
-    let check = move || {
-        let is_right = hash.verify(&password);
-        // The turn is over when the work is, not when the caller goes away.
-        drop(turn);
-        is_right
-    };
-    let verified = tokio::task::spawn_blocking(check).await;
-    let is_right = matches!(verified, Ok(true)) && is_known;
-    if !is_right {
+    let is_right = in_turn(turn, move || hash.verify(&password)).await == Some(true);
+    if !(is_right && is_known) {
         return Err(CredentialRefusal::PasswordWrong);
     }
     checks.lockout().succeeded(&name, address);
@@ -122,8 +115,58 @@ async fn check(
     Ok(subject)
 }
 
+/// Does slow work on a thread of its own. The turn is over when the work is, not when the caller goes away. None if it came to nothing.
+async fn in_turn<T: Send + 'static>(
+    turn: OwnedSemaphorePermit,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let work = move || {
+        let done = work();
+        drop(turn);
+        done
+    };
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
 /// Whether a password that was right is still that of its user.
 pub(super) fn still_right(name: &str, hash: &Arc<PasswordHash>, snapshot: &Snapshot) -> Result<(), CredentialRefusal> {
     let known = snapshot.accepted.passwords.as_ref().and_then(|known| known.hashes.get(name));
     if known.is_some_and(|known| known == hash) { Ok(()) } else { Err(CredentialRefusal::PasswordWrong) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_caller_that_goes_away_gives_its_turn_back_when_the_work_is_done_and_not_before() {
+        let turns = Arc::new(Semaphore::new(CHECKS_AT_ONCE));
+        let (begun, has_begun) = mpsc::channel();
+        let mut gates = Vec::new();
+        for _ in 0..CHECKS_AT_ONCE {
+            let (open, gate) = mpsc::channel::<()>();
+            let (turn, begun) = (Arc::clone(&turns).acquire_owned().await.unwrap(), begun.clone());
+            let work = in_turn(turn, move || {
+                begun.send(()).unwrap();
+                gate.recv().ok();
+            });
+            let caller = tokio::spawn(work);
+            while has_begun.try_recv().is_err() {
+                tokio::task::yield_now().await;
+            }
+            caller.abort();
+            assert!(caller.await.unwrap_err().is_cancelled(), "the caller has gone away");
+            gates.push(open);
+        }
+        assert_eq!(turns.available_permits(), 0, "the work goes on");
+        let next = tokio::spawn(Arc::clone(&turns).acquire_owned());
+        drop(gates.pop());
+        let turn = next.await.unwrap().unwrap();
+        assert_eq!(in_turn(turn, || 7).await, Some(7));
+        drop(gates);
+        let all = turns.acquire_many(u32::try_from(CHECKS_AT_ONCE).unwrap()).await;
+        assert!(all.is_ok(), "every turn comes back");
+    }
 }
