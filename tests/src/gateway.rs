@@ -1,5 +1,6 @@
 //! One agent before an echoing service, and curl as the client that calls it: with a certificate, with another credential, or both.
 
+use std::net::SocketAddr;
 use std::process::Command;
 
 use rcgen::SanType;
@@ -111,6 +112,11 @@ impl Gateway {
     /// Where it listens, as a URL begins.
     pub fn url(&self) -> String {
         format!("https://{HOST}:{}", self.port)
+    }
+
+    /// Where it listens, for clients that are no curl.
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
     }
 
     /// A certificate for a workload, as curl takes it.

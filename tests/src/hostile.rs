@@ -25,6 +25,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// A client that believes any server.
 pub struct HostilePeer {
     config: ClientConfig,
+    asks_for: Option<ServerName<'static>>,
 }
 
 /// How a knock at a door ended.
@@ -65,7 +66,17 @@ impl HostilePeer {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Self { config }
+        Self { config, asks_for: None }
+    }
+
+    /// Asks for this name in its hello (SNI), in place of none.
+    ///
+    /// # Panics
+    /// It is no name.
+    #[must_use]
+    pub fn asking_for(mut self, name: &str) -> Self {
+        self.asks_for = Some(name.to_owned().try_into().unwrap());
+        self
     }
 
     /// Offers these protocols instead.
@@ -85,7 +96,7 @@ impl HostilePeer {
         tcp.set_read_timeout(Some(SILENCE))?;
         tcp.set_write_timeout(Some(SILENCE))?;
         tcp.set_nodelay(true)?;
-        let name = ServerName::IpAddress(address.ip().into());
+        let name = self.asks_for.clone().unwrap_or_else(|| ServerName::IpAddress(address.ip().into()));
         let connection = ClientConnection::new(Arc::new(self.config.clone()), name).map_err(io::Error::other)?;
         let mut stream = StreamOwned::new(connection, tcp);
         while stream.conn.is_handshaking() {

@@ -125,7 +125,8 @@ impl Provider {
         finished.json()
     }
 
-    /// Answers everything so from now on: `serve`, `slow`, `hang`, `refuse`, `fail`, `redirect`, `redirect-all` or `foreign`.
+    /// Answers everything so from now on: `serve`, `slow`, `hang`, `hold`, `refuse`, `fail`, `redirect`, `redirect-all` or `foreign`.
+    /// What is held is answered when the mode changes.
     pub fn mode(&self, to: &str) {
         self.steer(&format!("/mode?to={to}"));
     }

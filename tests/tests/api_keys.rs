@@ -161,17 +161,29 @@ fn a_key_is_rotated_with_overlap_and_ends_when_it_is_said_to() {
 }
 
 #[test]
-fn a_stream_ends_with_the_key_that_opened_it() {
+fn a_stream_ends_with_the_key_that_opened_it_and_no_other_does() {
     let gateway = gateway("any_of = [\"api_key\"]");
-    let (id, key) = new_key(&gateway, &["--team", "research"]);
-    wait_for(&gateway, &key, 200);
-    let mut held = gateway.start_call("/hold", &["-H", &bearer(&key)]);
-    wait::until_so("the stream has begun", || gateway.backend.seen().iter().any(|seen| seen.line().contains("/hold")));
-    gateway.key(&["revoke", &id]);
-    held.wait_for_end(std::time::Duration::from_secs(10));
-    gateway.agent.wait_for_audit("the stream was cut", |line| {
-        line["reason"] == "withdrawn_credential" && line["outcome"] == "cut" && line["path"] == "/hold"
-    });
+    let begin = |path: &str, key: &str| {
+        let held = gateway.start_call(path, &["-H", &bearer(key)]);
+        let begun = || gateway.backend.seen().iter().any(|seen| seen.line().contains(path));
+        wait::until_so("the stream has begun", begun);
+        held
+    };
+    let (_, other) = new_key(&gateway, &["--team", "research"]);
+    wait_for(&gateway, &other, 200);
+    let mut goes_on = begin("/hold/other", &other);
+    for how in ["revoke", "disable"] {
+        let (id, key) = new_key(&gateway, &["--team", "research"]);
+        wait_for(&gateway, &key, 200);
+        let path = format!("/hold/{how}");
+        let mut held = begin(&path, &key);
+        gateway.key(&[how, &id]);
+        held.wait_for_end(std::time::Duration::from_secs(10));
+        let line = gateway.agent.wait_for_audit("the stream was cut", |line| line["path"] == path.as_str());
+        assert_eq!((&line["outcome"], &line["reason"]), (&json!("cut"), &json!("withdrawn_credential")), "{line}");
+        assert_eq!(line["subject"], format!("key:{id}"));
+    }
+    assert_eq!(goes_on.poll_end(), None);
 }
 
 #[test]

@@ -343,6 +343,56 @@ fn a_credential_of_the_callers_in_trailers_does_not_reach_the_service_where_one_
     assert_eq!(seen.trailers, ["x-checksum: 900150983cd24fb0"]);
 }
 
+/// A credential is for the head (RFC 9110 §6.5.1): nobody has looked at one in a trailer.
+const CREDENTIALS: &[&str] = &[
+    "authorization",
+    "x-api-key",
+    "x_api_key",
+    "x-api_key",
+    "cookie",
+    "proxy-authorization",
+    "proxy_authorization",
+    "dpop",
+];
+
+#[test]
+fn a_credential_in_trailers_of_http2_never_reaches_the_service() {
+    let site = site();
+    let mut connection = site.http2();
+    let announced = format!("{}, x-checksum", CREDENTIALS.join(", "));
+    let head = [
+        (":method", "POST"),
+        (":scheme", "https"),
+        (":authority", "service.test"),
+        (":path", "/v1/models"),
+        ("trailer", announced.as_str()),
+    ];
+    connection.headers(1, &head, false).unwrap();
+    connection.data(1, b"abc", false).unwrap();
+    let mut trailers: Vec<_> = CREDENTIALS.iter().map(|name| (*name, "s3cret of the caller")).collect();
+    trailers.push(("x-checksum", "900150983cd24fb0"));
+    connection.headers(1, &trailers, true).unwrap();
+    assert_eq!(connection.end_of(1), End::Answered(200));
+    let seen = site.backend.only();
+    assert_eq!(seen.body, b"abc");
+    assert_eq!(seen.trailers, ["x-checksum: 900150983cd24fb0"]);
+    assert!(!format!("{seen:?}").contains("s3cret"), "{seen:?}");
+}
+
+#[test]
+fn a_credential_in_trailers_of_a_chunked_body_never_reaches_the_service() {
+    let site = site();
+    let (announced, trailers) = (CREDENTIALS.join(", "), CREDENTIALS.join(": s3cret of the caller\r\n"));
+    let request = format!(
+        "POST /v1/models HTTP/1.1\r\nHost: service.test\r\nTransfer-Encoding: chunked\r\nTrailer: {announced}, x-checksum\r\n\r\n3\r\nabc\r\n0\r\n{trailers}: s3cret of the caller\r\nX-Checksum: 1\r\n\r\n"
+    );
+    assert_eq!(site.send(&request), Knock::Answered(200));
+    let seen = site.backend.only();
+    assert_eq!(seen.body, b"abc");
+    assert_eq!(seen.trailers, ["x-checksum: 1"]);
+    assert!(!format!("{seen:?}").contains("s3cret"), "{seen:?}");
+}
+
 #[test]
 fn cookies_in_several_fields_of_http2_are_one_line_of_http1() {
     let site = site();

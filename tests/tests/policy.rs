@@ -3,8 +3,11 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that finds less than it expects has failed")]
 
 use countersign_tests::agent::TestAgent;
+use countersign_tests::backend::EchoBackend;
 use countersign_tests::gateway::Gateway;
-use countersign_tests::wait;
+use countersign_tests::load::Load;
+use countersign_tests::mesh::{Mesh, Plan};
+use countersign_tests::{http, tools, wait};
 use serde_json::Value;
 
 const FRONTEND: &str = "spiffe://mesh.test/web/frontend";
@@ -170,6 +173,71 @@ fn a_user_is_known_to_policies_by_the_name_of_the_issuer_and_the_subject() {
     let status = gateway.agent.wait_for_status("it is noticed", |status| status["config_error"].is_string());
     assert!(status["config_error"].as_str().unwrap().contains("https://login.example"), "{status}");
     gateway.refused("/", &["-H", &other], 403, "forbidden_by_policy");
+}
+
+#[test]
+fn a_policy_file_that_gets_a_syntax_error_under_traffic_changes_no_decision() {
+    let (folder, backend) = (tools::folder(), EchoBackend::start());
+    let path = folder.path().join("llm.cedar");
+    let permit =
+        "@id(\"chat\")\npermit (principal in Role::\"inference_client\", action == Action::\"request\", resource)\n";
+    let good = format!("{permit}when {{ context.path == \"/chat\" }};\n");
+    std::fs::write(&path, &good).unwrap();
+    let (rule, policy) = ("paths = [\"/plain\"]".to_owned(), format!("[inbound.policy]\nfile = {path:?}\n"));
+    let mesh = Mesh::of_files(&Plan { rule, host_b: policy, ..Plan::to(backend.url()) });
+    let generation = mesh.host_b.status()["generation"].clone();
+    let load = Load::start(mesh.frontend, "/chat", 4);
+    let goes_on = || {
+        let before = load.answered();
+        wait::until_so("traffic goes on", || load.answered() > before + 20);
+        assert_eq!(http::get(mesh.frontend, "/other").unwrap().status(), 403);
+    };
+    for (broken, place) in [
+        ("when { context.path == };\n", "llm.cedar:3:24: "),
+        ("when context.path == \"/chat\" };\n", "llm.cedar:3:6: "),
+        ("when { true }\n", "llm.cedar:3:14: "),
+    ] {
+        goes_on();
+        std::fs::write(&path, format!("{permit}{broken}")).unwrap();
+        let told = |status: &Value| status["config_error"].as_str().is_some_and(|error| error.contains(place));
+        let status = mesh.host_b.wait_for_status(&format!("{place} is noticed"), told);
+        let error = status["config_error"].as_str().unwrap();
+        assert!(error.contains('^') && error.contains("hint: "), "{error}");
+        assert_eq!(status["generation"], generation, "something was taken up");
+        goes_on();
+    }
+    std::fs::write(&path, &good).unwrap();
+    mesh.host_b.wait_for_status("the mended file is noticed", |status| status["config_error"].is_null());
+    goes_on();
+    let (_, failures) = load.finish();
+    assert_eq!(failures, Vec::<String>::new());
+    assert!(
+        backend.seen().iter().all(|seen| seen.line() == "GET /chat HTTP/1.1"),
+        "what was refused reached the service"
+    );
+}
+
+#[test]
+fn a_header_of_a_condition_that_stands_there_in_another_spelling_makes_it_unclear() {
+    let rules = r#"
+[[inbound.deny]]
+when  = 'context.headers has x_tenant && context.headers.x_tenant == "red"'
+
+[[inbound.allow]]
+roles = ["frontend"]
+"#;
+    let gateway = Gateway::start(ROLES, rules);
+    let frontend = gateway.workload(FRONTEND);
+    let refused = |headers: &[&'static str], reason| {
+        gateway.refused("/", &as_workload(&frontend, headers), 403, reason);
+    };
+    gateway.allowed("/", &as_workload(&frontend, &["-H", "X-Tenant: blue"]));
+    refused(&["-H", "X-Tenant: red"], "denied_by_rule");
+    // CGI and what came after it read these as the same name (RFC 3875 §4.1.18).
+    refused(&["-H", "X_Tenant: red"], "condition_unclear");
+    refused(&["-H", "x.tenant: red"], "condition_unclear");
+    refused(&["-H", "X-Tenant: blue", "-H", "X_Tenant: red"], "condition_unclear");
+    gateway.allowed("/", &as_workload(&frontend, &["-H", "X-Tenants: red"]));
 }
 
 #[test]

@@ -147,8 +147,10 @@ fn a_store_that_hangs_costs_one_timeout_and_not_one_for_each_request() {
     assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
     let begun = wait::now();
     assert_eq!(limited.statuses(20), [503; 20]);
+    let line = limited.gateway.refused("/", &limited.arguments(), 503, "limit_store_away");
+    assert_eq!(line["limit"], "together", "{line}");
     let bound = Duration::from_secs(2 * workers + 4);
-    assert!(begun.elapsed() < bound, "20 requests took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < bound, "21 requests took {:?}", begun.elapsed());
     store.go_on();
     wait::until_so("everybody is let in again", || limited.status() == 200);
 }

@@ -5,7 +5,8 @@
 //     node provider.mjs --plain
 //
 // The line before `ready` tells the address of the switch, which is plain HTTP:
-//     /mode?to=serve | slow | hang | refuse | fail | redirect | redirect-all | foreign     how all but the switch is answered from now on
+//     /mode?to=serve | slow | hang | hold | refuse | fail | redirect | redirect-all | foreign     how all but the switch is answered
+//                             from now on; what is held is answered when the mode changes
 //     /rotate?keep=0 | 1      a new signing key; the one before stays published, or does not
 //     /counts                 how often each path was asked
 
@@ -34,6 +35,7 @@ const given = options({
 
 const counts = {};
 let mode = 'serve';
+let held = [];
 let answer;
 
 const tls = given.plain
@@ -177,6 +179,7 @@ function handle(request, response) {
   const { pathname } = new URL(request.url, issuer);
   counts[pathname] = (counts[pathname] ?? 0) + 1;
   if (mode === 'hang') return;
+  if (mode === 'hold') return held.push(() => answer(request, response));
   if (mode === 'refuse') return request.socket.destroy();
   if (mode === 'fail') return response.writeHead(500).end('{"error":"server_error"}');
   if ((mode === 'redirect' && pathname === '/jwks') || mode === 'redirect-all') {
@@ -193,9 +196,10 @@ function handle(request, response) {
 function steer(request, response) {
   const { pathname, searchParams } = new URL(request.url, 'http://control');
   if (pathname === '/mode') {
-    mode = searchParams.get('to');
     // What hangs is not to be answered when the mode changes.
-    listener.closeAllConnections();
+    if (mode !== 'hold') listener.closeAllConnections();
+    mode = searchParams.get('to');
+    for (const go of held.splice(0)) go();
   }
   if (pathname === '/rotate') {
     keys = searchParams.get('keep') === '1' ? [signingKey(), keys[0]] : [signingKey()];

@@ -1,0 +1,183 @@
+//! What happens while a caller is being authenticated: a config that changes meanwhile decides, and whoever asks much from one address
+//! takes nobody else's turn.
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that finds less than it expects has failed")]
+
+use countersign_tests::agent::TestAgent;
+use countersign_tests::gateway::Gateway;
+use countersign_tests::hostile::HostilePeer;
+use countersign_tests::http::Client;
+use countersign_tests::issuer::{CONFIG_SECRET, Provider};
+use countersign_tests::pki::TestPki;
+use countersign_tests::process::Process;
+use countersign_tests::raw_http2::RawHttp2;
+use countersign_tests::wait;
+use serde_json::Value;
+
+const FRONTEND: &str = "spiffe://mesh.test/web/frontend";
+
+const READERS: &str = "members = [\"scope:corp/llm:read\", \"spiffe://mesh.test/web/*\"]";
+
+const RULES: &str = "[[inbound.allow]]\nroles = [\"reader\"]\n";
+
+const ANY_OF: &str = "any_of = [\"mtls\", \"opaque_token\"]\n";
+
+const QUESTIONS: &str = "/token/introspection";
+
+/// A provider that is asked about each token, and a gateway that asks it.
+struct Site {
+    provider: Provider,
+    gateway: Gateway,
+    /// A good token, as curl shows it.
+    header: String,
+    members: &'static str,
+}
+
+fn site(members: &'static str) -> Site {
+    let (agent, pki) = (TestAgent::new("gateway"), TestPki::new("corp"));
+    let provider = Provider::start(&pki, agent.folder());
+    let introspection =
+        format!("[issuer.introspection]\nclient_id = \"gateway\"\nclient_secret = \"{CONFIG_SECRET}\"\n");
+    let before = provider.table(&introspection) + &format!("[[role]]\nname = \"reader\"\n{members}\n");
+    let header = format!("Authorization: Bearer {}", provider.token("opaque-service"));
+    let gateway = Gateway::start_of(pki, agent, &before, &format!("{ANY_OF}{RULES}"));
+    // Where to ask about tokens is known to whoever has asked once.
+    gateway.refused("/", &["-H", "Authorization: Bearer nobody-made-this"], 401, "token_inactive");
+    Site { provider, gateway, header, members }
+}
+
+impl Site {
+    /// The tables with other members of the role, and other rules.
+    fn tables(&self, members: &str, keys: &str) -> String {
+        self.gateway.tables_before(self.members, members, keys)
+    }
+
+    /// Begins a request whose token is asked about, takes up these tables, by which the workload is answered so, and has the provider
+    /// answer after that.
+    fn meanwhile(&mut self, tables: &str, workload: u16) -> Verdict {
+        let Self { provider, gateway, header, .. } = self;
+        provider.mode("hold");
+        let asked = provider.asked(QUESTIONS);
+        let mut call = gateway.start_call("/slow", &["-H", header]);
+        wait::until_so("the provider is asked", || provider.asked(QUESTIONS) > asked);
+        gateway.agent.reload(tables);
+        let frontend = gateway.workload(FRONTEND);
+        let frontend: Vec<&str> = frontend.iter().map(String::as_str).collect();
+        let mut in_a_row = 0;
+        wait::until_so("both workers have taken it up", || {
+            in_a_row = if gateway.call("/", &frontend).status == workload { in_a_row + 1 } else { 0 };
+            in_a_row == 6
+        });
+        assert_eq!(call.poll_end(), None, "it was answered before the provider had answered: {:?}", call.stdout());
+        provider.mode("serve");
+        call.wait_for_end(wait::SOON);
+        let line = gateway.agent.wait_for_audit("its line", |line| line["path"] == "/slow");
+        let forwarded = gateway.backend.seen().iter().any(|seen| seen.line().contains("/slow"));
+        Verdict { status: status_of(&call), line, forwarded }
+    }
+}
+
+/// How a request was answered.
+struct Verdict {
+    status: u16,
+    line: Value,
+    forwarded: bool,
+}
+
+fn status_of(call: &Process) -> u16 {
+    let head = call.stdout().first().cloned().unwrap_or_default();
+    head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default()
+}
+
+#[test]
+fn a_role_that_is_taken_back_while_its_holder_is_authenticated_is_not_held() {
+    let mut site = site(READERS);
+    let tables = site.tables("members = [\"scope:corp/llm:write\"]", &format!("{ANY_OF}{RULES}"));
+    let Verdict { status, line, forwarded } = site.meanwhile(&tables, 403);
+    assert_eq!((status, line["reason"].as_str()), (403, Some("no_role")), "{line}");
+    assert_eq!(line["subject_roles"], Value::Array(Vec::new()), "{line}");
+    assert!(!forwarded, "what was refused reached the service");
+}
+
+#[test]
+fn a_role_that_is_given_while_its_holder_is_authenticated_is_held() {
+    let mut site = site("members = [\"scope:corp/llm:write\"]");
+    let tables = site.tables(READERS, &format!("{ANY_OF}{RULES}"));
+    let Verdict { status, line, forwarded } = site.meanwhile(&tables, 200);
+    assert!(status == 200 && forwarded, "{line}");
+    assert_eq!(line["subject_roles"], Value::from(vec!["reader"]), "{line}");
+}
+
+#[test]
+fn a_credential_that_is_no_longer_taken_when_it_is_found_good_is_refused() {
+    let mut site = site(READERS);
+    let tables = site.tables("members = [\"scope:corp/llm:read\"]", &format!("any_of = [\"mtls\", \"jwt\"]\n{RULES}"));
+    let Verdict { status, line, forwarded } = site.meanwhile(&tables, 403);
+    assert_eq!((status, line["reason"].as_str()), (403, Some("withdrawn_credential")), "{line}");
+    assert!(!forwarded, "what was refused reached the service");
+}
+
+#[test]
+fn questions_about_tokens_of_one_address_take_no_turn_of_another() {
+    let Site { provider, gateway, header, .. } = site(READERS);
+    provider.mode("hold");
+    let asked = provider.asked(QUESTIONS);
+    // More on each worker than it asks at once, however its kernel hands out connections.
+    let peer = HostilePeer::showing(None).speaking(&[b"h2"]);
+    let flood: Vec<RawHttp2> = (0..10)
+        .map(|connection| {
+            let mut stream = RawHttp2::open(peer.connect(gateway.address()).unwrap()).unwrap();
+            for request in 0..20 {
+                let token = format!("Bearer nobody-made-this-{connection}-{request}");
+                stream.get(2 * request + 1, "/flood", &[("authorization", &token)]).unwrap();
+            }
+            stream
+        })
+        .collect();
+    gateway.agent.wait_for_audit("one address has all its turns", |line| line["reason"] == "issuer_busy");
+    let of_flood = provider.asked(QUESTIONS) - asked;
+    assert!((8..=16).contains(&of_flood), "{of_flood} questions for one address");
+    let mut call = gateway.start_call("/slow", &["--interface", "127.0.0.9", "-H", &header]);
+    wait::until_so("the provider is asked for the other address too", || {
+        assert_eq!(call.poll_end(), None, "{:?}", call.stdout());
+        provider.asked(QUESTIONS) > asked + of_flood
+    });
+    provider.mode("serve");
+    call.wait_for_end(wait::SOON);
+    assert_eq!(status_of(&call), 200, "{:?}", call.stdout());
+    assert_eq!(gateway.backend.seen().len(), 1, "nothing of the flood reached the service");
+    drop(flood);
+}
+
+#[test]
+fn connections_of_strangers_at_one_address_take_no_place_of_another() {
+    let agent = TestAgent::new("gateway");
+    let keys = agent.folder().join("api-keys.json");
+    let before =
+        format!("[limits]\nconnections_per_peer = 3\n[api_keys]\nfile = {keys:?}\n[[role]]\nname = \"reader\"\n");
+    let gateway = Gateway::start_as(agent, &before, &format!("any_of = [\"mtls\", \"api_key\"]\n{RULES}"));
+    let key = format!("X-API-Key: {}", gateway.key(&["create", "--owner", "a", "--role", "reader"]));
+    wait::until_so("the agent takes up the key", || gateway.call("/", &["-H", &key]).status == 200);
+    let stranger = HostilePeer::showing(None);
+    let mut open: Vec<Client> = Vec::new();
+    for _ in 0..12 {
+        let mut client = stranger.client(gateway.address()).unwrap();
+        if client.ask("GET", "/", &[], b"").is_ok_and(|answer| answer.status() == 401) {
+            open.push(client);
+        }
+    }
+    assert_eq!(open.len(), 3, "connections of strangers at one address");
+    let line = gateway.agent.wait_for_audit("a refused connection", |line| line["reason"] == "limit");
+    assert_eq!(line["event"], "connection");
+    assert_eq!(
+        gateway.call("/", &["-H", &key]).status,
+        0,
+        "who proves nothing in the handshake is one with its address"
+    );
+    gateway.allowed("/", &["--interface", "127.0.0.9", "-H", &key]);
+    // A certificate has places of its own, also at that address.
+    let workload = gateway.workload(FRONTEND);
+    let workload: Vec<&str> = workload.iter().map(String::as_str).collect();
+    gateway.allowed("/", &[&workload[..], &["-H", &key]].concat());
+    drop(open);
+    wait::until_so("a place is free again", || gateway.call("/", &["-H", &key]).status == 200);
+}
