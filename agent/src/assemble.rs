@@ -15,16 +15,16 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use crate::config::address::{ListenAddress, Protocol};
 use crate::config::checked::{Agent, Inbound, Outbound};
+use crate::direction::Direction;
 use crate::given::sources::Sources;
 use crate::identity::files::{FilesError, FromFiles};
 use crate::identity::{Credentials, TrustError, trusted_domains};
+use crate::in_words::in_one_line;
 use crate::issuers::{self, LiveIssuer};
 use crate::limit::live::{self, LiveLimit};
 use crate::listener::{Listener, SocketMode};
 use crate::policy::credential::{CredentialKind, Demand};
-use crate::record::Direction;
 use crate::record::counters::RouteCounters;
-use crate::refusal::in_one_line;
 use crate::routes::{Entrance, InboundRoute, Open, OutboundRoute, Phase, Route, Snapshot};
 use crate::systemd::HandedOver;
 

@@ -11,13 +11,13 @@ use countersign_certs::verify::{Side, Trust, VerifiedPeer};
 use tokio::sync::Notify;
 
 use crate::config::address::Protocol;
+use crate::direction::Direction;
 use crate::forward::onward::Onward;
 use crate::identify::Peer;
 use crate::identify::headers::IdentityHeaders;
 use crate::listener::PeerAddress;
 use crate::live::{Live, Member, Signal};
 use crate::policy::credential::Demand;
-use crate::record::Direction;
 use crate::record::counters::RouteCounters;
 use crate::refusal::{Refusal, Withdrawn};
 use crate::routes::{InboundRoute, OutboundRoute};

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::checked::{Issuer, KeySource};
-use crate::refusal::in_one_line;
+use crate::in_words::in_one_line;
 use crate::web::{Question, Web, WebError};
 
 /// How long after a fetch the next one may be made because of a key that is not known. Whoever can send tokens can ask for it.

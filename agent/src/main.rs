@@ -38,6 +38,10 @@ mod facts;
 
 mod refusal;
 
+mod direction;
+
+mod in_words;
+
 mod http2;
 
 mod policy;
@@ -196,7 +200,7 @@ fn system_clock() -> Clock {
 }
 
 fn fail(error: &dyn std::error::Error, hint: Option<&str>, code: u8) -> ExitCode {
-    let mut text = format!("error: {}\n", refusal::in_one_line(error));
+    let mut text = format!("error: {}\n", in_words::in_one_line(error));
     if let Some(hint) = hint {
         text.push_str(&format!("hint: {hint}\n"));
     }

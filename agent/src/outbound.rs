@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use crate::authorize;
 use crate::connection::Connection;
+use crate::direction::Direction;
 use crate::forward::tcp;
 use crate::identify;
 use crate::limit;
 use crate::listener::{PeerAddress, Stream};
-use crate::record::{ConnectionRecord, Direction};
+use crate::record::ConnectionRecord;
 use crate::refusal::Refusal;
 use crate::routes::OutboundRoute;
 use crate::serve;

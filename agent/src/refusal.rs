@@ -8,6 +8,7 @@ use countersign_certs::verify::PeerRefusal;
 use http::StatusCode;
 
 use crate::authenticate::refusal::CredentialRefusal;
+use crate::in_words::in_one_line;
 use crate::limit::LimitRefusal;
 use crate::policy::credential::CredentialSet;
 use crate::policy::local::LocalCaller;
@@ -279,16 +280,4 @@ impl Withdrawn {
 fn is_missing_certificate(error: &io::Error) -> bool {
     let tls = error.get_ref().and_then(|source| source.downcast_ref::<countersign_certs::tls::TlsError>());
     matches!(tls, Some(countersign_certs::tls::TlsError::NoCertificatesPresented))
-}
-
-/// An error with everything that caused it; no text repeats its source, so joining them tells the story once.
-pub(crate) fn in_one_line(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source.source();
-    }
-    text
 }

@@ -11,6 +11,7 @@ use countersign_certs::tls::{ClientSide, ServerSide};
 
 use crate::config::address::{BackendAddress, Endpoint, ListenAddress};
 use crate::config::checked::{Accepted, Limits};
+use crate::direction::Direction;
 use crate::given::Given;
 use crate::issuers::LiveIssuer;
 use crate::limit::definition::Store;
@@ -20,7 +21,6 @@ use crate::policy::condition::{ServiceFacts, Uses};
 use crate::policy::credential::Demand;
 use crate::policy::role::Roles;
 use crate::policy::rule::Policy;
-use crate::record::Direction;
 use crate::record::counters::RouteCounters;
 
 /// Everything at one moment.

@@ -24,8 +24,8 @@ use super::subject::{Proof, Subject};
 use super::tokens::{self, Answer, check_binding};
 use crate::config::checked::Introspection;
 use crate::connection::Connection;
+use crate::in_words::in_one_line;
 use crate::issuers::LiveIssuer;
-use crate::refusal::in_one_line;
 use crate::routes::Snapshot;
 use crate::web::{Question, WebError, encode};
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::question::{self, Question, RouteName};
 use crate::config::Secrets;
-use crate::refusal::in_one_line;
+use crate::in_words::in_one_line;
 use crate::run::{self, RunError};
 
 /// The file as written.

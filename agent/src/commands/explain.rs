@@ -10,7 +10,8 @@ use super::{CommandError, socket};
 use crate::config::Secrets;
 use crate::control::client;
 use crate::control::server::DECISION_PATH;
-use crate::refusal::{AMBIGUOUS, in_one_line};
+use crate::in_words::in_one_line;
+use crate::refusal::AMBIGUOUS;
 use crate::run;
 
 /// `explain DECISION_ID`: what was recorded, and what the config says to it now.

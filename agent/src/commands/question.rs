@@ -13,7 +13,9 @@ use serde::Deserialize;
 use crate::authenticate::keys;
 use crate::authorize;
 use crate::config::{KeysError, checked, read_keys};
+use crate::direction::Direction;
 use crate::facts::{self, Asked, Parts};
+use crate::in_words::in_one_line;
 use crate::limit::definition::{Held, Limit};
 use crate::policy::condition::ServiceFacts;
 use crate::policy::explain::{self, Explanation};
@@ -21,8 +23,6 @@ use crate::policy::local::LocalCaller;
 use crate::policy::path::{CheckedTarget, PathError};
 use crate::policy::rule::Policy;
 use crate::policy::subject::{SubjectError, SubjectNames};
-use crate::record::Direction;
-use crate::refusal::in_one_line;
 
 /// What is asked about.
 #[derive(Debug, Clone, Default)]

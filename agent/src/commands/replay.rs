@@ -10,8 +10,8 @@ use serde::Serialize;
 use super::CommandError;
 use super::question::{self, Recorded};
 use crate::config::{Secrets, open_audit};
+use crate::in_words::in_one_line;
 use crate::policy::decide::Obstacle;
-use crate::refusal::in_one_line;
 use crate::run;
 
 /// Longest audit line in bytes.

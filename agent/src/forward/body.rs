@@ -182,7 +182,7 @@ impl ForwardedBody {
 
 impl BodyError {
     fn detail(&self) -> String {
-        crate::refusal::in_one_line(self)
+        crate::in_words::in_one_line(self)
     }
 }
 

@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 use super::pause::Pause;
 use crate::config::checked::SecretCommand;
 use crate::config::secret::is_printable;
-use crate::refusal::in_one_line;
+use crate::in_words::in_one_line;
 
 /// How long a program may run.
 const DEADLINE: Duration = Duration::from_secs(10);

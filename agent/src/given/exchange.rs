@@ -21,7 +21,8 @@ use super::endpoint::{AskError, Endpoint, Granted};
 use crate::authorize::Permit;
 use crate::config::checked::{BackendToken, TokenFor};
 use crate::connection::{Connection, Current};
-use crate::refusal::{Refusal, in_one_line};
+use crate::in_words::in_one_line;
+use crate::refusal::Refusal;
 use crate::request::CallerToken;
 use crate::worker::Worker;
 

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::endpoint::{AskError, Endpoint, Granted};
 use super::pause::Pause;
 use crate::config::checked::{BackendToken, TokenFor};
-use crate::refusal::in_one_line;
+use crate::in_words::in_one_line;
 
 /// How long before its end a token is fetched anew at least, if it lives long enough.
 const AHEAD: Duration = Duration::from_secs(10);

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::ca::{CaError, Call};
 use super::state::{Enrollment, StateDir, StateError, SvidFile};
 use super::{Credentials, TrustError, trusted_domains};
-use crate::refusal::in_one_line;
+use crate::in_words::in_one_line;
 
 /// First and longest pause after a failed attempt to have something issued.
 const PAUSE: Pause = Pause { first: Duration::from_secs(1), longest: Duration::from_secs(60) };

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio_rustls::TlsConnector;
 
 use super::definition::{Store, StoreAddress, WhenAway};
-use crate::refusal::in_one_line;
+use crate::in_words::in_one_line;
 
 /// How long connecting may take, the first answer included.
 const CONNECT: Duration = Duration::from_secs(2);

@@ -14,7 +14,7 @@ use countersign_certs::time::Clock;
 use super::deliver::{Setup, Target};
 use super::sink::Sink;
 use crate::config::audit::{AuditSink, SinkFull};
-use crate::refusal::in_one_line;
+use crate::in_words::in_one_line;
 
 /// Bytes that wait for a sink.
 const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;

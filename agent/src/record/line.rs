@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use http::{Method, StatusCode};
 
-use super::Direction;
 use super::counters::Outcome;
 use crate::authenticate::caller::Caller;
+use crate::direction::Direction;
 use crate::identify::Peer;
 use crate::listener::PeerAddress;
 

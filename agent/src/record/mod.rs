@@ -37,6 +37,7 @@ use tokio::time::Instant;
 use crate::authenticate::caller::Caller;
 use crate::authorize::{Authorized, AuthorizedConnection};
 use crate::connection::Connection;
+use crate::direction::Direction;
 use crate::identify::Peer;
 use crate::limit::{LimitFields, Notice};
 use crate::listener::PeerAddress;
@@ -79,24 +80,6 @@ pub(crate) struct ConnectionRecord {
     limit: Option<Arc<str>>,
     transfer: Rc<Transfer>,
     closed: bool,
-}
-
-/// Which of the two stories a record belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Direction {
-    /// From another host to our service.
-    Inbound,
-    /// From a program of this host to another host.
-    Outbound,
-}
-
-impl Direction {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Inbound => "inbound",
-            Self::Outbound => "outbound",
-        }
-    }
 }
 
 impl ConnectionRecord {

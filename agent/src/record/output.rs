@@ -12,6 +12,7 @@ use countersign_audit::format::Format;
 use countersign_audit::key::{AuditKey, AuditKeyError};
 
 use crate::config::audit::{Audit, AuditOutput};
+use crate::in_words::in_one_line;
 
 /// Why there is no place to write to.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +107,7 @@ impl Output {
         match Plain::file(path, plain.format) {
             Ok(opened) => plain.target = opened.target,
             Err(error) => {
-                let error = crate::refusal::in_one_line(&error);
+                let error = in_one_line(&error);
                 tracing::error!(error, "the audit output cannot be opened anew, the old one is used");
             }
         }

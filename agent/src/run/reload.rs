@@ -8,7 +8,7 @@ use crate::assemble::{AssembleError, Opening, Taken};
 use crate::config::Secrets;
 use crate::given::sources::SourceState;
 use crate::identity::files;
-use crate::refusal::in_one_line;
+use crate::in_words::in_one_line;
 use crate::watcher::FileWatcher;
 
 impl Agent {

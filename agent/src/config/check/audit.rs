@@ -4,14 +4,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use countersign_audit::format::Format;
-use countersign_certs::settings::diagnostic::{Finding, did_you_mean};
+use countersign_certs::settings::diagnostic::Finding;
 use countersign_certs::settings::duration;
 use http::HeaderName;
 use toml::Spanned;
 
 use super::super::audit::{Audit, AuditFolder, AuditOutput, WhenFull};
 use super::super::file;
-use super::scalars::{absolute, parsed};
+use super::scalars::{absolute, parsed, word};
 use super::sinks::sinks;
 
 /// Small enough that one segment is quickly verified, and so that few lines are without a signature.
@@ -164,23 +164,4 @@ fn days(written: Option<&Spanned<String>>, standard: Duration, least: Duration) 
 fn when_full(written: Option<&Spanned<String>>) -> Result<WhenFull, Finding> {
     let known = [("block", WhenFull::Block), ("drop", WhenFull::Drop), ("refuse", WhenFull::Refuse)];
     word(written, "when_full", &known)
-}
-
-/// One of a few words.
-pub(super) fn word<T: Copy + Default>(
-    written: Option<&Spanned<String>>,
-    key: &str,
-    known: &[(&str, T)],
-) -> Result<T, Finding> {
-    let Some(text) = written else { return Ok(T::default()) };
-    match known.iter().find(|(word, _)| word == text.get_ref()) {
-        Some((_, value)) => Ok(*value),
-        None => {
-            let words: Vec<&str> = known.iter().map(|(word, _)| *word).collect();
-            let message = format!("unknown {key} {:?}; it is one of {}", text.get_ref(), words.join(", "));
-            let mut finding = Finding::new(text.span(), message);
-            finding.hint = did_you_mean(text.get_ref(), words);
-            Err(finding)
-        }
-    }
 }

@@ -12,7 +12,7 @@ use super::super::checked::SecretCommand;
 use super::super::secret::{Template, variable};
 use super::super::{Secrets, file};
 use super::scalars::{name, span_of_time};
-use crate::refusal::in_one_line;
+use crate::in_words::in_one_line;
 
 /// Most commands of one config.
 const COMMANDS_MAX: usize = 32;

@@ -13,9 +13,9 @@ use super::super::checked::Issuer;
 use super::super::file;
 use super::rules::is_observed;
 use super::scalars::absolute;
+use crate::in_words::in_one_line;
 use crate::policy::condition::{Compiler, Condition, ServiceFacts};
 use crate::policy::rule::NamedFile;
-use crate::refusal::in_one_line;
 
 /// Compiles against everything that can exist in this config, for inbounds.
 #[cfg(feature = "conditions")]

@@ -19,9 +19,9 @@ use super::super::{Secrets, file};
 use super::issuers;
 use super::scalars::absolute;
 use crate::authenticate::shown::KeyPlaces;
+use crate::in_words::in_one_line;
 use crate::policy::credential::{CredentialKind, CredentialSet, Demand, DemandError};
 use crate::policy::subject::SubjectPattern;
-use crate::refusal::in_one_line;
 use crate::request::{is_hop_by_hop, is_identity_header};
 
 /// The name of the file of API keys in the state folder.

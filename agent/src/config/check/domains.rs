@@ -13,7 +13,7 @@ use toml::Spanned;
 use super::super::checked::CertificateFiles;
 use super::super::file;
 use super::scalars::{absolute, parsed};
-use crate::refusal::in_one_line;
+use crate::in_words::in_one_line;
 use countersign_certs::settings::diagnostic::Finding;
 
 /// The trust domains whose IDs can ever be verified here.

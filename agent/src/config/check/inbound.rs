@@ -14,10 +14,10 @@ use super::routes::Places;
 use super::rules;
 use super::scalars::{absolute, name, parsed};
 use super::token::{self, Around};
+use crate::direction::Direction;
 use crate::policy::condition::Compiler;
 use crate::policy::credential::CredentialKind;
 use crate::policy::role::Roles;
-use crate::record::Direction;
 use countersign_certs::settings::diagnostic::Finding;
 
 pub(super) fn inbound(

@@ -14,7 +14,7 @@ use super::super::{Secrets, file, secret};
 use super::commands;
 use crate::given::place::{Form, Place};
 use crate::given::query::is_same_name;
-use crate::refusal::in_one_line;
+use crate::in_words::in_one_line;
 use crate::request::{is_hop_by_hop, is_identity_header};
 
 /// Most credentials for one backend.

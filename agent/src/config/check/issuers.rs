@@ -20,7 +20,7 @@ use toml::Spanned;
 use super::super::checked::{ClaimType, Introspection, Issuer, KeySource, WebServer};
 use super::super::{Secrets, file, secret};
 use super::scalars::{absolute, name, seconds};
-use crate::refusal::in_one_line;
+use crate::in_words::in_one_line;
 
 /// Who vouches for whoever shows an API key or a password, as conditions name it.
 pub(super) const RESERVED_ISSUERS: [&str; 2] = ["api_key", "basic"];

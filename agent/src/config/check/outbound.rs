@@ -14,11 +14,11 @@ use super::domains::{Identities, KnownDomains};
 use super::routes::Places;
 use super::rules;
 use super::scalars::{absolute, name, parsed};
+use crate::direction::Direction;
+use crate::in_words::in_one_line;
 use crate::policy::condition::Compiler;
 use crate::policy::role::Roles;
 use crate::policy::rule::Policy;
-use crate::record::Direction;
-use crate::refusal::in_one_line;
 use countersign_certs::settings::diagnostic::Finding;
 
 pub(super) fn outbound(

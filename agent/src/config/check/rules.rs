@@ -11,12 +11,12 @@ use toml::Spanned;
 use super::super::file;
 use super::conditions;
 use super::scalars::name;
+use crate::direction::Direction;
 use crate::policy::condition::Compiler;
 use crate::policy::network::Network;
 use crate::policy::path::PathPattern;
 use crate::policy::role::{RoleSet, Roles};
 use crate::policy::rule::{Effect, NamedFile, Policy, Rule};
-use crate::record::Direction;
 use countersign_certs::settings::diagnostic::{Finding, did_you_mean};
 
 /// Most rules of one inbound or outbound.

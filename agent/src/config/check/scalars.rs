@@ -1,4 +1,4 @@
-//! Single values: names, paths, numbers and durations within their bounds.
+//! Single values: names, words, paths, numbers and durations within their bounds.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use crate::refusal::in_one_line;
-use countersign_certs::settings::diagnostic::Finding;
+use crate::in_words::in_one_line;
+use countersign_certs::settings::diagnostic::{Finding, did_you_mean};
 use countersign_certs::settings::duration;
 
 /// Longest name of a route or role in bytes.
@@ -96,4 +96,23 @@ where
     T::Err: std::error::Error,
 {
     text.get_ref().parse().map_err(|error: T::Err| Finding::new(text.span(), in_one_line(&error)))
+}
+
+/// One of a few words.
+pub(super) fn word<T: Copy + Default>(
+    written: Option<&Spanned<String>>,
+    key: &str,
+    known: &[(&str, T)],
+) -> Result<T, Finding> {
+    let Some(text) = written else { return Ok(T::default()) };
+    match known.iter().find(|(word, _)| word == text.get_ref()) {
+        Some((_, value)) => Ok(*value),
+        None => {
+            let words: Vec<&str> = known.iter().map(|(word, _)| *word).collect();
+            let message = format!("unknown {key} {:?}; it is one of {}", text.get_ref(), words.join(", "));
+            let mut finding = Finding::new(text.span(), message);
+            finding.hint = did_you_mean(text.get_ref(), words);
+            Err(finding)
+        }
+    }
 }

@@ -10,8 +10,7 @@ use toml::Spanned;
 use super::super::address::Endpoint;
 use super::super::audit::{AuditSink, SinkFull, SinkTarget, SinkTls, WhenFull};
 use super::super::file;
-use super::audit::word;
-use super::scalars::{absolute, name, parsed};
+use super::scalars::{absolute, name, parsed, word};
 
 /// Each has a thread and a queue.
 const SINKS_MAX: usize = 16;

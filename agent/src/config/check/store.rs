@@ -13,8 +13,8 @@ use super::super::address::Endpoint;
 use super::super::{Secrets, file, secret};
 use super::issuers;
 use super::scalars::{number, span_of_time};
+use crate::in_words::in_one_line;
 use crate::limit::definition::{Store, StoreAddress, WhenAway};
-use crate::refusal::in_one_line;
 
 /// How long a request waits for the store. On the same network an answer takes a millisecond.
 const TIMEOUT: Duration = Duration::from_millis(50);

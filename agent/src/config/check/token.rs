@@ -19,8 +19,8 @@ use super::inject::header_name;
 use super::issuers::{url, web_server};
 use super::scalars::span_of_time;
 use crate::given::place::Place;
+use crate::in_words::in_one_line;
 use crate::policy::credential::{CredentialKind, Demand};
-use crate::refusal::in_one_line;
 
 /// Longest name of a client, scope, audience or resource in bytes, and most of each.
 const TEXT_BYTES_MAX: usize = 2048;
