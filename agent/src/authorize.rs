@@ -17,7 +17,7 @@ use crate::authenticate::caller::Caller;
 use crate::authenticate::subject::Proof;
 use crate::config::address::Protocol;
 use crate::connection::{Connection, Current};
-use crate::facts::{self, Asked};
+use crate::facts::{self, RequestFacts};
 use crate::limit::Admission;
 use crate::limit::live::LiveLimit;
 use crate::live::{Live, Member, Signal};
@@ -166,7 +166,7 @@ pub(crate) fn request(
     let worker = connection.worker();
     still_open(connection)?;
     let route = still_as_begun(connection)?;
-    let asked = Asked {
+    let asked = RequestFacts {
         method: &request.method,
         path: request.target.path(),
         query: request.target.query(),
@@ -246,7 +246,7 @@ pub(crate) fn still_trusted(connection: &Connection) -> Result<(), Refusal> {
     if connection.worker().snapshot().phase != Phase::Serving {
         return Err(Refusal::Withdrawn(Withdrawn::Stopped));
     }
-    Ok(still_believed(connection)?)
+    Ok(still_verified(connection)?)
 }
 
 /// A connection that must end takes no new request, even if its task has not noticed yet.
@@ -311,7 +311,7 @@ fn still_as_begun(connection: &Connection) -> Result<Current, Withdrawn> {
 }
 
 fn still_connected(connection: &Connection) -> Result<(), Withdrawn> {
-    still_believed(connection)?;
+    still_verified(connection)?;
     match still_as_begun(connection)? {
         Current::Inbound(route) => {
             if connection.is_whole() {
@@ -333,7 +333,7 @@ fn still_connected(connection: &Connection) -> Result<(), Withdrawn> {
     }
 }
 
-fn still_believed(connection: &Connection) -> Result<(), Withdrawn> {
+fn still_verified(connection: &Connection) -> Result<(), Withdrawn> {
     match still_as_begun(connection)? {
         Current::Inbound(route) => connection.verify_again(&route.tls.trust),
         Current::Outbound(_) => Ok(()),
@@ -346,7 +346,7 @@ fn still_allowed(ongoing: &Ongoing) -> Result<(), Withdrawn> {
     if let Current::Inbound(route) = &route {
         authenticate::still_believed(&ongoing.caller, &ongoing.connection, route.demand)?;
     }
-    let asked = Asked {
+    let asked = RequestFacts {
         method: &ongoing.method,
         path: ongoing.target.path(),
         query: ongoing.target.query(),
@@ -380,7 +380,7 @@ fn decided(
     route: &Current,
     connection: &Connection,
     caller: &Caller,
-    asked: Asked<'_>,
+    asked: RequestFacts<'_>,
 ) -> Result<Option<Grounds>, Refusal> {
     // The roles that the policy of now means, whichever config the caller was verified by.
     caller.subject().into_iter().for_each(|subject| subject.hold(&connection.worker().snapshot()));
@@ -389,7 +389,7 @@ fn decided(
     }
     let Some((policy, service)) = rules_of(route) else { return Ok(None) };
     let roles = caller.roles();
-    let (holders, address, Asked { method, path, .. }) = (roles.holders(), connection.address().ip(), asked);
+    let (holders, address, RequestFacts { method, path, .. }) = (roles.holders(), connection.address().ip(), asked);
     facts::with(caller, connection, policy, service, asked, |facts| {
         let question = Question { holders, address, method, path, facts };
         let decision = decide::request(policy, question);

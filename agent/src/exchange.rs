@@ -14,8 +14,8 @@ use crate::connection::Connection;
 use crate::forward::answer::{Answer, clean, refuse};
 use crate::forward::body::{RequestBody, ResponseBody};
 use crate::forward::outgoing::Outgoing;
-use crate::forward::upgrade;
-use crate::given::exchange::{self, Exchanged};
+use crate::forward::upgrade::{self, UpgradeAsked};
+use crate::given::token_exchange::{self, Exchanged};
 use crate::limit::{self, quota};
 use crate::record::RequestRecord;
 use crate::refusal::Refusal;
@@ -65,11 +65,11 @@ async fn answer_recorded(
     permit.ongoing().signal().cut_reason().map_or(Ok(()), Err)?;
     let body = RequestBody::new(body, &permit, record);
     let exchanged = match normal.token.take() {
-        Some(token) => Box::pin(exchange::for_caller(connection, &permit, token)).await?,
+        Some(token) => Box::pin(token_exchange::for_caller(connection, &permit, token)).await?,
         None => None,
     };
     if normal.upgrade.is_some() {
-        let asked = upgrade::Asked { normal, body, exchanged, upgrading, version };
+        let asked = UpgradeAsked { normal, body, exchanged, upgrading, version };
         return Box::pin(upgrade::forward(asked, permit, connection, record)).await;
     }
     forward(normal, body, exchanged, permit, connection, record).await

@@ -17,7 +17,7 @@ use crate::policy::subject::SubjectNames;
 /// A request as conditions see it.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(feature = "conditions"), expect(dead_code, reason = "only conditions look at all of it"))]
-pub(crate) struct Asked<'request> {
+pub(crate) struct RequestFacts<'request> {
     pub(crate) method: &'request http::Method,
     pub(crate) path: CheckedPath<'request>,
     pub(crate) query: Option<&'request str>,
@@ -41,7 +41,7 @@ pub(crate) fn with<T>(
     connection: &Connection,
     policy: &Policy,
     service: &ServiceFacts,
-    asked: Asked<'_>,
+    asked: RequestFacts<'_>,
     decide: impl FnOnce(&Facts<'_>) -> T,
 ) -> T {
     if policy.uses.is_none() {
@@ -65,7 +65,7 @@ pub(crate) fn with_parts<T>(
     _parts: &Parts<'_>,
     _policy: &Policy,
     _service: &ServiceFacts,
-    _asked: Asked<'_>,
+    _asked: RequestFacts<'_>,
     decide: impl FnOnce(&Facts<'_>) -> T,
 ) -> T {
     decide(&Facts::of_nobody())
@@ -77,7 +77,7 @@ pub(crate) fn with_parts<T>(
     parts: &Parts<'_>,
     policy: &Policy,
     service: &ServiceFacts,
-    asked: Asked<'_>,
+    asked: RequestFacts<'_>,
     decide: impl FnOnce(&Facts<'_>) -> T,
 ) -> T {
     let gather = || gathered::gather(parts, &policy.roles, service, policy.uses.unwrap_or_default(), asked);
@@ -93,7 +93,7 @@ mod gathered {
     use countersign_conditions::uses;
     use serde_json::Value;
 
-    use super::{Asked, Parts};
+    use super::{Parts, RequestFacts};
     use crate::policy::condition::{ServiceFacts, Uses};
     use crate::policy::local::LocalCaller;
     use crate::policy::role::Roles;
@@ -106,7 +106,7 @@ mod gathered {
         roles: &Roles,
         service: &ServiceFacts,
         uses: Uses,
-        asked: Asked<'_>,
+        asked: RequestFacts<'_>,
     ) -> Result<Attributes, AttributeError> {
         let principal = principal(parts, roles, &service.schema)?;
         let parties = Parties::new(&principal, &service.service, parts.address)?;

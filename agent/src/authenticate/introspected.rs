@@ -19,7 +19,7 @@ use http::{HeaderValue, StatusCode};
 use zeroize::Zeroizing;
 
 use super::refusal::CredentialRefusal;
-use super::shown::{Asked, TokenShown};
+use super::shown::{ProofFor, TokenShown};
 use super::subject::{Proof, Subject};
 use super::tokens::{self, Answer, check_binding};
 use crate::config::checked::Introspection;
@@ -123,7 +123,7 @@ impl Drop for QuestionTurn<'_> {
 /// Verifies an opaque token.
 pub(super) async fn verify(
     shown: &TokenShown,
-    asked: &Asked<'_>,
+    asked: &ProofFor<'_>,
     connection: &Connection,
     snapshot: &Arc<Snapshot>,
 ) -> Result<Rc<Subject>, CredentialRefusal> {

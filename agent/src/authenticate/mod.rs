@@ -36,7 +36,7 @@ use caller::Caller;
 pub(crate) use introspected::Introspections;
 pub(crate) use passwords::PasswordChecks;
 use refusal::CredentialRefusal;
-use shown::{Asked, Shown};
+use shown::{ProofFor, Shown};
 use subject::{Proof, Subject};
 pub(crate) use subjects::Subjects;
 pub(crate) use tokens::SpentProofs;
@@ -82,7 +82,7 @@ async fn with_credential(
     *kind = shown.as_ref().map(Shown::kind);
     let subject = match shown {
         Some(shown) => {
-            let asked = Asked {
+            let asked = ProofFor {
                 method: &request.method,
                 authority: &request.authority,
                 path: request.target.path().as_str(),
@@ -118,7 +118,7 @@ fn still_as_verified(caller: &Caller, connection: &Connection, verified_by: &Sna
 
 async fn verify(
     shown: &Shown,
-    asked: &Asked<'_>,
+    asked: &ProofFor<'_>,
     connection: &Connection,
     snapshot: &Arc<Snapshot>,
 ) -> Result<Rc<Subject>, CredentialRefusal> {

@@ -33,7 +33,7 @@ pub(crate) struct TokenShown {
 }
 
 /// What a proof has to be made for, and what the route demands of tokens.
-pub(crate) struct Asked<'request> {
+pub(crate) struct ProofFor<'request> {
     pub(crate) method: &'request http::Method,
     pub(crate) authority: &'request http::uri::Authority,
     pub(crate) path: &'request str,

@@ -13,7 +13,7 @@ use countersign_credentials::url::HttpUrl;
 use serde_json::Value;
 
 use super::refusal::CredentialRefusal;
-use super::shown::{Asked, TokenShown};
+use super::shown::{ProofFor, TokenShown};
 use super::subject::{Proof, Subject};
 use crate::config::checked::Issuer;
 use crate::connection::Connection;
@@ -105,7 +105,7 @@ pub(super) fn still_counts(proof: &TokenProof, snapshot: &Snapshot, now: Timesta
 /// Verifies a token.
 pub(super) async fn verify(
     shown: &TokenShown,
-    asked: &Asked<'_>,
+    asked: &ProofFor<'_>,
     connection: &Connection,
     snapshot: &Arc<Snapshot>,
 ) -> Result<Rc<Subject>, CredentialRefusal> {
@@ -235,7 +235,7 @@ pub(super) fn check_binding(
     subject: &Subject,
     shown: &TokenShown,
     text: &str,
-    asked: &Asked<'_>,
+    asked: &ProofFor<'_>,
     connection: &Connection,
 ) -> Result<(), CredentialRefusal> {
     let Proof::Token(token) = subject.proof() else { return Err(CredentialRefusal::IssuerUnknown) };
@@ -264,7 +264,7 @@ pub(super) fn check_binding(
 fn verify_proof(
     shown: &TokenShown,
     token: &str,
-    asked: &Asked<'_>,
+    asked: &ProofFor<'_>,
     connection: &Connection,
 ) -> Result<VerifiedProof, CredentialRefusal> {
     let target = HttpUrl::parse_target(&format!("https://{}{}", asked.authority, asked.path))

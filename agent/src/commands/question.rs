@@ -14,7 +14,7 @@ use crate::authenticate::keys;
 use crate::authorize;
 use crate::config::{KeysError, checked, read_keys};
 use crate::direction::Direction;
-use crate::facts::{self, Asked, Parts};
+use crate::facts::{self, Parts, RequestFacts};
 use crate::in_words::in_one_line;
 use crate::limit::definition::{Held, Limit};
 use crate::policy::condition::ServiceFacts;
@@ -164,8 +164,9 @@ pub(crate) fn by_rules(
         local,
         address,
     };
-    let asked = Asked { method: &method, path: target.path(), query: target.query(), headers: Some(&headers), now };
-    Ok(facts::with_parts(&parts, policy, service, asked, |facts| {
+    let request =
+        RequestFacts { method: &method, path: target.path(), query: target.query(), headers: Some(&headers), now };
+    Ok(facts::with_parts(&parts, policy, service, request, |facts| {
         let asked = explain::Asked {
             workload: &names,
             subject: subject.as_ref(),

@@ -11,7 +11,7 @@ use crate::authenticate::caller::Caller;
 use crate::authorize::Ongoing;
 use crate::connection::Current;
 use crate::given::Spent;
-use crate::given::exchange::Exchanged;
+use crate::given::token_exchange::Exchanged;
 use crate::identify::headers::IDENTITY_HEADERS;
 use crate::record::line::DecisionId;
 use crate::refusal::Refusal;

@@ -23,7 +23,7 @@ use super::pump;
 use crate::authorize::Permit;
 use crate::connection::Connection;
 use crate::given::Spent;
-use crate::given::exchange::Exchanged;
+use crate::given::token_exchange::Exchanged;
 use crate::record::RequestRecord;
 use crate::refusal::{Refusal, Withdrawn};
 use crate::request::NormalRequest;
@@ -31,7 +31,7 @@ use crate::request::NormalRequest;
 const SEC_WEBSOCKET_KEY: HeaderName = header::SEC_WEBSOCKET_KEY;
 
 /// A request for an upgrade.
-pub(crate) struct Asked {
+pub(crate) struct UpgradeAsked {
     pub(crate) normal: NormalRequest,
     pub(crate) body: RequestBody,
     pub(crate) exchanged: Option<Exchanged>,
@@ -49,12 +49,12 @@ pub(crate) struct Carrying {
 
 /// Forwards a permitted upgrade.
 pub(crate) async fn forward(
-    asked: Asked,
+    asked: UpgradeAsked,
     permit: Permit,
     connection: &Connection,
     record: &mut RequestRecord,
 ) -> Result<Answer, Refusal> {
-    let Asked { normal, body, exchanged, upgrading, version } = asked;
+    let UpgradeAsked { normal, body, exchanged, upgrading, version } = asked;
     let (mut response, hop, spent) = ask(normal, (body, exchanged), connection, record, &permit).await?;
     record.status(response.status());
     let backend = hyper::upgrade::on(&mut response);

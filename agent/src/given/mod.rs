@@ -15,7 +15,7 @@ mod endpoint;
 
 mod grant;
 
-pub(crate) mod exchange;
+pub(crate) mod token_exchange;
 
 mod pause;
 
@@ -34,10 +34,10 @@ use crate::request::{RequestError, is_spelling_of, remove_each};
 use command::LiveCommand;
 use countersign_certs::time::Timestamp;
 use endpoint::Granted;
-use exchange::{Exchanged, LiveExchange};
 use grant::LiveGrant;
 use place::{Place, Written};
 use rotation::Rotation;
+use token_exchange::{Exchanged, LiveExchange};
 
 /// What the backend of one inbound is given.
 #[derive(Default)]

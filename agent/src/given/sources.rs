@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::command::LiveCommand;
-use super::exchange::LiveExchange;
 use super::grant::LiveGrant;
 use super::place::{Form, Place};
 use super::rotation::Rotation;
+use super::token_exchange::LiveExchange;
 use super::{Given, Injected, Slot, Token, TokenSource};
 use crate::config::checked::{Agent, BackendToken, GrantKind, Inbound, Injection, SecretCommand, TokenFor};
 use crate::config::secret::Template;

@@ -16,7 +16,7 @@ use crate::config::address::BackendAddress;
 use crate::connection::Connection;
 use crate::forward::backend::{BackendPool, Bounds};
 use crate::forward::hop::{Hop, HopPool};
-use crate::given::exchange::Exchanges;
+use crate::given::token_exchange::Exchanges;
 use crate::identify::Peers;
 use crate::limit::link::StoreLink;
 use crate::live::Live;
