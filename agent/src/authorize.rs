@@ -76,7 +76,7 @@ impl Authorized {
     }
 
     /// What the rules that are only observed would have changed.
-    pub(crate) fn observed(&mut self) -> Option<Box<str>> {
+    pub(crate) fn take_observed(&mut self) -> Option<Box<str>> {
         self.observed.take()
     }
 

@@ -58,8 +58,7 @@ async fn answer_recorded(
     if let Some(limits) = quota::asked(connection, &normal)? {
         return Ok(Box::pin(quota::answer(&limits, connection, &caller, record)).await);
     }
-    let mut authorized = authorize::request(connection, caller, &normal)?;
-    record.permitted(&mut authorized);
+    let authorized = record.authorized(authorize::request(connection, caller, &normal)?);
     let permit = limit::request(authorized, record).await?;
     // Counting may have waited for a store, and what was allowed may have been taken back meanwhile.
     permit.ongoing().signal().cut_reason().map_or(Ok(()), Err)?;
