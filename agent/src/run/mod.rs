@@ -9,20 +9,16 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use countersign_certs::san::San;
 use countersign_certs::time::Clock;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 use crate::assemble::{AssembleError, Assembler, Opening, Taken, Waiting};
 use crate::authenticate::{KeyUsage, PasswordChecks, SpentProofs};
-use crate::config::address::ListenAddress;
 use crate::config::checked;
 use crate::config::{self, ConfigError, Secrets};
 use crate::control::metrics::Counters;
 use crate::control::server;
-use crate::control::status::{AuditSinkStatus, CaStatus, IdentityStatus, RouteStatus, Status};
-use crate::direction::Direction;
 use crate::given::sources::Sources;
 use crate::identity::Credentials;
 use crate::identity::files;
@@ -35,13 +31,15 @@ use crate::record::fields::RecordedFields;
 use crate::record::patterns::Patterns;
 use crate::record::sink::Sink;
 use crate::record::writer::{self, AuditLost, StartError};
-use crate::routes::{Entrance, Phase, Snapshot};
+use crate::routes::{Phase, Snapshot};
 use crate::systemd::{self, HandedOver};
 use crate::teller::{self, Teller};
 use crate::watcher::FileWatcher;
 use crate::worker::{self, Places, WorkerSetup};
 
 mod reload;
+
+mod status;
 
 /// How often it is stored when API keys were used last.
 const KEY_USAGE_STORED: Duration = Duration::from_secs(60);
@@ -167,7 +165,7 @@ async fn run_recorded(
     agent.take_up(&agent.taken(), Opening::AllOrNothing)?;
     let threads = agent.start_workers(workers)?;
     agent.start_keeper();
-    agent.follow_until_stopped(path, &mut stop).await;
+    agent.follow_until_stopped(&mut stop).await;
     agent.drain(&mut stop).await;
     agent.finish(threads).await.ok();
     agent.teller.stopped();
@@ -320,10 +318,10 @@ impl Agent {
     }
 
     /// The long middle: takes up every change until a signal says stop.
-    async fn follow_until_stopped(&self, path: &Path, stop: &mut StopSignals) {
+    async fn follow_until_stopped(&self, stop: &mut StopSignals) {
         let mut files = FileWatcher::new();
         // Whatever has changed between reading and now is taken up at once.
-        self.reload(path, &mut files);
+        self.reload(&mut files);
         let mut credentials = self.keeper.as_ref().map(|keeper| keeper.credentials());
         let mut watchdog = tokio::time::interval(systemd::watchdog_interval().unwrap_or(Duration::from_secs(10)));
         let mut storing = tokio::time::interval(KEY_USAGE_STORED);
@@ -336,10 +334,10 @@ impl Agent {
                 tracing::info!("ready");
             }
             tokio::select! {
-                () = files.changed() => self.reload(path, &mut files),
+                () = files.changed() => self.reload(&mut files),
                 _ = stop.hang_up.recv() => {
                     self.sink.reopen();
-                    self.reload(path, &mut files);
+                    self.reload(&mut files);
                 }
                 () = self.coming_is_settled() => self.finish_reload(),
                 () = next_change(&mut credentials) => self.follow_credentials(),
@@ -366,8 +364,8 @@ impl Agent {
     }
 
     /// The files that the config in use was made from.
-    fn files(&self, path: &Path) -> Vec<PathBuf> {
-        files_of(&self.taken().config, path)
+    fn files(&self) -> Vec<PathBuf> {
+        files_of(&self.taken().config, &self.path)
     }
 
     fn say_what_needs_a_restart(&self, config: &checked::Agent) {
@@ -424,104 +422,11 @@ impl Agent {
         self.store_key_usage();
         Ok(())
     }
-
-    /// The state at this moment.
-    pub(crate) fn status(&self) -> Status {
-        let snapshot = Arc::clone(&self.snapshots.borrow());
-        let waiting = self.waiting.borrow();
-        let ca = self.keeper.as_ref().map(|keeper| ca_status(keeper));
-        let trust_lost = ca.as_ref().is_some_and(|ca| ca.trust_lost);
-        let audit_failing = self.sink.is_failing();
-        let now = self.clock.now();
-        let alive = snapshot.routes.values().all(|open| now <= open.route.identity().usable().not_after);
-        Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            ready: waiting.is_empty() && alive && snapshot.phase == Phase::Serving && !audit_failing && !trust_lost,
-            draining: snapshot.phase != Phase::Serving,
-            connections: self.places.taken(),
-            generation: snapshot.generation,
-            config_error: self.config_error.borrow().clone(),
-            audit_failing,
-            audit_sinks: self.sink.extras().iter().map(|queue| AuditSinkStatus::of(queue)).collect(),
-            ca,
-            routes: self.route_status(&snapshot),
-            identities: self.identity_status(&snapshot),
-            sources: self.taken().sources.states(),
-        }
-    }
-
-    fn route_status(&self, snapshot: &Snapshot) -> Vec<RouteStatus> {
-        let taken = self.taken();
-        let waiting = self.waiting.borrow();
-        let status = |direction: Direction, name: &Arc<str>, identity: &San, listen: &ListenAddress| {
-            let open = snapshot.routes.get(&Entrance::of(direction, name, listen));
-            let waits = waiting.iter().find(|waits| (waits.direction, &waits.route) == (direction, name));
-            RouteStatus {
-                direction: direction.as_str().to_owned(),
-                name: name.to_string(),
-                identity: identity.to_string(),
-                listening: open.and_then(|open| Some(open.listener.upgrade()?.local_address())),
-                waiting_for: waits.map(|waits| waits.cause.to_string()),
-            }
-        };
-        let (inbounds, outbounds) = (&taken.config.inbounds, &taken.config.outbounds);
-        let inbounds = inbounds.iter().map(|of| status(Direction::Inbound, &of.name, &of.identity, &of.listen));
-        let outbounds = outbounds.iter().map(|of| status(Direction::Outbound, &of.name, &of.identity, &of.listen));
-        inbounds.chain(outbounds).collect()
-    }
-
-    fn identity_status(&self, snapshot: &Snapshot) -> Vec<IdentityStatus> {
-        let now = self.clock.now();
-        let mut known = self.credentials().svids;
-        for open in snapshot.routes.values() {
-            let svid = open.route.identity();
-            if let Some(name) = svid.leaf().principal() {
-                known.entry(name.clone()).or_insert_with(|| Arc::clone(svid));
-            }
-        }
-        let plans = self.keeper.as_ref().map(|keeper| keeper.plans()).unwrap_or_default();
-        let unissued = plans.iter().filter(|(id, _)| !known.contains_key(&San::Spiffe((*id).clone())));
-        let unissued = unissued.map(|(id, plan)| IdentityStatus {
-            identity: id.to_string(),
-            serial: None,
-            not_after: None,
-            seconds_left: None,
-            renewal_due: Some(plan.due.to_string()),
-            renewal_error: plan.last_error.clone(),
-        });
-        let issued = known.iter().map(|(name, svid)| {
-            let plan = svid.leaf().spiffe_id().and_then(|id| plans.get(id));
-            let not_after = svid.usable().not_after;
-            IdentityStatus {
-                identity: name.to_string(),
-                serial: Some(svid.leaf().serial().to_string()),
-                not_after: Some(not_after.to_string()),
-                seconds_left: Some(not_after.since(now).as_secs()),
-                renewal_due: plan.map(|plan| plan.due.to_string()),
-                renewal_error: plan.and_then(|plan| plan.last_error.clone()),
-            }
-        });
-        issued.chain(unissued).collect()
-    }
 }
 
 fn files_of(config: &checked::Agent, path: &Path) -> Vec<PathBuf> {
     let of_certificates = config.certificates.iter().flat_map(|files| [&files.chain, &files.key, &files.bundle]);
     of_certificates.cloned().chain(config.files.iter().cloned()).chain([path.to_owned()]).collect()
-}
-
-fn ca_status(keeper: &Keeper) -> CaStatus {
-    let enrollment = keeper.enrollment();
-    let trust = keeper.credentials().borrow().trust.clone();
-    CaStatus {
-        address: enrollment.ca_address.clone(),
-        trust_domain: enrollment.trust_domain.to_string(),
-        host_id: enrollment.host_id.to_string(),
-        trust_lost: trust.is_none(),
-        trust_generation: trust.as_ref().map(|update| update.generation),
-        revoked: trust.map_or(0, |update| update.revocations.ids.len() + update.revocations.serials.len()),
-        storage_error: keeper.unstored(),
-    }
 }
 
 /// Waits for ever where nobody keeps identities.

@@ -1,6 +1,5 @@
 //! A changed config: read, kept until what it takes credentials from has answered, and taken up or refused as a whole.
 
-use std::path::Path;
 use std::rc::Rc;
 
 use super::{Agent, RunError, files_of, load};
@@ -13,8 +12,8 @@ use crate::watcher::FileWatcher;
 
 impl Agent {
     /// Takes up a changed config or changed files, or says what is wrong with them and goes on with what was.
-    pub(super) fn reload(&self, path: &Path, files: &mut FileWatcher) {
-        match self.read_anew(path, files) {
+    pub(super) fn reload(&self, files: &mut FileWatcher) {
+        match self.read_anew(files) {
             Ok(coming) => {
                 self.coming.replace(Some(Rc::new(coming)));
                 self.finish_reload();
@@ -74,12 +73,12 @@ impl Agent {
         self.config_error.replace(Some(text));
     }
 
-    fn read_anew(&self, path: &Path, files: &mut FileWatcher) -> Result<Taken, RunError> {
-        let mut watched = self.files(path);
+    fn read_anew(&self, files: &mut FileWatcher) -> Result<Taken, RunError> {
+        let mut watched = self.files();
         // What is watched is fingerprinted before it is read, so that a change in between is seen as one.
         files.watch(watched.iter().cloned());
-        let config = load(path, Secrets::Read)?;
-        let named = files_of(&config, path);
+        let config = load(&self.path, Secrets::Read)?;
+        let named = files_of(&config, &self.path);
         let read = files::load(&config).map_err(AssembleError::from);
         // The files of a refused config are watched too: mending one of them mends the config.
         if named.iter().any(|file| !watched.contains(file)) {
