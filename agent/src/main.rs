@@ -42,6 +42,8 @@ mod direction;
 
 mod in_words;
 
+mod random;
+
 mod http2;
 
 mod policy;

@@ -119,7 +119,7 @@ impl Grant<'_> {
         let expires_in = lifetime(&members)?;
         let Some(Value::String(token)) = members.remove("access_token") else { return Err(member("access_token")) };
         let token = Zeroizing::new(token);
-        if !is_bearer_token(&token) {
+        if !text::is_bearer_token(&token, TOKEN_BYTES_MAX) {
             return Err(member("access_token"));
         }
         Ok(GivenToken { token, expires_in })
@@ -151,13 +151,6 @@ fn lifetime(members: &Map<String, Value>) -> Result<Option<Duration>, GrantError
     };
     let seconds = seconds.filter(|seconds| *seconds > 0).ok_or(GrantError::Member { name: "expires_in" })?;
     Ok(Some(Duration::from_secs(seconds).min(LIFETIME_MAX)))
-}
-
-/// What may stand behind `Bearer` (RFC 6750 §2.1).
-fn is_bearer_token(token: &str) -> bool {
-    let plain =
-        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=');
-    (1..=TOKEN_BYTES_MAX).contains(&token.len()) && token.bytes().all(plain)
 }
 
 impl std::fmt::Debug for GivenToken {

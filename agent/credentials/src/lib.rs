@@ -31,10 +31,11 @@ pub mod reach;
 
 pub mod json;
 
+pub mod text;
+
 mod encoding;
 
 mod random;
-mod text;
 
 #[cfg(test)]
 mod testing;

@@ -11,6 +11,13 @@ pub(crate) fn is_note(text: &str, bytes_max: usize) -> bool {
     text.len() <= bytes_max && !text.chars().any(char::is_control)
 }
 
+/// Whether a text may stand behind `Bearer` (RFC 6750 §2.1), and has at most `bytes_max` bytes.
+pub fn is_bearer_token(text: &str, bytes_max: usize) -> bool {
+    let plain =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=');
+    (1..=bytes_max).contains(&text.len()) && text.bytes().all(plain)
+}
+
 /// The beginning of a text that a stranger wrote, short enough for a log.
 pub(crate) fn shown(text: &str) -> String {
     const CHARACTERS: usize = 120;

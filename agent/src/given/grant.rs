@@ -17,6 +17,7 @@ use super::endpoint::{AskError, Endpoint, Granted};
 use super::pause::Pause;
 use crate::config::checked::{BackendToken, TokenFor};
 use crate::in_words::in_one_line;
+use crate::random::random_fraction;
 
 /// How long before its end a token is fetched anew at least, if it lives long enough.
 const AHEAD: Duration = Duration::from_secs(10);
@@ -187,13 +188,6 @@ fn renewed_after(lifetime: Duration, fraction: f64) -> Duration {
     let regular = lifetime.mul_f64(0.8 - 0.05 * fraction);
     let latest = if lifetime > 2 * AHEAD { lifetime - AHEAD } else { lifetime / 2 };
     regular.min(latest).max(Duration::from_secs(1))
-}
-
-/// Between 0 and 1; if there is no randomness, all hosts ask at once.
-fn random_fraction() -> f64 {
-    let mut byte = [0];
-    aws_lc_rs::rand::fill(&mut byte).ok();
-    f64::from(u8::from_be_bytes(byte)) / 255.0
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use super::ca::{CaError, Call};
 use super::state::{Enrollment, StateDir, StateError, SvidFile};
 use super::{Credentials, TrustError, trusted_domains};
 use crate::in_words::in_one_line;
+use crate::random::random_fraction;
 
 /// First and longest pause after a failed attempt to have something issued.
 const PAUSE: Pause = Pause { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
@@ -421,14 +422,5 @@ impl Pause {
     fn after(&self, failures: u32) -> Duration {
         let whole = self.first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(self.longest);
         whole / 2 + (whole / 2).mul_f64(random_fraction())
-    }
-}
-
-/// From 0 to 1. Without randomness, one half: late or early matters less than not at all.
-fn random_fraction() -> f64 {
-    let mut bytes = [0; 4];
-    match aws_lc_rs::rand::fill(&mut bytes) {
-        Ok(()) => f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX),
-        Err(_no_randomness) => 0.5,
     }
 }

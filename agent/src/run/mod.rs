@@ -27,6 +27,7 @@ use crate::identity::state::{StateDir, StateError};
 use crate::in_words::in_one_line;
 use crate::limit::live::LiveLimit;
 use crate::listener::SocketMode;
+use crate::random::random_number;
 use crate::record::fields::RecordedFields;
 use crate::record::patterns::Patterns;
 use crate::record::sink::Sink;
@@ -275,7 +276,7 @@ impl Agent {
                     clock: self.clock.clone(),
                     sink: self.sink.clone(),
                     snapshots: self.snapshots.subscribe(),
-                    decisions: random_number()?,
+                    decisions: random_number().map_err(no_randomness)?,
                     places: Arc::clone(&self.places),
                     key_usage: Arc::clone(&self.key_usage),
                     password_checks: Arc::clone(&self.password_checks),
@@ -451,10 +452,4 @@ fn run_worker(setup: WorkerSetup) {
 
 fn no_randomness(_unspecified: aws_lc_rs::error::Unspecified) -> RunError {
     RunError::System { what: "randomness", source: io::ErrorKind::Unsupported.into() }
-}
-
-fn random_number() -> Result<u64, RunError> {
-    let mut bytes = [0; 8];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(no_randomness)?;
-    Ok(u64::from_be_bytes(bytes))
 }

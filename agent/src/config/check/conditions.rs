@@ -11,8 +11,7 @@ use toml::Spanned;
 
 use super::super::checked::Issuer;
 use super::super::file;
-use super::rules::is_observed;
-use super::scalars::absolute;
+use super::scalars::{absolute, is_observed};
 use crate::in_words::in_one_line;
 use crate::policy::condition::{Compiler, Condition, ServiceFacts};
 use crate::policy::rule::NamedFile;
@@ -142,5 +141,5 @@ pub(super) fn policy_file(
     let text = store::read(&path).map_err(|error| at_file(in_one_line(&error)))?;
     let text = std::str::from_utf8(&text).map_err(|_not_text| at_file(format!("{} is not UTF-8", path.display())))?;
     let file = compiler.file(&path.display().to_string(), text).map_err(at_file)?;
-    Ok(NamedFile { file: Arc::new(file), is_observed: is_observed(written.mode.clone())? })
+    Ok(NamedFile { file: Arc::new(file), is_observed: is_observed(written.mode.as_ref())? })
 }

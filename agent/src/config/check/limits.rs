@@ -13,7 +13,7 @@ use super::super::file;
 use super::credentials::KnownSubjects;
 use super::domains::KnownDomains;
 use super::routes::Places;
-use super::scalars::{name, number, parsed};
+use super::scalars::{check_known, is_observed, name, number, parsed};
 use crate::limit::definition::{CountedBy, Limit};
 use crate::policy::credential::CredentialKind;
 use crate::policy::member::MemberPattern;
@@ -69,7 +69,7 @@ fn one(written: &Spanned<file::RateLimit>, has_store: bool, surroundings: &Surro
         roles: written.roles.as_ref().map(|list| roles(list, surroundings.roles)).transpose()?,
         inbounds: written.inbounds.as_ref().map(|list| inbounds(list, surroundings.inbounds)).transpose()?,
         only_named,
-        is_enforced: is_enforced(written.mode.as_ref())?,
+        is_enforced: !is_observed(written.mode.as_ref())?,
         is_shared: written.shared.as_ref().is_some_and(|shared| *shared.get_ref()),
     };
     if limit.quota.is_none() && limit.concurrent.is_none() {
@@ -150,28 +150,6 @@ fn not_empty<'list>(
         return Err(Finding::with_hint(list.span(), format!("this limit can never hold: it names no {what}"), hint));
     }
     Ok(list.get_ref())
-}
-
-fn check_known<'name, I: Iterator<Item = &'name str>>(
-    text: &Spanned<String>,
-    what: &str,
-    known: impl Fn() -> I,
-) -> Result<(), Finding> {
-    if known().any(|known| known == text.get_ref()) {
-        return Ok(());
-    }
-    let hint = did_you_mean(text.get_ref(), known());
-    Err(Finding { span: text.span(), message: format!("unknown {what} {:?}", text.get_ref()), hint })
-}
-
-fn is_enforced(mode: Option<&Spanned<String>>) -> Result<bool, Finding> {
-    match mode.map(|mode| (mode, mode.get_ref().as_str())) {
-        None | Some((_, "enforce")) => Ok(true),
-        Some((_, "observe")) => Ok(false),
-        Some((mode, other)) => {
-            Err(Finding::new(mode.span(), format!("unknown mode {other:?}; it is enforce or observe")))
-        }
-    }
 }
 
 fn check_shared(written: &file::RateLimit, has_store: bool) -> Result<(), Finding> {

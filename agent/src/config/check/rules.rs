@@ -10,14 +10,14 @@ use toml::Spanned;
 
 use super::super::file;
 use super::conditions;
-use super::scalars::name;
+use super::scalars::{check_known, is_observed, name};
 use crate::direction::Direction;
 use crate::policy::condition::Compiler;
 use crate::policy::network::Network;
 use crate::policy::path::PathPattern;
 use crate::policy::role::{RoleSet, Roles};
 use crate::policy::rule::{Effect, NamedFile, Policy, Rule};
-use countersign_certs::settings::diagnostic::{Finding, did_you_mean};
+use countersign_certs::settings::diagnostic::Finding;
 
 /// Most rules of one inbound or outbound.
 const RULES_MAX: usize = 65_536;
@@ -98,7 +98,7 @@ fn rule(effect: Effect, place: Arc<str>, written: Spanned<file::Rule>, around: &
         methods: methods.map(Into::into),
         paths: paths.map(Into::into),
         condition: written.when.as_ref().map(|text| conditions::condition(text, around.compiler)).transpose()?,
-        is_observed: is_observed(written.mode)?,
+        is_observed: is_observed(written.mode.as_ref())?,
     })
 }
 
@@ -107,23 +107,12 @@ fn role_set(list: &Spanned<Vec<Spanned<String>>>, roles: &Roles) -> Result<RoleS
         let hint = "list at least one role";
         return Err(Finding::with_hint(list.span(), "this rule can never match: it names no role", hint));
     }
+    let known = || roles.all_names().iter().map(|name| &**name);
     for role in list.get_ref() {
-        if !roles.all_names().iter().any(|known| **known == **role.get_ref()) {
-            let hint = did_you_mean(role.get_ref(), roles.all_names().iter().map(|name| &**name));
-            return Err(Finding { span: role.span(), message: format!("unknown role {:?}", role.get_ref()), hint });
-        }
+        check_known(role, "role", known)?;
     }
     let names = list.get_ref().iter().map(|role| role.get_ref().as_str());
     roles.set(names).map_err(|unknown| Finding::new(list.span(), format!("unknown role {unknown:?}")))
-}
-
-pub(super) fn is_observed(mode: Option<Spanned<String>>) -> Result<bool, Finding> {
-    let Some(mode) = mode else { return Ok(false) };
-    match mode.get_ref().as_str() {
-        "enforce" => Ok(false),
-        "observe" => Ok(true),
-        other => Err(Finding::new(mode.span(), format!("unknown mode {other:?}; it is enforce or observe"))),
-    }
 }
 
 /// Parses each text of a list that may not be empty.

@@ -116,3 +116,26 @@ pub(super) fn word<T: Copy + Default>(
         }
     }
 }
+
+/// Whether a `mode` says that what is decided is only recorded.
+pub(super) fn is_observed(mode: Option<&Spanned<String>>) -> Result<bool, Finding> {
+    let Some(mode) = mode else { return Ok(false) };
+    match mode.get_ref().as_str() {
+        "enforce" => Ok(false),
+        "observe" => Ok(true),
+        other => Err(Finding::new(mode.span(), format!("unknown mode {other:?}; it is enforce or observe"))),
+    }
+}
+
+/// Refuses the name of something that there is not, with the nearest that there is.
+pub(super) fn check_known<'name, I: Iterator<Item = &'name str>>(
+    text: &Spanned<String>,
+    what: &str,
+    known: impl Fn() -> I,
+) -> Result<(), Finding> {
+    if known().any(|known| known == text.get_ref()) {
+        return Ok(());
+    }
+    let hint = did_you_mean(text.get_ref(), known());
+    Err(Finding { span: text.span(), message: format!("unknown {what} {:?}", text.get_ref()), hint })
+}
