@@ -14,6 +14,7 @@ use countersign_certs::digest::sha256;
 use countersign_certs::time::Timestamp;
 use countersign_credentials::introspection;
 use countersign_credentials::jwt::TokenRefusal;
+use countersign_credentials::text::is_bearer_token;
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, StatusCode};
 use zeroize::Zeroizing;
@@ -128,7 +129,10 @@ pub(super) async fn verify(
     snapshot: &Arc<Snapshot>,
 ) -> Result<Rc<Subject>, CredentialRefusal> {
     let bytes = shown.secret.expose();
-    let text = std::str::from_utf8(bytes).ok().filter(|text| is_token(text)).ok_or(CredentialRefusal::NotText)?;
+    let text = std::str::from_utf8(bytes)
+        .ok()
+        .filter(|text| is_bearer_token(text, TOKEN_BYTES_MAX))
+        .ok_or(CredentialRefusal::NotText)?;
     let digest = sha256(bytes);
     let subject = match remembered(&digest, connection, snapshot) {
         Some(subject) => subject,
@@ -144,13 +148,6 @@ pub(super) async fn verify(
     };
     check_binding(&subject, shown, text, asked, connection)?;
     Ok(subject)
-}
-
-/// What RFC 6750 §2.1 allows after `Bearer`.
-fn is_token(text: &str) -> bool {
-    let plain =
-        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=');
-    (1..=TOKEN_BYTES_MAX).contains(&text.len()) && text.bytes().all(plain)
 }
 
 fn remembered(digest: &[u8; 32], connection: &Connection, snapshot: &Snapshot) -> Option<Rc<Subject>> {

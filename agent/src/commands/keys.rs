@@ -13,11 +13,12 @@ use countersign_credentials::api_key::{
 use http::Method;
 use serde::Serialize;
 
-use crate::authenticate::usage::{self, LastUsed};
+use crate::authenticate::usage;
 use crate::cli::{KeyCommand, NewKeyArguments};
 use crate::config::{KeysError, Secrets, checked, read_keys};
 use crate::control::client;
-use crate::control::server::KEY_USAGE_PATH;
+use crate::control::server::KEYS_PATH;
+use crate::control::status::KeysStatus;
 use crate::run::{self, RunError};
 
 /// Why keys stay as they are.
@@ -72,15 +73,15 @@ pub(crate) async fn carry_out(command: KeyCommand, clock: &Clock) -> Result<Stri
     match command {
         KeyCommand::Create { config, new, json } => create(&config.path, new, json, now),
         KeyCommand::List { config, unused_for, json } => list(&config.path, unused_for.as_deref(), json, now).await,
-        KeyCommand::Rotate { config, id, overlap, json } => rotate(&config.path, &id, &overlap, json, now),
+        KeyCommand::Rotate { config, id, overlap, json } => rotate(&config.path, &id, &overlap, json, now).await,
         KeyCommand::Disable { config, id } => {
-            edit(&config.path, |keys, _| keys.disable(&id, now)).map(|()| format!("{id} is disabled\n"))
+            edit_in_use(&config.path, |keys| keys.disable(&id, now)).await.map(|()| format!("{id} is disabled\n"))
         }
         KeyCommand::Enable { config, id } => {
-            edit(&config.path, |keys, _| keys.enable(&id).map(drop)).map(|()| format!("{id} is enabled\n"))
+            edit_in_use(&config.path, |keys| keys.enable(&id).map(drop)).await.map(|()| format!("{id} is enabled\n"))
         }
         KeyCommand::Revoke { config, id } => {
-            edit(&config.path, |keys, _| keys.revoke(&id, now)).map(|()| format!("{id} is revoked\n"))
+            edit_in_use(&config.path, |keys| keys.revoke(&id, now)).await.map(|()| format!("{id} is revoked\n"))
         }
     }
 }
@@ -89,8 +90,9 @@ fn create(config: &Path, new: NewKeyArguments, json: bool, now: Timestamp) -> Re
     let (secret, id) = (ApiKey::generate()?, KeyId::generate()?);
     let expires = new.expires.as_deref().map(|text| span("--expires", text)).transpose()?;
     let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
-    let key = edit_checked(config, |keys, config| {
-        check_names(config, &new)?;
+    let config = run::load(config, Secrets::Named)?;
+    check_names(&config, &new)?;
+    let key = edit(&path_of(&config)?, |keys| {
         let new = NewKey {
             owner: new.owner,
             team: new.team,
@@ -101,7 +103,7 @@ fn create(config: &Path, new: NewKeyArguments, json: bool, now: Timestamp) -> Re
             expires: expires.map(|span| now.plus(span)),
             note: new.note.unwrap_or_default(),
         };
-        Ok(keys.create(id, new, secret.digest(), now)?)
+        keys.create(id, new, secret.digest(), now)
     })?;
     Ok(made(&Made { id: &key.id, key: secret.expose(), expires: key.expires, before_ends: None }, json))
 }
@@ -119,9 +121,15 @@ fn check_names(config: &checked::Agent, new: &NewKeyArguments) -> Result<(), Key
     check("limit with only_named", &new.limits, only_named.map(|limit| &*limit.name).collect())
 }
 
-fn rotate(config: &Path, id: &KeyId, overlap: &str, json: bool, now: Timestamp) -> Result<String, KeyCommandError> {
+async fn rotate(
+    config: &Path,
+    id: &KeyId,
+    overlap: &str,
+    json: bool,
+    now: Timestamp,
+) -> Result<String, KeyCommandError> {
     let (secret, overlap) = (ApiKey::generate()?, span("--overlap", overlap)?);
-    let rotated = edit(config, |keys, _| keys.rotate(id, secret.digest(), overlap, now))?;
+    let rotated = edit_in_use(config, |keys| keys.rotate(id, secret.digest(), overlap, now)).await?;
     Ok(made(&Made { id, key: secret.expose(), expires: None, before_ends: rotated.before_ends }, json))
 }
 
@@ -131,10 +139,11 @@ fn made(made: &Made<'_>, json: bool) -> String {
 
 async fn list(config: &Path, unused_for: Option<&str>, json: bool, now: Timestamp) -> Result<String, KeyCommandError> {
     let unused_for = unused_for.map(|text| span("--unused-for", text)).transpose()?;
-    let checked = run::load(config, Secrets::Named)?;
-    let path = path_of(&checked)?;
+    let running = ask_running(config).await;
+    let path = path_in_use(config, running.as_ref())?;
     let keys = read_keys(&path)?;
-    let used = last_used(config, &path).await;
+    // What the running agent knows, or else what it stored last.
+    let used = running.map(|running| running.last_used).or_else(|| usage::read(&path).ok()).unwrap_or_default();
     let listed = keys.keys().iter().map(|key| Listed {
         key,
         state: state_word(key.state(now)),
@@ -151,14 +160,20 @@ async fn list(config: &Path, unused_for: Option<&str>, json: bool, now: Timestam
     Ok(listed.iter().fold(String::new(), |text, listed| text + &in_one_line(listed)))
 }
 
-/// What the running agent knows, or else what it stored last.
-async fn last_used(config: &Path, keys: &Path) -> LastUsed {
-    let asked = match crate::config::control_socket(config) {
-        Ok(socket) => client::ask(&socket, Method::GET, KEY_USAGE_PATH).await.ok(),
-        Err(_unreadable) => None,
-    };
-    let told = asked.and_then(|answer| serde_json::from_str(&answer).ok());
-    told.or_else(|| usage::read(keys).ok()).unwrap_or_default()
+/// What an agent with this config says of its keys, if one runs.
+async fn ask_running(config: &Path) -> Option<KeysStatus> {
+    let socket = crate::config::control_socket(config).ok()?;
+    let answer = client::ask(&socket, Method::GET, KEYS_PATH).await.ok()?;
+    serde_json::from_str(&answer).ok()
+}
+
+/// The file of keys that counts. An agent that has refused the config that is there now goes on with another one, and perhaps with another
+/// file: a key is ended where it opens something.
+fn path_in_use(config: &Path, running: Option<&KeysStatus>) -> Result<PathBuf, KeyCommandError> {
+    match running.and_then(|running| running.file.clone()) {
+        Some(path) => Ok(path),
+        None => path_of(&run::load(config, Secrets::Named)?),
+    }
 }
 
 fn in_one_line(listed: &Listed<'_>) -> String {
@@ -199,29 +214,25 @@ fn span(what: &'static str, text: &str) -> Result<Duration, KeyCommandError> {
     })
 }
 
-fn edit<T>(
+async fn edit_in_use<T>(
     config: &Path,
-    change: impl FnOnce(&mut KeyFile, &checked::Agent) -> Result<T, EditError>,
+    change: impl FnOnce(&mut KeyFile) -> Result<T, EditError>,
 ) -> Result<T, KeyCommandError> {
-    edit_checked(config, |keys, config| Ok(change(keys, config)?))
+    let running = ask_running(config).await;
+    edit(&path_in_use(config, running.as_ref())?, change)
 }
 
 /// Changes the file, one command at a time. It is the old one or the new one at every moment.
-fn edit_checked<T>(
-    config: &Path,
-    change: impl FnOnce(&mut KeyFile, &checked::Agent) -> Result<T, KeyCommandError>,
-) -> Result<T, KeyCommandError> {
-    let config = run::load(config, Secrets::Named)?;
-    let path = path_of(&config)?;
+fn edit<T>(path: &Path, change: impl FnOnce(&mut KeyFile) -> Result<T, EditError>) -> Result<T, KeyCommandError> {
     let folder = path.parent().unwrap_or_else(|| Path::new("/"));
     let (owner, own) = (store::owner(folder)?, rustix::process::geteuid().as_raw());
     if owner != own {
         return Err(KeyCommandError::NotOwner { folder: folder.to_owned(), owner, own });
     }
-    let _turn = store::lock(&path)?;
-    let mut keys = read_keys(&path)?;
-    let outcome = change(&mut keys, &config)?;
-    store::write(&path, &keys.to_json()?)?;
+    let _turn = store::lock(path)?;
+    let mut keys = read_keys(path)?;
+    let outcome = change(&mut keys)?;
+    store::write(path, &keys.to_json()?)?;
     Ok(outcome)
 }
 

@@ -32,7 +32,7 @@ use crate::policy::role::Roles;
 use crate::policy::rule::Policy;
 
 /// The whole config.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Agent {
     /// What `enroll` wrote; none if every identity comes from files.
     pub(crate) state_dir: Option<PathBuf>,
@@ -48,12 +48,19 @@ pub(crate) struct Agent {
     pub(crate) roles: Arc<Roles>,
     pub(crate) accepted: Arc<Accepted>,
     pub(crate) commands: Vec<Arc<SecretCommand>>,
-    pub(crate) trust_domains: Vec<TrustBundle>,
+    pub(crate) trust_domains: Vec<ExtraTrustDomain>,
     pub(crate) certificates: Vec<CertificateFiles>,
     pub(crate) inbounds: Vec<Inbound>,
     pub(crate) outbounds: Vec<Outbound>,
     /// Every file that this config was made from besides itself; a change of one is a change of the config.
     pub(crate) files: Vec<PathBuf>,
+}
+
+/// Authorities of a trust domain beside our own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ExtraTrustDomain {
+    pub(crate) file: PathBuf,
+    pub(crate) bundle: TrustBundle,
 }
 
 /// Where the control socket is if the config does not say.
@@ -115,7 +122,7 @@ impl Default for Limits {
 }
 
 /// What callers may show besides certificates, by what is known of it now.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Accepted {
     pub(crate) api_keys: Option<ApiKeys>,
     pub(crate) passwords: Option<Passwords>,
@@ -123,7 +130,7 @@ pub(crate) struct Accepted {
 }
 
 /// Somebody who issues tokens.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Issuer {
     pub(crate) name: Arc<str>,
     /// What is expected of its tokens.
@@ -151,6 +158,7 @@ pub(crate) enum ClaimType {
 }
 
 /// How an issuer is asked about a token (RFC 7662).
+#[derive(Clone)]
 pub(crate) struct Introspection {
     /// None to take what its metadata names.
     pub(crate) endpoint: Option<HttpUrl>,
@@ -177,8 +185,9 @@ impl PartialEq for Introspection {
 }
 
 /// Where the keys of an issuer are.
+#[derive(Clone)]
 pub(crate) enum KeySource {
-    File { keys: Arc<KeySet>, digest: [u8; 32] },
+    File { path: PathBuf, keys: Arc<KeySet>, digest: [u8; 32] },
     Fetched { server: WebServer, jwks_uri: Option<HttpUrl>, transport: Transport },
 }
 
@@ -241,15 +250,23 @@ impl std::fmt::Debug for KeySource {
 }
 
 /// The hashes of passwords by the names of their users.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Passwords {
+    pub(crate) file: PathBuf,
     pub(crate) hashes: HashMap<Box<str>, Arc<PasswordHash>>,
     /// Nobody's password, as dear to check as theirs.
     pub(crate) decoy: Arc<PasswordHash>,
 }
 
+impl PartialEq for Passwords {
+    /// A decoy is made anew each time.
+    fn eq(&self, other: &Self) -> bool {
+        (&self.file, &self.hashes) == (&other.file, &other.hashes)
+    }
+}
+
 /// API keys, as they stand in their file.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ApiKeys {
     pub(crate) file: PathBuf,
     pub(crate) places: KeyPlaces,

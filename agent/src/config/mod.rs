@@ -7,6 +7,8 @@ pub(crate) mod checked;
 
 pub(crate) mod audit;
 
+pub(crate) mod lists;
+
 pub(crate) mod address;
 
 pub(crate) mod secret;

@@ -43,8 +43,8 @@ pub(crate) const STATUS_PATH: &str = "/v1/status";
 /// Path before a decision's ID.
 pub(crate) const DECISION_PATH: &str = "/v1/decisions/";
 
-/// Path of when each API key was used last, as JSON.
-pub(crate) const KEY_USAGE_PATH: &str = "/v1/api-keys/last-used";
+/// Path of where the API keys are and when each was used last, as JSON.
+pub(crate) const KEYS_PATH: &str = "/v1/api-keys";
 
 /// Path that has identities issued anew; an ID may follow as `?id=`.
 pub(crate) const RENEW_PATH: &str = "/v1/renew";
@@ -131,7 +131,7 @@ async fn control(request: Request<Incoming>, uid: u32, agent: Rc<Agent>) -> Resp
     let path = request.uri().path();
     match (request.method(), path) {
         (&Method::GET, STATUS_PATH) => json(serde_json::to_string(&agent.status())),
-        (&Method::GET, KEY_USAGE_PATH) => json(serde_json::to_string(&agent.key_usage().all())),
+        (&Method::GET, KEYS_PATH) => json(serde_json::to_string(&agent.keys_status())),
         (&Method::POST, RENEW_PATH) => renew(request.uri().query(), uid, &agent).await,
         (&Method::GET, _) if path.starts_with(DECISION_PATH) => {
             let decision = path.strip_prefix(DECISION_PATH).unwrap_or_default();

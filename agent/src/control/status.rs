@@ -1,7 +1,10 @@
 //! What `countersign-agent status` tells.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
+use crate::authenticate::usage::LastUsed;
 use crate::given::sources::SourceState;
 use crate::record::extra::Queue;
 
@@ -36,6 +39,15 @@ pub(crate) struct Status {
     /// Where credentials for backends come from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) sources: Vec<SourceState>,
+}
+
+/// The API keys of a running agent, which `countersign-agent key` asks for.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct KeysStatus {
+    /// Where the keys are that count; none if no inbound takes any.
+    pub(crate) file: Option<PathBuf>,
+    /// When each was used last.
+    pub(crate) last_used: LastUsed,
 }
 
 /// One additional audit sink.

@@ -15,7 +15,7 @@ use crate::config::checked::{self, CertificateFiles};
 
 /// What all the files of a config hold. Read once, when the config is; a later change of the CA's news or of an enrolled
 /// identity cannot fail because of one of them.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct FromFiles {
     /// Identities of `[[certificate]]`.
     pub(crate) svids: BTreeMap<San, Arc<X509Svid>>,
@@ -23,6 +23,14 @@ pub(crate) struct FromFiles {
     pub(crate) bundles: Vec<TrustBundle>,
     /// The authorities of foreign PKIs, by file.
     pub(crate) authorities: BTreeMap<PathBuf, Vec<CertificateDer<'static>>>,
+}
+
+impl FromFiles {
+    /// Whether there is nothing new in the other ones.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let leaves = |read: &Self| -> Vec<_> { read.svids.values().map(|svid| svid.leaf().clone()).collect() };
+        leaves(self) == leaves(other) && (&self.bundles, &self.authorities) == (&other.bundles, &other.authorities)
+    }
 }
 
 /// Why files hold no identity.

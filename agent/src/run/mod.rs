@@ -340,7 +340,7 @@ impl Agent {
                     self.sink.reopen();
                     self.reload(&mut files);
                 }
-                () = self.coming_is_settled() => self.finish_reload(),
+                () = self.coming_is_settled() => drop(self.finish_reload()),
                 () = next_change(&mut credentials) => self.follow_credentials(),
                 () = self.news.notified() => self.follow_credentials(),
                 _ = watchdog.tick() => systemd::alive(),
@@ -357,11 +357,6 @@ impl Agent {
         if let Err(error) = self.key_usage.store(&keys.file, |id| keys.index.has(id)) {
             tracing::warn!(%error, "when API keys were used last cannot be stored");
         }
-    }
-
-    /// When each API key was used last.
-    pub(crate) fn key_usage(&self) -> &KeyUsage {
-        &self.key_usage
     }
 
     /// The files that the config in use was made from.

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::{Agent, RunError, files_of, load};
 use crate::assemble::{AssembleError, Opening, Taken};
-use crate::config::Secrets;
+use crate::config::{Secrets, lists};
 use crate::given::sources::SourceState;
 use crate::identity::files;
 use crate::in_words::in_one_line;
@@ -13,21 +13,25 @@ use crate::watcher::FileWatcher;
 impl Agent {
     /// Takes up a changed config or changed files, or says what is wrong with them and goes on with what was.
     pub(super) fn reload(&self, files: &mut FileWatcher) {
-        match self.read_anew(files) {
+        let is_taken_up = match self.read_anew(files) {
             Ok(coming) => {
                 self.coming.replace(Some(Rc::new(coming)));
-                self.finish_reload();
+                self.finish_reload()
             }
             Err(error) => {
                 self.coming.take();
                 self.refuse_config(&error);
+                false
             }
+        };
+        if !is_taken_up {
+            self.follow_lists();
         }
     }
 
-    /// Takes up the config that is coming, unless it still waits.
-    pub(super) fn finish_reload(&self) {
-        let Some(coming) = self.coming.take() else { return };
+    /// Takes up the config that is coming, unless it still waits. Whether it is in use now.
+    pub(super) fn finish_reload(&self) -> bool {
+        let Some(coming) = self.coming.take() else { return false };
         let before = self.taken();
         match self.try_coming(&coming) {
             Ok(true) => {
@@ -35,9 +39,35 @@ impl Agent {
                 tracing::info!("config taken up");
                 self.teller.config_taken_up(&self.path, &before.config, &self.taken().config);
                 self.teller.certificates(&self.taken(), &self.credentials());
+                return true;
             }
             Ok(false) => drop(self.coming.replace(Some(coming))),
             Err(error) => self.refuse_config(&error),
+        }
+        false
+    }
+
+    /// The config in use goes on with what its files say now: whatever is wrong with a newer config, a key that was revoked opens
+    /// nothing, and a certificate that was renewed is shown.
+    fn follow_lists(&self) {
+        let taken = self.taken();
+        let mut unusable = Vec::new();
+        let config = lists::read_again(&taken.config, &mut unusable);
+        let read = files::load(&taken.config).inspect_err(|error| unusable.push(in_one_line(error))).ok();
+        for error in unusable {
+            tracing::error!(error, "a file cannot be used, what it said before stays in use");
+        }
+        let is_same =
+            (&config.accepted, &config.trust_domains) == (&taken.config.accepted, &taken.config.trust_domains);
+        let files = match read {
+            Some(read) if !read.is_same(&taken.files) => read,
+            Some(_) | None if is_same => return,
+            Some(_) | None => taken.files.clone(),
+        };
+        let sources = taken.sources.follow(&config, &self.clock, &self.news);
+        let again = Rc::new(Taken { config, files, sources });
+        if let Err(error) = self.take_up(&again, Opening::RouteByRoute) {
+            tracing::error!(error = in_one_line(&error), "changed files cannot be taken up");
         }
     }
 

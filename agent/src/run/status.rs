@@ -6,7 +6,7 @@ use countersign_certs::san::San;
 
 use super::Agent;
 use crate::config::address::ListenAddress;
-use crate::control::status::{AuditSinkStatus, CaStatus, IdentityStatus, RouteStatus, Status};
+use crate::control::status::{AuditSinkStatus, CaStatus, IdentityStatus, KeysStatus, RouteStatus, Status};
 use crate::direction::Direction;
 use crate::identity::keeper::Keeper;
 use crate::routes::{Entrance, Phase, Snapshot};
@@ -35,6 +35,12 @@ impl Agent {
             identities: self.identity_status(&snapshot),
             sources: self.taken().sources.states(),
         }
+    }
+
+    /// The API keys that count, and when each was used last.
+    pub(crate) fn keys_status(&self) -> KeysStatus {
+        let file = self.taken().config.accepted.api_keys.as_ref().map(|keys| keys.file.clone());
+        KeysStatus { file, last_used: self.key_usage.all() }
     }
 
     fn route_status(&self, snapshot: &Snapshot) -> Vec<RouteStatus> {

@@ -10,12 +10,12 @@ use super::file::KeyFile;
 use super::record::{KeyId, KeyRecord, KeySecret, KeyState};
 
 /// All keys by the digests of their secrets. It never changes: a changed file makes a new one.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeyIndex {
     secrets: HashMap<KeyDigest, Entry>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     key: Arc<KeyRecord>,
     secret: KeySecret,

@@ -11,7 +11,6 @@ use countersign_credentials::api_key::{FILE_BYTES_MAX, KeyFile, KeyIndex};
 use countersign_credentials::password::{PasswordHash, USER_BYTES_MAX};
 use http::{HeaderName, header};
 use toml::Spanned;
-use zeroize::Zeroizing;
 
 use super::super::address::{BackendAddress, Protocol};
 use super::super::checked::{Accepted, ApiKeys, Issuer, Passwords};
@@ -122,16 +121,23 @@ fn passwords(file: &file::Agent, secrets: Secrets, files: &mut Vec<PathBuf>) -> 
     };
     let path = absolute(&written.file)?;
     files.push(path.clone());
-    let text = match secrets {
-        Secrets::Named => Zeroizing::new(Vec::new()),
-        Secrets::Read => {
-            store::read_secret(&path).map_err(|error| Finding::new(written.file.span(), in_one_line(&error)))?
-        }
+    let passwords = match secrets {
+        Secrets::Named => with_decoy(path, HashMap::new()),
+        Secrets::Read => read_passwords(path).map_err(|error| Finding::new(written.file.span(), error))?,
     };
-    let hashes =
-        hashes(&text).map_err(|error| Finding::new(written.file.span(), format!("{}: {error}", path.display())))?;
+    Ok(Some(passwords))
+}
+
+/// The passwords of a file.
+pub(in crate::config) fn read_passwords(path: PathBuf) -> Result<Passwords, String> {
+    let text = store::read_secret(&path).map_err(|error| in_one_line(&error))?;
+    let hashes = hashes(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(with_decoy(path, hashes))
+}
+
+fn with_decoy(file: PathBuf, hashes: HashMap<Box<str>, Arc<PasswordHash>>) -> Passwords {
     let decoy = Arc::new(PasswordHash::decoy(hashes.values().map(|hash| &**hash)));
-    Ok(Some(Passwords { hashes, decoy }))
+    Passwords { file, hashes, decoy }
 }
 
 fn hashes(text: &[u8]) -> Result<HashMap<Box<str>, Arc<PasswordHash>>, String> {

@@ -1,8 +1,7 @@
 //! Whom this agent can be, and whom it can believe: certificates in files, the enrollment, other trust domains.
 
-use std::fmt::Display;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use countersign_certs::bundle::TrustBundle;
 use countersign_certs::san::San;
@@ -10,7 +9,7 @@ use countersign_certs::spiffe_id::TrustDomain;
 use countersign_certs::store;
 use toml::Spanned;
 
-use super::super::checked::CertificateFiles;
+use super::super::checked::{CertificateFiles, ExtraTrustDomain};
 use super::super::file;
 use super::scalars::{absolute, parsed};
 use crate::in_words::in_one_line;
@@ -108,20 +107,26 @@ pub(super) fn certificates(written: &[file::Certificate]) -> Result<Vec<Certific
 pub(super) fn trust_domains(
     written: &[file::ExtraTrustDomain],
     files: &mut Vec<PathBuf>,
-) -> Result<Vec<TrustBundle>, Finding> {
+) -> Result<Vec<ExtraTrustDomain>, Finding> {
     let mut checked = Vec::new();
     for extra in written {
         let domain: TrustDomain = parsed(&extra.name)?;
-        let path = absolute(&extra.bundle)?;
-        let at = |error: &dyn Display| Finding::new(extra.bundle.span(), format!("the bundle cannot be used: {error}"));
-        let bytes = store::read(&path).map_err(|error| at(&in_one_line(&error)))?;
-        let is_json = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
-        let bundle = match std::str::from_utf8(&bytes) {
-            Ok(json) if is_json => TrustBundle::from_json(domain, json),
-            Ok(_) | Err(_) => TrustBundle::from_pem(domain, &bytes),
-        };
-        checked.push(bundle.map_err(|error| at(&in_one_line(&error)))?);
-        files.push(path);
+        let file = absolute(&extra.bundle)?;
+        let bundle = read_bundle(domain, &file).map_err(|error| Finding::new(extra.bundle.span(), error))?;
+        files.push(file.clone());
+        checked.push(ExtraTrustDomain { file, bundle });
     }
     Ok(checked)
+}
+
+/// Reads a bundle, in PEM or as a SPIFFE bundle in JSON.
+pub(in crate::config) fn read_bundle(domain: TrustDomain, path: &Path) -> Result<TrustBundle, String> {
+    let refused = |error: &dyn std::error::Error| format!("the bundle cannot be used: {}", in_one_line(error));
+    let bytes = store::read(path).map_err(|error| refused(&error))?;
+    let is_json = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    let bundle = match std::str::from_utf8(&bytes) {
+        Ok(json) if is_json => TrustBundle::from_json(domain, json),
+        Ok(_) | Err(_) => TrustBundle::from_pem(domain, &bytes),
+    };
+    bundle.map_err(|error| refused(&error))
 }

@@ -250,17 +250,26 @@ fn key_file(
     files.push(place.clone());
     let is_secret = algorithms.iter().any(|algorithm| algorithm.is_symmetric());
     if is_secret && secrets == Secrets::Named {
-        let empty = br#"{"keys":[]}"#;
-        let keys = KeySet::parse(empty, algorithms).map_err(|error| Finding::new(path.span(), in_one_line(&error)))?;
-        return Ok(KeySource::File { keys: Arc::new(keys), digest: sha256(empty) });
+        return parse_keys(place, br#"{"keys":[]}"#, algorithms).map_err(|error| Finding::new(path.span(), error));
     }
-    let read = if is_secret { store::read_secret(&place) } else { store::read(&place) };
-    let document = read.map_err(|error| Finding::new(path.span(), in_one_line(&error)))?;
-    let keys = KeySet::parse(&document, algorithms).map_err(|error| Finding::new(path.span(), in_one_line(&error)))?;
-    if keys.is_empty() {
+    let read = read_keys(place, algorithms).map_err(|error| Finding::new(path.span(), error))?;
+    if matches!(&read, KeySource::File { keys, .. } if keys.is_empty()) {
         return Err(Finding::new(path.span(), "it holds no key for an accepted algorithm"));
     }
-    Ok(KeySource::File { keys: Arc::new(keys), digest: sha256(&document) })
+    Ok(read)
+}
+
+/// The keys of a file; one with secrets must be hidden from others.
+pub(in crate::config) fn read_keys(path: PathBuf, algorithms: &[Algorithm]) -> Result<KeySource, String> {
+    let is_secret = algorithms.iter().any(|algorithm| algorithm.is_symmetric());
+    let read = if is_secret { store::read_secret(&path) } else { store::read(&path) };
+    let document = read.map_err(|error| in_one_line(&error))?;
+    parse_keys(path, &document, algorithms)
+}
+
+fn parse_keys(path: PathBuf, document: &[u8], algorithms: &[Algorithm]) -> Result<KeySource, String> {
+    let keys = KeySet::parse(document, algorithms).map_err(|error| in_one_line(&error))?;
+    Ok(KeySource::File { path, keys: Arc::new(keys), digest: sha256(document) })
 }
 
 /// A URL that is asked by TLS, or on this machine where that was allowed.

@@ -1,10 +1,10 @@
 //! From the config as written to the config as used. The first thing that is wrong ends it.
 
-mod domains;
+pub(super) mod domains;
 
 pub(super) mod credentials;
 
-mod issuers;
+pub(super) mod issuers;
 
 mod conditions;
 
