@@ -264,7 +264,7 @@ impl Assembler {
             demand: inbound.demand,
             bound_tokens_only: inbound.bound_tokens_only,
             policy: Arc::clone(&inbound.policy),
-            service: inbound.service.clone(),
+            service_facts: inbound.service_facts.clone(),
             given: Arc::new(taken.sources.given(inbound)),
             rate_limits: of_inbound(rate_limits, &inbound.name),
             counters: self.counters_of(Direction::Inbound, &inbound.name),
@@ -292,7 +292,7 @@ impl Assembler {
             is_tcp: outbound.is_tcp,
             endpoints: outbound.endpoints.clone(),
             policy: outbound.policy.clone(),
-            service: outbound.described.clone(),
+            service_facts: outbound.service_facts.clone(),
             counters: self.counters_of(Direction::Outbound, &outbound.name),
         }))
     }

@@ -222,7 +222,7 @@ pub(crate) struct ConnectionPermit {
 }
 
 impl AuthorizedConnection {
-    /// The rule that allowed it; none on an outbound.
+    /// The rule that allowed it; none on an outbound without rules.
     pub(crate) fn rule(&self) -> Option<Arc<str>> {
         self.rule.clone()
     }
@@ -362,8 +362,8 @@ fn still_allowed(ongoing: &Ongoing) -> Result<(), Withdrawn> {
 /// other agent's to say.
 fn rules_of(route: &Current) -> Option<(&Policy, &ServiceFacts)> {
     match route {
-        Current::Inbound(route) => Some((&route.policy, &route.service)),
-        Current::Outbound(route) => Some((route.policy.as_deref()?, &route.service)),
+        Current::Inbound(route) => Some((&route.policy, &route.service_facts)),
+        Current::Outbound(route) => Some((route.policy.as_deref()?, &route.service_facts)),
     }
 }
 
@@ -387,10 +387,10 @@ fn decided(
     if let Current::Inbound(route) = route {
         good_for(caller, route, asked.method)?;
     }
-    let Some((policy, service)) = rules_of(route) else { return Ok(None) };
+    let Some((policy, service_facts)) = rules_of(route) else { return Ok(None) };
     let roles = caller.roles();
     let (holders, address, RequestFacts { method, path, .. }) = (roles.holders(), connection.address().ip(), asked);
-    facts::with(caller, connection, policy, service, asked, |facts| {
+    facts::with(caller, connection, policy, service_facts, asked, |facts| {
         let question = Question { holders, address, method, path, facts };
         let decision = decide::request(policy, question);
         let observed = policy.observed.as_ref().and_then(|_rules| observed_in_words(policy, question, &decision));
@@ -441,7 +441,7 @@ fn by_rules_for_connections(policy: &Policy, connection: &Connection) -> Result<
     match decide::connection(policy, holders, connection.address().ip()) {
         Decision::Allow(rule) => Ok(rule),
         Decision::Deny(obstacle) => {
-            let words = obstacle_in_words(policy, &obstacle, &Facts::of_nobody());
+            let words = obstacle_in_words(policy, &obstacle, &Facts::not_gathered());
             Err(Refusal::Denied { reason: obstacle.reason(), words, observed: None })
         }
     }

@@ -45,7 +45,7 @@ pub(crate) fn with<T>(
     decide: impl FnOnce(&Facts<'_>) -> T,
 ) -> T {
     if policy.uses.is_none() {
-        return decide(&Facts::of_nobody());
+        return decide(&Facts::not_gathered());
     }
     let peer = match caller {
         Caller::Peer(peer) | Caller::OnBehalf { workload: peer, .. } => Some(peer),
@@ -68,7 +68,7 @@ pub(crate) fn with_parts<T>(
     _asked: RequestFacts<'_>,
     decide: impl FnOnce(&Facts<'_>) -> T,
 ) -> T {
-    decide(&Facts::of_nobody())
+    decide(&Facts::not_gathered())
 }
 
 /// Lets something be decided with these facts.

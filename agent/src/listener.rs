@@ -194,7 +194,7 @@ impl WorkerListener {
 }
 
 impl PeerAddress {
-    /// The address of another host.
+    /// The address, where there is one.
     pub(crate) fn ip(&self) -> Option<IpAddr> {
         match self {
             Self::Tcp(address) => Some(address.ip()),

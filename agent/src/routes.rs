@@ -84,7 +84,7 @@ pub(crate) struct InboundRoute {
     pub(crate) bound_tokens_only: bool,
     pub(crate) policy: Arc<Policy>,
     /// The service as conditions see it.
-    pub(crate) service: ServiceFacts,
+    pub(crate) service_facts: ServiceFacts,
     /// Those that can hold here; none if there are none.
     pub(crate) rate_limits: Option<Arc<[Arc<LiveLimit>]>>,
     /// What the backend is given in each request.
@@ -102,7 +102,7 @@ pub(crate) struct OutboundRoute {
     /// Which programs may do what; none means whoever can reach the socket.
     pub(crate) policy: Option<Arc<Policy>>,
     /// The service as conditions see it.
-    pub(crate) service: ServiceFacts,
+    pub(crate) service_facts: ServiceFacts,
     /// One for each worker.
     pub(crate) counters: Vec<Arc<RouteCounters>>,
 }
@@ -159,10 +159,18 @@ impl Snapshot {
         }
     }
 
-    /// The inbound at an address, under the name that a connection knows it by.
+    /// The inbound of this name.
     pub(crate) fn inbound(&self, name: &str) -> Option<&Arc<InboundRoute>> {
         self.routes.values().find_map(|open| match &open.route {
             Route::Inbound(route) if *route.name == *name => Some(route),
+            Route::Inbound(_) | Route::Outbound(_) => None,
+        })
+    }
+
+    /// The outbound of this name.
+    pub(crate) fn outbound(&self, name: &str) -> Option<&Arc<OutboundRoute>> {
+        self.routes.values().find_map(|open| match &open.route {
+            Route::Outbound(route) if *route.name == *name => Some(route),
             Route::Inbound(_) | Route::Outbound(_) => None,
         })
     }
@@ -174,13 +182,5 @@ impl Snapshot {
             Route::Outbound(route) => route.policy.as_ref(),
         });
         policies.into_iter().any(|policy| policy.uses.is_some_and(Uses::looks_at_time))
-    }
-
-    /// The outbound of this name.
-    pub(crate) fn outbound(&self, name: &str) -> Option<&Arc<OutboundRoute>> {
-        self.routes.values().find_map(|open| match &open.route {
-            Route::Outbound(route) if *route.name == *name => Some(route),
-            Route::Inbound(_) | Route::Outbound(_) => None,
-        })
     }
 }

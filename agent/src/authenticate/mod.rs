@@ -1,7 +1,8 @@
 //! Who asks? From the certificate of the connection and the credential of the request to a [`Caller`], or to a refusal.
 //!
-//! A route says what it demands. A credential that it does not name is not looked at and goes on to the service; one that it
-//! names must be good whenever it is shown, also where another would have done.
+//! A route says what it demands. A credential that it names must be good whenever it is shown, also where another would have done.
+//! A header or parameter that it does not name goes on to the service; an `Authorization` that it does not name is refused where it
+//! takes any credential of requests.
 
 pub(crate) mod caller;
 

@@ -139,7 +139,7 @@ pub(crate) fn by_rules(
     question: &Question,
     now: Timestamp,
 ) -> Result<Explanation, QuestionError> {
-    let (policy, service) = rules_of(config, &question.route)?;
+    let (policy, service_facts) = rules_of(config, &question.route)?;
     let names = question.names()?;
     let local = match question.route {
         RouteName::Inbound(_) => None,
@@ -166,7 +166,7 @@ pub(crate) fn by_rules(
     };
     let request =
         RequestFacts { method: &method, path: target.path(), query: target.query(), headers: Some(&headers), now };
-    Ok(facts::with_parts(&parts, policy, service, request, |facts| {
+    Ok(facts::with_parts(&parts, policy, service_facts, request, |facts| {
         let asked = explain::Asked {
             workload: &names,
             subject: subject.as_ref(),
@@ -216,14 +216,14 @@ fn rules_of<'config>(
             let inbound = config.inbounds.iter().find(|known| *known.name == **name);
             let known = || config.inbounds.iter().map(|inbound| &*inbound.name).collect::<Vec<_>>().join(", ");
             let inbound = inbound.ok_or_else(|| QuestionError::Inbound { name: name.clone(), known: known() })?;
-            Ok((&inbound.policy, &inbound.service))
+            Ok((&inbound.policy, &inbound.service_facts))
         }
         RouteName::Outbound(name) => {
             let outbound = config.outbounds.iter().find(|known| *known.name == **name);
             let known = || config.outbounds.iter().map(|outbound| &*outbound.name).collect::<Vec<_>>().join(", ");
             let outbound = outbound.ok_or_else(|| QuestionError::Outbound { name: name.clone(), known: known() })?;
             let policy = outbound.policy.as_ref().ok_or_else(|| QuestionError::NoRules(name.clone()))?;
-            Ok((policy, &outbound.described))
+            Ok((policy, &outbound.service_facts))
         }
     }
 }

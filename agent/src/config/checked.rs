@@ -307,7 +307,7 @@ pub(crate) struct Inbound {
     pub(crate) bound_tokens_only: bool,
     pub(crate) policy: Arc<Policy>,
     /// The service as conditions see it.
-    pub(crate) service: ServiceFacts,
+    pub(crate) service_facts: ServiceFacts,
     pub(crate) inject: Arc<[Injection]>,
     pub(crate) token: Option<Arc<BackendToken>>,
     /// Authorities for peers without a SPIFFE ID.
@@ -410,7 +410,7 @@ pub(crate) struct Outbound {
     /// Which programs may do what; none means whoever can reach the socket.
     pub(crate) policy: Option<Arc<Policy>>,
     /// The service as conditions see it.
-    pub(crate) described: ServiceFacts,
+    pub(crate) service_facts: ServiceFacts,
 }
 
 impl Agent {

@@ -24,6 +24,7 @@ mod rotation;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use countersign_certs::time::Timestamp;
 use http::response::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, StatusCode};
@@ -32,7 +33,6 @@ use zeroize::Zeroizing;
 use crate::refusal::Refusal;
 use crate::request::{RequestError, is_spelling_of, remove_each};
 use command::LiveCommand;
-use countersign_certs::time::Timestamp;
 use endpoint::Granted;
 use grant::LiveGrant;
 use place::{Place, Written};

@@ -329,7 +329,7 @@ mod tests {
         let (holder, via) = who.split_once('>').map_or((who, None), |(holder, via)| (holder, Some(set(via))));
         let (roles, method) = (set(holder), method.parse().unwrap());
         answer(Question {
-            facts: &Facts::of_nobody(),
+            facts: &Facts::not_gathered(),
             holders: Holders { roles: &roles, via: via.as_ref() },
             address: address.parse().ok(),
             method: &method,

@@ -79,7 +79,7 @@ impl SubjectNames {
         match self {
             Self::Key { id, .. } => format!("key:{id}"),
             Self::Password { name } => format!("basic:{name}"),
-            Self::Token(names) => match names.is_service() {
+            Self::Token(names) => match names.acting_for_itself() {
                 Some(client) => format!("client:{}/{client}", names.issuer),
                 None => format!("user:{}/{}", names.issuer, names.subject),
             },
@@ -170,7 +170,7 @@ impl SubjectNames {
         match self {
             Self::Key { .. } => true,
             Self::Password { .. } => false,
-            Self::Token(names) => names.is_service().is_some(),
+            Self::Token(names) => names.acting_for_itself().is_some(),
         }
     }
 }
@@ -189,7 +189,7 @@ impl TokenNames {
 
     /// The client that asked for the token for itself: with the client credentials grant the subject is the client
     /// (RFC 9068 §2.2).
-    pub(crate) fn is_service(&self) -> Option<&Arc<str>> {
+    pub(crate) fn acting_for_itself(&self) -> Option<&Arc<str>> {
         self.client.as_ref().filter(|client| **client == self.subject)
     }
 }
@@ -279,7 +279,7 @@ impl TokenFact {
             Self::Group(wanted) => among(&names.groups, wanted),
             Self::Scope(wanted) => among(&names.scopes, wanted),
             // A client that asks for itself is no user, whatever the issuer calls it.
-            Self::Subject(wanted) => names.is_service().is_none() && *names.subject == **wanted,
+            Self::Subject(wanted) => names.acting_for_itself().is_none() && *names.subject == **wanted,
         }
     }
 }

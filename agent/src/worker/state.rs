@@ -1,4 +1,5 @@
-//! The state of one worker: its connections, pools and counters. Nothing that a request needs is shared with another worker.
+//! The state of one worker: its connections, pools and counters. What is shared with other workers is what must be counted once:
+//! places, spent proofs, passwords under trial, limits.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

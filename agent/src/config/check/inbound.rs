@@ -52,7 +52,7 @@ pub(super) fn inbound(
             hint,
         ));
     }
-    let service = conditions::service(&written.name, &written.labels, compiler)?;
+    let service_facts = conditions::service(&written.name, &written.labels, compiler)?;
     let file = match &written.policy {
         Some(table) if backend.protocol == Protocol::Tcp => {
             return Err(Finding::new(table.file.span(), "a plain TCP backend has no requests for policies to look at"));
@@ -95,7 +95,7 @@ pub(super) fn inbound(
         demand,
         bound_tokens_only: written.bound_tokens_only,
         policy: Arc::new(policy),
-        service,
+        service_facts,
         foreign_bundle: written.foreign_bundle.as_ref().map(absolute).transpose()?,
         name,
         backend,

@@ -57,7 +57,7 @@ pub(super) fn outbound(
         endpoints: endpoints(&written.endpoints)?,
         unsafe_listen_beyond_loopback: written.unsafe_listen_beyond_loopback,
         policy: policy.map(Arc::new),
-        described: conditions::service(&written.name, &written.labels, compiler)?,
+        service_facts: conditions::service(&written.name, &written.labels, compiler)?,
     };
     files.extend(outbound.foreign_bundle.clone());
     Ok((outbound, places))

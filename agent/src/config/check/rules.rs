@@ -1,4 +1,4 @@
-//! The rules of an inbound. One that can never match is refused: nobody writes it on purpose.
+//! The rules of an inbound or outbound. One that can never match is refused: nobody writes it on purpose.
 
 use std::collections::HashSet;
 use std::fmt::Display;

@@ -58,8 +58,8 @@ impl<'request> Facts<'request> {
         Self { gather, gathered: OnceCell::new() }
     }
 
-    /// Where no condition is asked: of a connection whose bytes are not looked at, or of a service without conditions.
-    pub(crate) fn of_nobody() -> Facts<'static> {
+    /// Where no condition is asked, and nothing is gathered: of a connection whose bytes are not looked at, or of a service without conditions.
+    pub(crate) fn not_gathered() -> Facts<'static> {
         Facts { gather: &|| Err(AttributeError::OtherConfig), gathered: OnceCell::new() }
     }
 

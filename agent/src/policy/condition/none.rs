@@ -33,7 +33,7 @@ pub(crate) struct Compiler;
 const REFUSED: &str = "this build of countersign-agent knows no conditions; build it with the feature \"conditions\"";
 
 impl Facts<'_> {
-    pub(crate) fn of_nobody() -> Self {
+    pub(crate) fn not_gathered() -> Self {
         Self::default()
     }
 }
