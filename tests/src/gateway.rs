@@ -199,6 +199,11 @@ impl Gateway {
     }
 }
 
+/// The header line of somebody who shows a key or a token, as curl takes it.
+pub fn bearer(secret: &str) -> String {
+    format!("Authorization: Bearer {secret}")
+}
+
 fn tables(before: &str, keys: &str, backend: &str, port: u16) -> String {
     format!(
         "{before}\n[[inbound]]\nname = \"llm\"\nidentity = \"{SERVICE}\"\nlisten = \"127.0.0.1:{port}\"\nbackend = \"{backend}\"\n{keys}\n"

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use countersign_tests::agent::TestAgent;
-use countersign_tests::gateway::Gateway;
+use countersign_tests::gateway::{Gateway, bearer};
 use countersign_tests::issuer::{Forger, Provider, SERVICE_CLIENT};
 use countersign_tests::pki::TestPki;
 use countersign_tests::{tools, wait};
@@ -86,10 +86,6 @@ fn forged(demand: &str, keys: &str) -> (Forger, Gateway) {
     let before = forger.table(keys) + &ROLES.replace("corp/", "own/");
     let gateway = Gateway::start_as(agent, &before, &format!("{demand}\n{RULES}"));
     (forger, gateway)
-}
-
-fn bearer(token: &str) -> String {
-    format!("Authorization: Bearer {token}")
 }
 
 /// The tokens of a user who logs in: for the service, and for the application itself.

@@ -7,7 +7,7 @@
 )]
 
 use countersign_tests::agent::TestAgent;
-use countersign_tests::gateway::Gateway;
+use countersign_tests::gateway::{Gateway, bearer};
 use countersign_tests::wait;
 use serde_json::{Value, json};
 
@@ -52,10 +52,6 @@ fn new_key(gateway: &Gateway, arguments: &[&str]) -> (String, String) {
     all.extend(arguments);
     let made: Value = serde_json::from_str(&gateway.key(&all)).unwrap();
     (made["id"].as_str().unwrap().to_owned(), made["key"].as_str().unwrap().to_owned())
-}
-
-fn bearer(key: &str) -> String {
-    format!("Authorization: Bearer {key}")
 }
 
 /// Waits until a key is answered with this status.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use countersign_tests::agent::TestAgent;
-use countersign_tests::gateway::Gateway;
+use countersign_tests::gateway::{Gateway, bearer};
 use countersign_tests::issuer::{CONFIG_SECRET, Provider, SERVICE_CLIENT};
 use countersign_tests::pki::{Leaf, TestPki};
 use countersign_tests::wait;
@@ -36,10 +36,6 @@ fn site(demand: &str, keys: &str) -> Site {
 }
 
 const ONLY: &str = "any_of = [\"opaque_token\"]";
-
-fn bearer(token: &str) -> String {
-    format!("Authorization: Bearer {token}")
-}
 
 fn status(gateway: &Gateway, token: &str) -> u16 {
     gateway.call("/", &["-H", &bearer(token)]).status

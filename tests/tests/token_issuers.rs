@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use countersign_tests::agent::TestAgent;
 use countersign_tests::clock::WrongClock;
-use countersign_tests::gateway::Gateway;
+use countersign_tests::gateway::{Gateway, bearer};
 use countersign_tests::issuer::{Forger, Provider, SERVICE_CLIENT};
 use countersign_tests::pki::TestPki;
 use countersign_tests::{tools, wait};
@@ -35,10 +35,6 @@ fn site(mode: &str, keys: &str) -> Site {
     let before = provider.table(keys) + &roles("corp");
     let gateway = Gateway::start_of(pki, agent, &before, RULES);
     Site { provider, gateway, token }
-}
-
-fn bearer(token: &str) -> String {
-    format!("Authorization: Bearer {token}")
 }
 
 fn status(gateway: &Gateway, token: &str) -> u16 {
