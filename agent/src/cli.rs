@@ -113,7 +113,7 @@ pub(crate) enum Command {
     },
     /// Say which recorded decisions another config would change.
     #[command(
-        after_help = "Example: countersign-agent replay --policy new/agent.toml --audit /var/log/countersign/audit.log"
+        after_help = "Example: countersign-agent replay --policy new/agent.toml --audit /var/log/countersign/audit/audit-0000000001.jsonl"
     )]
     Replay {
         /// The config that would be used.
