@@ -157,9 +157,9 @@ fn the_installer_installs_what_the_units_start() {
     assert_eq!(std::fs::read_to_string(at("etc/countersign/agent.toml")).unwrap(), "# mine\n");
 }
 
-/// Every metric that an alert rule asks for is one that the agent or its absence tells.
+/// Every metric that an alert rule asks for is one that the agent tells, and the page of metrics has each of them.
 #[test]
-fn alert_rules_ask_for_metrics_that_there_are() {
+fn alert_rules_and_the_page_of_metrics_name_what_the_agent_tells() {
     // What is counted for each limit is told where there is one.
     let host_b = "[[limit]]\nname = \"all\"\nby = \"all\"\nrequests = \"1000/1h\"\n".to_owned();
     let mut mesh = Mesh::enrolled(&Plan { host_b, ..Plan::to(EchoBackend::start().url()) });
@@ -175,7 +175,52 @@ fn alert_rules_ask_for_metrics_that_there_are() {
     assert!(!asked.is_empty());
     let unknown: Vec<_> = asked.iter().filter(|name| !known.contains(*name)).collect();
     assert_eq!(unknown, Vec::<&String>::new(), "known are {known:#?}");
+    // A family without rows has a line of its type all the same.
+    let families = told.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let families = families.map(|(name, kind)| name.to_owned() + if kind == "counter" { "_total" } else { "" });
+    let page = read("deploy/prometheus/README.md");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+    assert_eq!(rows.flat_map(names).collect::<BTreeSet<_>>(), families.collect::<BTreeSet<_>>());
     mesh.host_a.stop();
+}
+
+/// The words between the first and the second quote of lines.
+fn quoted<'text>(lines: impl Iterator<Item = &'text str>) -> Vec<&'text str> {
+    lines.filter_map(|line| line.split('"').nth(1)).collect()
+}
+
+#[test]
+fn every_reason_is_explained_on_the_page_of_the_audit_log() {
+    let counters = read("agent/src/record/counters.rs");
+    let (_, list) = counters.split_once("REASONS: [&str; ").unwrap();
+    let reasons = quoted(list.split_once("];\n").unwrap().0.lines());
+    assert!(reasons.len() > 100, "{reasons:?}");
+    let page = read("deploy/audit/README.md");
+    let (_, table) = page.split_once("\n## Reasons\n").unwrap();
+    let (table, _) = table.split_once("\n## ").unwrap();
+    let explained: Vec<_> = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    assert_eq!(explained, reasons);
+}
+
+/// A refusal whose reason the list does not have would be counted as any other.
+#[test]
+fn every_reason_of_a_refusal_is_counted() {
+    // What only ever ends something that was allowed, or the answer of another agent, is told by the word for that.
+    let told_by_another = ["token_key_withdrawn", "unexpected_peer"];
+    let counters = read("agent/src/record/counters.rs");
+    let mut found = 0;
+    for file in ["agent/src", "agent/credentials/src", "certs/src"].iter().flat_map(|folder| files(folder, ".rs")) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for (_, body) in text.match_indices("fn reason(&self)").map(|(at, _)| text.split_at(at)) {
+            let body = body.split_once("\n    }\n").unwrap().0;
+            for reason in quoted(body.lines().filter(|line| line.contains("=> \""))) {
+                found += 1;
+                let is_listed = counters.contains(&format!("\n    \"{reason}\",\n"));
+                assert_eq!(is_listed, !told_by_another.contains(&reason), "{}: {reason}", file.display());
+            }
+        }
+    }
+    assert!(found > 90, "only {found} reasons were found");
 }
 
 /// The commands of a text: lines of code that begin with one of our programs, or with what the README calls one by.
