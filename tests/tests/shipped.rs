@@ -97,6 +97,57 @@ fn what_is_switched_off_in_the_agents_config_can_be_switched_on() {
     assert!(text.contains("\nbackend_connections = "), "nothing was switched on");
 }
 
+/// The shipped config by tables, each with its lines, those that are switched off or text among them.
+fn tables_of_the_agents_config() -> Vec<(String, Vec<String>)> {
+    let mut tables = vec![(String::new(), Vec::new())];
+    for line in read("deploy/config/agent.toml").lines() {
+        let line = line.trim_start_matches(['#', ' ']);
+        let name = line.strip_prefix('[').and_then(|line| line.strip_suffix(']'));
+        match name.map(|name| name.trim_matches(['[', ']'])).filter(|name| !name.contains(['[', '"'])) {
+            Some(name) => tables.push((name.to_owned(), Vec::new())),
+            None => tables.last_mut().unwrap().1.push(line.to_owned()),
+        }
+    }
+    tables
+}
+
+/// What the program can read and the shipped config does not show, nobody finds.
+#[test]
+fn the_agents_config_has_every_key_that_the_agent_reads() {
+    let tables = tables_of_the_agents_config();
+    let file = read("agent/src/config/file.rs");
+    let (mut missing, mut count) = (Vec::new(), 0);
+    for (at, _) in file.match_indices("pub(crate) struct ") {
+        let (before, body) = file.split_at(at);
+        let Some(body) = body.split_once("\n}\n").map(|(body, _)| body) else { continue };
+        // The documentation of a struct says which tables it is: `[audit]`, `[[audit.sink]]`, or the whole file.
+        let about = before.rsplit_once("\n/// ").unwrap().1.lines().next().unwrap();
+        let mut names: Vec<_> = about.split('`').map(|name| name.trim_matches(['[', ']'])).skip(1).step_by(2).collect();
+        if names.is_empty() {
+            names.push("");
+        }
+        for field in body.lines().skip(1).filter_map(|line| line.trim_start().strip_prefix("pub(crate) ")) {
+            let key = field.split(':').next().unwrap();
+            let is_named = |line: &String| {
+                let is_word = |char: char| char.is_ascii_alphanumeric() || char == '_';
+                line.match_indices(key).any(|(at, _)| {
+                    !line[..at].ends_with(is_word) && line[at + key.len()..].trim_start().starts_with('=')
+                })
+            };
+            let has = |(table, lines): &(String, Vec<String>)| {
+                let is_table = names.iter().any(|name| *table == format!("{name}.{key}").trim_start_matches('.'));
+                is_table || names.contains(&table.as_str()) && lines.iter().any(is_named)
+            };
+            count += 1;
+            if !tables.iter().any(has) {
+                missing.push(format!("{key} of {about}"));
+            }
+        }
+    }
+    assert_eq!(missing, Vec::<String>::new());
+    assert!(count > 150, "only {count} keys were found");
+}
+
 #[test]
 fn the_cas_config_has_the_keys_of_the_one_that_init_writes() {
     let folder = tools::folder();
