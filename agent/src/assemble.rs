@@ -124,6 +124,14 @@ struct Ready<'config> {
     outbound: Option<&'config Outbound>,
 }
 
+/// The routes that are reached, the sockets by which they are, and those that wait for one.
+struct Opened {
+    routes: BTreeMap<Entrance, Open>,
+    listeners: HashMap<Entrance, Arc<Listener>>,
+    modes: Vec<(Arc<Listener>, SocketMode)>,
+    waiting: Vec<Waiting>,
+}
+
 /// Identities and trust, joined from every source.
 struct AtHand<'taken> {
     svids: BTreeMap<San, Arc<X509Svid>>,
@@ -159,56 +167,13 @@ impl Assembler {
         let rate_limits = live::follow(&config.rate_limits, config.store.as_deref(), &self.rate_limits);
         let mut at_hand = AtHand::gather(taken, credentials)?;
         taken.sources.prove(&at_hand.svids).map_err(AssembleError::Tls)?;
-        let mut waiting = Vec::new();
-        let mut ready = Vec::new();
-        for inbound in &config.inbounds {
-            match self.inbound(inbound, taken, &rate_limits, &mut at_hand)? {
-                Some(route) => {
-                    if !route.given.is_at_hand(self.clock.now()) {
-                        waiting.push(Waiting::new(Direction::Inbound, &inbound.name, Cause::Credential));
-                    }
-                    ready.push(Ready::inbound(inbound, route));
-                }
-                None => waiting.push(Waiting::new(Direction::Inbound, &inbound.name, Cause::Identity)),
-            }
-        }
-        for outbound in &config.outbounds {
-            match self.outbound(outbound, config, &mut at_hand)? {
-                Some(route) => ready.push(Ready::outbound(outbound, route)),
-                None => waiting.push(Waiting::new(Direction::Outbound, &outbound.name, Cause::Identity)),
-            }
-        }
+        let (ready, mut waiting) = self.ready(taken, &rate_limits, &mut at_hand)?;
         let issuers =
             issuers::follow(&config.accepted.issuers, &self.issuers, &self.clock).map_err(AssembleError::Tls)?;
-        let mut listeners = HashMap::new();
-        let mut modes = Vec::new();
-        let mut routes = BTreeMap::new();
-        for Ready { name, entrance, route, mode, outbound } in ready {
-            let mut listener = Weak::new();
-            if phase == Phase::Serving {
-                let opened = self.listener(name, &entrance, mode);
-                match opened.and_then(|opened| check_reach(outbound, &opened).map(|()| opened)) {
-                    Ok(opened) => {
-                        listener = Arc::downgrade(&opened);
-                        // The mode of a socket that systemd has opened is systemd's to say.
-                        if matches!(entrance.address(), ListenAddress::Unix(_)) {
-                            modes.push((Arc::clone(&opened), mode));
-                        }
-                        listeners.insert(entrance.clone(), opened);
-                    }
-                    Err(error) if opening == Opening::AllOrNothing => return Err(error),
-                    Err(error) => {
-                        let error = in_one_line(&error);
-                        tracing::error!(error, "a route waits because it cannot listen");
-                        waiting.push(Waiting::new(route.direction(), name, Cause::Socket(error)));
-                        continue;
-                    }
-                }
-            }
-            routes.insert(entrance, Open { route, listener });
-        }
+        let opened = self.open(ready, opening, phase)?;
+        waiting.extend(opened.waiting);
         // Only now is anything changed: a socket that is no longer used is closed, a new one is kept.
-        self.listeners = listeners;
+        self.listeners = opened.listeners;
         self.issuers = issuers;
         self.rate_limits = rate_limits;
         self.generation += 1;
@@ -220,10 +185,70 @@ impl Assembler {
             issuers: self.issuers.clone(),
             rate_limits: Arc::clone(&self.rate_limits),
             store: config.store.clone(),
-            routes,
+            routes: opened.routes,
             phase,
         };
-        Ok(Assembled { snapshot, waiting, modes })
+        Ok(Assembled { snapshot, waiting, modes: opened.modes })
+    }
+
+    /// The routes that have their identities, and what is missing.
+    fn ready<'config>(
+        &mut self,
+        taken: &'config Taken,
+        rate_limits: &[Arc<LiveLimit>],
+        at_hand: &mut AtHand<'_>,
+    ) -> Result<(Vec<Ready<'config>>, Vec<Waiting>), AssembleError> {
+        let config = &taken.config;
+        let (mut ready, mut waiting) = (Vec::new(), Vec::new());
+        for inbound in &config.inbounds {
+            match self.inbound(inbound, taken, rate_limits, at_hand)? {
+                Some(route) => {
+                    if !route.given.is_at_hand(self.clock.now()) {
+                        waiting.push(Waiting::new(Direction::Inbound, &inbound.name, Cause::Credential));
+                    }
+                    ready.push(Ready::inbound(inbound, route));
+                }
+                None => waiting.push(Waiting::new(Direction::Inbound, &inbound.name, Cause::Identity)),
+            }
+        }
+        for outbound in &config.outbounds {
+            match self.outbound(outbound, config, at_hand)? {
+                Some(route) => ready.push(Ready::outbound(outbound, route)),
+                None => waiting.push(Waiting::new(Direction::Outbound, &outbound.name, Cause::Identity)),
+            }
+        }
+        Ok((ready, waiting))
+    }
+
+    /// Gives each route its socket. An agent that drains has none.
+    fn open(&self, ready: Vec<Ready<'_>>, opening: Opening, phase: Phase) -> Result<Opened, AssembleError> {
+        let mut all =
+            Opened { routes: BTreeMap::new(), listeners: HashMap::new(), modes: Vec::new(), waiting: Vec::new() };
+        for Ready { name, entrance, route, mode, outbound } in ready {
+            let mut listener = Weak::new();
+            if phase == Phase::Serving {
+                let opened = self.listener(name, &entrance, mode);
+                match opened.and_then(|opened| check_reach(outbound, &opened).map(|()| opened)) {
+                    Ok(opened) => {
+                        listener = Arc::downgrade(&opened);
+                        // The mode of a socket that systemd has opened is systemd's to say.
+                        if matches!(entrance.address(), ListenAddress::Unix(_)) {
+                            all.modes.push((Arc::clone(&opened), mode));
+                        }
+                        all.listeners.insert(entrance.clone(), opened);
+                    }
+                    Err(error) if opening == Opening::AllOrNothing => return Err(error),
+                    Err(error) => {
+                        let error = in_one_line(&error);
+                        tracing::error!(error, "a route waits because it cannot listen");
+                        all.waiting.push(Waiting::new(route.direction(), name, Cause::Socket(error)));
+                        continue;
+                    }
+                }
+            }
+            all.routes.insert(entrance, Open { route, listener });
+        }
+        Ok(all)
     }
 
     /// Every limit of the config in use.

@@ -5,7 +5,8 @@ use std::path::Path;
 use countersign_certs::time::Clock;
 use http::Method;
 
-use super::question::{self, Question, Recorded};
+use super::question::{self, Question};
+use super::recorded::Recorded;
 use super::{CommandError, socket};
 use crate::config::Secrets;
 use crate::control::client;

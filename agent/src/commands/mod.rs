@@ -6,6 +6,10 @@ pub(crate) mod keys;
 
 pub(crate) mod question;
 
+mod known;
+
+mod recorded;
+
 pub(crate) mod explain;
 
 pub(crate) mod replay;

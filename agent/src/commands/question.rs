@@ -5,18 +5,15 @@ use std::time::Duration;
 
 use countersign_certs::san::{San, SanError};
 use countersign_certs::time::{Timestamp, Validity};
-use countersign_credentials::api_key::KeyRecord;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, uri::PathAndQuery};
-use serde::Deserialize;
 
+use super::known;
 use crate::authenticate::keys;
 use crate::authorize;
-use crate::config::{KeysError, checked, read_keys};
-use crate::direction::Direction;
+use crate::config::{KeysError, checked};
 use crate::facts::{self, Parts, RequestFacts};
 use crate::in_words::in_one_line;
-use crate::limit::definition::{Held, Limit};
 use crate::policy::condition::ServiceFacts;
 use crate::policy::explain::{self, Explanation};
 use crate::policy::local::LocalCaller;
@@ -94,14 +91,14 @@ const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(60 * 60);
 
 impl Question {
     /// The names of the workload; none on an outbound, where no certificate is shown.
-    fn names(&self) -> Result<Vec<San>, SanError> {
+    pub(super) fn names(&self) -> Result<Vec<San>, SanError> {
         match self.route {
             RouteName::Inbound(_) => self.peer.iter().map(|name| name.parse()).collect(),
             RouteName::Outbound(_) => Ok(Vec::new()),
         }
     }
 
-    fn names_of_subject(&self) -> Result<Option<SubjectNames>, SubjectError> {
+    pub(super) fn names_of_subject(&self) -> Result<Option<SubjectNames>, SubjectError> {
         self.subject.as_ref().map(|name| SubjectNames::recorded(name, &self.facts)).transpose()
     }
 
@@ -116,12 +113,12 @@ pub(crate) fn answer(
     question: &Question,
     now: Timestamp,
 ) -> Result<Explanation, QuestionError> {
-    let key = known_key(config, question)?;
+    let key = known::key(config, question)?;
     let known = key.as_ref().map(|key| keys::names(key).facts());
     let question = Question { facts: known.unwrap_or_else(|| question.facts.clone()), ..question.clone() };
     let explanation = by_rules(config, &question, now)?;
     let RouteName::Inbound(inbound) = &question.route else { return Ok(explanation) };
-    let explanation = explanation.under(limits(config, inbound, &question, key.as_ref())?);
+    let explanation = explanation.under(known::limits(config, inbound, &question, key.as_ref())?);
     let Some(key) = key else { return Ok(explanation) };
     let method = question.checked_method()?;
     let told = |reason, error: &dyn std::error::Error| (reason, in_one_line(error));
@@ -180,33 +177,6 @@ pub(crate) fn by_rules(
     }))
 }
 
-/// The API key that is asked about, as the file of keys has it. Where something is said of it, that is what is asked about.
-fn known_key(config: &checked::Agent, question: &Question) -> Result<Option<KeyRecord>, KeysError> {
-    let id = question.subject.as_deref().and_then(|subject| subject.strip_prefix("key:"));
-    let file = config.accepted.api_keys.as_ref().map(|keys| &keys.file);
-    let (Some(id), Some(file), true) = (id, file, question.facts.is_empty()) else { return Ok(None) };
-    Ok(read_keys(file)?.keys().iter().find(|key| key.id.as_str() == id).cloned())
-}
-
-/// The names of the limits that would count it.
-fn limits(
-    config: &checked::Agent,
-    inbound: &str,
-    question: &Question,
-    key: Option<&KeyRecord>,
-) -> Result<Vec<String>, QuestionError> {
-    let (names, subject) = (question.names()?, question.names_of_subject()?);
-    let of_workload = config.roles.of(&names);
-    let of_subject = subject.as_ref().map(|names| (names, config.roles.of_subject(names)));
-    let held = Held {
-        workload: (!names.is_empty()).then_some((names.as_slice(), &of_workload)),
-        subject: of_subject.as_ref().map(|(names, roles)| (*names, roles)),
-        named: key.and_then(|key| key.limits.as_deref()).unwrap_or_default(),
-    };
-    let holds = |limit: &&Limit| limit.holds_on(inbound) && limit.holds_for(&held);
-    Ok(config.rate_limits.iter().filter(holds).map(|limit| limit.name.to_string()).collect())
-}
-
 fn rules_of<'config>(
     config: &'config checked::Agent,
     route: &RouteName,
@@ -247,68 +217,4 @@ fn header(line: &str) -> Result<(HeaderName, HeaderValue), QuestionError> {
     let (name, value) = line.split_once(':').ok_or_else(refused)?;
     let name = name.trim().parse().map_err(|_not_a_name| refused())?;
     Ok((name, HeaderValue::from_str(value.trim()).map_err(|_not_a_value| refused())?))
-}
-
-/// What is needed of an audit line to ask again.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Recorded {
-    #[serde(default)]
-    event: String,
-    #[serde(default)]
-    direction: String,
-    #[serde(default)]
-    pub(crate) route: String,
-    #[serde(default)]
-    pub(crate) time: String,
-    #[serde(default)]
-    pub(crate) decision: String,
-    #[serde(default)]
-    address: Option<String>,
-    #[serde(default)]
-    pub(crate) peer: Option<String>,
-    #[serde(default)]
-    names: Vec<String>,
-    #[serde(default)]
-    pub(crate) subject: Option<String>,
-    #[serde(default)]
-    subject_facts: Vec<String>,
-    #[serde(default)]
-    pub(crate) method: Option<String>,
-    #[serde(default)]
-    pub(crate) path: Option<String>,
-    #[serde(default)]
-    pub(crate) reason: Option<String>,
-    #[serde(default)]
-    pub(crate) rule: Option<String>,
-}
-
-impl Recorded {
-    /// Whether it is about a request.
-    pub(crate) fn is_request(&self) -> bool {
-        self.event == "request"
-    }
-
-    /// What was asked, if somebody asked whom a policy decides on.
-    pub(crate) fn question(&self) -> Option<Question> {
-        let peer: Vec<String> =
-            if self.names.is_empty() { self.peer.iter().cloned().collect() } else { self.names.clone() };
-        let somebody = !peer.is_empty() || self.subject.is_some();
-        let (method, path) = self.method.clone().zip(self.path.clone())?;
-        let route = match self.direction.as_str() {
-            inbound if inbound == Direction::Inbound.as_str() => RouteName::Inbound(self.route.clone()),
-            outbound if outbound == Direction::Outbound.as_str() => RouteName::Outbound(self.route.clone()),
-            _ => return None,
-        };
-        somebody.then(|| Question {
-            route,
-            peer,
-            subject: self.subject.clone(),
-            facts: self.subject_facts.clone(),
-            address: self.address.clone().filter(|address| address.parse::<std::net::SocketAddr>().is_ok()),
-            method,
-            path,
-            headers: Vec::new(),
-            at: self.time.parse().ok(),
-        })
-    }
 }

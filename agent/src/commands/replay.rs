@@ -8,7 +8,8 @@ use countersign_certs::time::Clock;
 use serde::Serialize;
 
 use super::CommandError;
-use super::question::{self, Recorded};
+use super::question;
+use super::recorded::Recorded;
 use crate::config::{Secrets, open_audit};
 use crate::in_words::in_one_line;
 use crate::policy::decide::Obstacle;

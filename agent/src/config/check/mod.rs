@@ -46,6 +46,7 @@ use super::{Secrets, file};
 use countersign_certs::settings::diagnostic::Finding;
 use credentials::KnownSubjects;
 use domains::{Identities, KnownDomains};
+use inbound::InboundContext;
 use scalars::{absolute, number, span_of_time, whole_seconds};
 
 /// Checks a whole config.
@@ -60,9 +61,11 @@ pub(super) fn agent(file: file::Agent, enrolled: Option<&TrustDomain>, secrets: 
     let identities = Identities { certificates: &certificates, enrolled, has_state: file.state_dir.is_some() };
     let commands = commands::commands(&file.secret_command, secrets)?;
     let keys_stand_at = credentials::keys_stand_at(&file);
+    let context =
+        InboundContext { roles: &roles, compiler: &compiler, identities: &identities, commands: &commands, secrets };
     let mut inbounds = Vec::new();
     for inbound in file.inbound {
-        inbounds.push(inbound::inbound(inbound, &roles, &compiler, &identities, &commands, secrets, &mut files)?);
+        inbounds.push(inbound::inbound(inbound, &context, &mut files)?);
     }
     let mut outbounds = Vec::new();
     let compiler = compiler.for_outbounds();

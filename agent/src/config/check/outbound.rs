@@ -12,7 +12,7 @@ use super::super::file;
 use super::conditions;
 use super::domains::{Identities, KnownDomains};
 use super::routes::Places;
-use super::rules;
+use super::rules::{self, RuleContext};
 use super::scalars::{absolute, name, parsed};
 use crate::direction::Direction;
 use crate::in_words::in_one_line;
@@ -45,7 +45,7 @@ pub(super) fn outbound(
             return Err(Finding::new(span, format!("unknown protocol {other:?}; it is \"http\" or \"tcp\"")));
         }
     };
-    let around = rules::Around { route: &name, direction: Direction::Outbound, is_tcp, roles, compiler };
+    let around = RuleContext { route: &name, direction: Direction::Outbound, is_tcp, roles, compiler };
     let policy = policy(&mut written, &around, &listen, files)?;
     let outbound = Outbound {
         identity: identities.check(&written.identity)?,
@@ -100,7 +100,7 @@ fn endpoints(written: &Spanned<Vec<Spanned<String>>>) -> Result<Vec<Endpoint>, F
 /// What programs of this host may do; nothing is written where whoever can reach the socket may do everything.
 fn policy(
     written: &mut file::Outbound,
-    around: &rules::Around<'_>,
+    around: &RuleContext<'_>,
     listen: &ListenAddress,
     files: &mut Vec<PathBuf>,
 ) -> Result<Option<Policy>, Finding> {

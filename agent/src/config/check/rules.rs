@@ -23,7 +23,7 @@ use countersign_certs::settings::diagnostic::Finding;
 const RULES_MAX: usize = 65_536;
 
 /// What rules are checked against.
-pub(super) struct Around<'config> {
+pub(super) struct RuleContext<'config> {
     /// The name of the inbound or outbound.
     pub(super) route: &'config str,
     pub(super) direction: Direction,
@@ -34,7 +34,7 @@ pub(super) struct Around<'config> {
 }
 
 pub(super) fn policy(
-    around: &Around<'_>,
+    around: &RuleContext<'_>,
     deny: Vec<Spanned<file::Rule>>,
     allow: Vec<Spanned<file::Rule>>,
     file: Option<NamedFile>,
@@ -61,7 +61,12 @@ pub(super) fn policy(
     Ok(Policy::compile(Arc::clone(around.roles), deny, allow, file))
 }
 
-fn rule(effect: Effect, place: Arc<str>, written: Spanned<file::Rule>, around: &Around<'_>) -> Result<Rule, Finding> {
+fn rule(
+    effect: Effect,
+    place: Arc<str>,
+    written: Spanned<file::Rule>,
+    around: &RuleContext<'_>,
+) -> Result<Rule, Finding> {
     let span = written.span();
     let written = written.into_inner();
     if written.roles.is_none() && effect == Effect::Allow {

@@ -27,7 +27,7 @@ const TEXT_BYTES_MAX: usize = 2048;
 const TEXTS_MAX: usize = 16;
 
 /// What stands around the table.
-pub(super) struct Around<'config> {
+pub(super) struct TokenContext<'config> {
     pub(super) inject: &'config [Injection],
     pub(super) backend: &'config BackendAddress,
     pub(super) demand: Demand,
@@ -38,7 +38,7 @@ pub(super) struct Around<'config> {
 
 pub(super) fn token(
     written: &file::BackendToken,
-    around: &Around<'_>,
+    around: &TokenContext<'_>,
     files: &mut Vec<PathBuf>,
 ) -> Result<BackendToken, Finding> {
     if around.backend.protocol == Protocol::Tcp {
@@ -98,7 +98,11 @@ fn endpoint(written: &file::BackendToken) -> Result<TokenEndpoint, Finding> {
     }
 }
 
-fn proof(written: &file::BackendToken, around: &Around<'_>, files: &mut Vec<PathBuf>) -> Result<ClientProof, Finding> {
+fn proof(
+    written: &file::BackendToken,
+    around: &TokenContext<'_>,
+    files: &mut Vec<PathBuf>,
+) -> Result<ClientProof, Finding> {
     match (&written.client_secret, &written.identity) {
         (Some(text), None) => {
             let resolved = secret::template(text.get_ref(), around.secrets)

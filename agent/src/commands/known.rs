@@ -1,0 +1,34 @@
+//! What a config and its file of keys know of somebody who is asked about.
+
+use countersign_credentials::api_key::KeyRecord;
+
+use super::question::{Question, QuestionError};
+use crate::config::{KeysError, checked, read_keys};
+use crate::limit::definition::{Held, Limit};
+
+/// The API key that is asked about, as the file of keys has it. Where something is said of it, that is what is asked about.
+pub(super) fn key(config: &checked::Agent, question: &Question) -> Result<Option<KeyRecord>, KeysError> {
+    let id = question.subject.as_deref().and_then(|subject| subject.strip_prefix("key:"));
+    let file = config.accepted.api_keys.as_ref().map(|keys| &keys.file);
+    let (Some(id), Some(file), true) = (id, file, question.facts.is_empty()) else { return Ok(None) };
+    Ok(read_keys(file)?.keys().iter().find(|key| key.id.as_str() == id).cloned())
+}
+
+/// The names of the limits that would count it.
+pub(super) fn limits(
+    config: &checked::Agent,
+    inbound: &str,
+    question: &Question,
+    key: Option<&KeyRecord>,
+) -> Result<Vec<String>, QuestionError> {
+    let (names, subject) = (question.names()?, question.names_of_subject()?);
+    let of_workload = config.roles.of(&names);
+    let of_subject = subject.as_ref().map(|names| (names, config.roles.of_subject(names)));
+    let held = Held {
+        workload: (!names.is_empty()).then_some((names.as_slice(), &of_workload)),
+        subject: of_subject.as_ref().map(|(names, roles)| (*names, roles)),
+        named: key.and_then(|key| key.limits.as_deref()).unwrap_or_default(),
+    };
+    let holds = |limit: &&Limit| limit.holds_on(inbound) && limit.holds_for(&held);
+    Ok(config.rate_limits.iter().filter(holds).map(|limit| limit.name.to_string()).collect())
+}
