@@ -4,13 +4,13 @@
 //! A permit stays bound to what allowed it. When a certificate ends, a peer is revoked or a rule is taken back, the worker
 //! asks [`again`] about everything under way and has ended what is no longer allowed.
 
-use std::cell::Cell;
+mod evidence;
+
 use std::rc::Rc;
 use std::sync::Arc;
 
-use countersign_certs::time::Timestamp;
 use countersign_credentials::api_key::KeyRecord;
-use http::{HeaderMap, Method};
+use http::Method;
 
 use crate::authenticate;
 use crate::authenticate::caller::Caller;
@@ -18,144 +18,19 @@ use crate::authenticate::subject::Proof;
 use crate::config::address::Protocol;
 use crate::connection::{Connection, Current};
 use crate::facts::{self, RequestFacts};
-use crate::limit::Admission;
 use crate::limit::live::LiveLimit;
-use crate::live::{Live, Member, Signal};
+use crate::live::Live;
 use crate::policy::condition::{Facts, ServiceFacts};
 use crate::policy::decide::{self, Decision, Holders, Question};
 use crate::policy::explain::{observed_in_words, obstacle_in_words};
 use crate::policy::local::LocalCaller;
-use crate::policy::path::CheckedTarget;
 use crate::policy::role::RoleSet;
 use crate::policy::rule::Policy;
 use crate::refusal::{Refusal, Withdrawn};
 use crate::request::NormalRequest;
 use crate::routes::{InboundRoute, OutboundRoute, Phase};
 use crate::worker::Worker;
-
-/// Evidence that one request is allowed. Made only by [`request`]; it may be too much all the same, which is for `limit` to say.
-#[derive(Debug)]
-#[must_use]
-pub(crate) struct Authorized {
-    ongoing: Member<Ongoing>,
-    rule: Option<Arc<str>>,
-    observed: Option<Box<str>>,
-    limits: Option<Arc<[Arc<LiveLimit>]>>,
-}
-
-/// Evidence that one request may be forwarded now: it was authorized, and counted. Forwarding keeps it until the last byte.
-#[derive(Debug)]
-#[must_use]
-pub(crate) struct Permit {
-    ongoing: Member<Ongoing>,
-    _admission: Admission,
-}
-
-/// What was asked, so that it can be asked again.
-#[derive(Debug)]
-pub(crate) struct Ongoing {
-    connection: Rc<Connection>,
-    caller: Caller,
-    method: Method,
-    target: CheckedTarget,
-    /// Kept only where conditions look at them.
-    headers: Option<Box<HeaderMap>>,
-    signal: Signal,
-    /// The body is still on its way to the backend.
-    asking: Cell<bool>,
-    /// The worker's tick when the last byte passed.
-    last_byte: Cell<u64>,
-    /// The worker's tick at which it was first seen to have been told to end.
-    seen_cut: Cell<Option<u64>>,
-}
-
-impl Authorized {
-    /// The rule that allowed it.
-    pub(crate) fn rule(&self) -> Option<Arc<str>> {
-        self.rule.clone()
-    }
-
-    /// What the rules that are only observed would have changed.
-    pub(crate) fn take_observed(&mut self) -> Option<Box<str>> {
-        self.observed.take()
-    }
-
-    /// The limits of its route, if there are any.
-    pub(crate) fn limits(&self) -> Option<&Arc<[Arc<LiveLimit>]>> {
-        self.limits.as_ref()
-    }
-
-    /// What was asked.
-    pub(crate) fn ongoing(&self) -> &Ongoing {
-        &self.ongoing
-    }
-
-    /// It was counted.
-    pub(crate) fn admitted(self, admission: Admission) -> Permit {
-        Permit { ongoing: self.ongoing, _admission: admission }
-    }
-}
-
-impl Permit {
-    /// What must be watched while it is spent.
-    pub(crate) fn ongoing(&self) -> &Rc<Ongoing> {
-        &self.ongoing
-    }
-}
-
-impl Ongoing {
-    /// Tells when it must end.
-    pub(crate) fn signal(&self) -> &Signal {
-        &self.signal
-    }
-
-    /// Notes whether the body is still on its way to the backend.
-    pub(crate) fn asks(&self, asking: bool) {
-        self.asking.set(asking);
-    }
-
-    /// The answer is whole. What the caller still has to say would be carried unrecorded, and by no permit: it is cut off.
-    pub(crate) fn answered(&self) {
-        if self.asking.get() {
-            self.signal.cut(Withdrawn::Answered);
-        }
-    }
-
-    /// Notes that a byte has passed.
-    pub(crate) fn touch(&self) {
-        self.last_byte.set(self.connection.worker().tick());
-    }
-
-    /// How many ticks ago it was seen to have been told to end. It ends when it is polled next, which may be never if the peer
-    /// has stopped reading.
-    pub(crate) fn ticks_since_cut(&self, now: u64) -> Option<u64> {
-        self.signal.cut_reason()?;
-        let since = self.seen_cut.get().unwrap_or(now);
-        self.seen_cut.set(Some(since));
-        Some(now.saturating_sub(since))
-    }
-
-    /// Who asked.
-    pub(crate) fn caller(&self) -> &Caller {
-        &self.caller
-    }
-
-    /// When it must have ended: with the connection, or with the credential that it has shown.
-    pub(crate) fn ends(&self) -> Option<Timestamp> {
-        let credential = self.caller.subject().and_then(|subject| subject.proof().ends());
-        [self.connection.ends(), credential].into_iter().flatten().min()
-    }
-
-    /// The connection on which it was asked.
-    pub(crate) fn connection(&self) -> &Rc<Connection> {
-        &self.connection
-    }
-
-    /// How many ticks ago the last byte passed.
-    pub(crate) fn idle_ticks(&self, now: u64) -> u64 {
-        now.saturating_sub(self.last_byte.get())
-    }
-}
+pub(crate) use evidence::{Authorized, AuthorizedConnection, ConnectionPermit, Ongoing, Permit};
 
 /// Decides on one HTTP request of a connection.
 pub(crate) fn request(
@@ -174,26 +49,15 @@ pub(crate) fn request(
         now: worker.clock().now(),
     };
     let grounds = decided(&route, connection, &caller, asked)?;
-    let (rule, observed) = grounds.map_or((None, None), |grounds| (Some(grounds.rule), grounds.observed));
     let looked_at = rules_of(&route).is_some_and(|(policy, _)| policy.uses.is_some());
     let headers = looked_at.then(|| Box::new(request.headers.clone()));
     let limits = match route {
         Current::Inbound(route) => route.rate_limits.clone(),
         Current::Outbound(_) => None,
     };
-    let ongoing = Ongoing {
-        connection: Rc::clone(connection),
-        caller,
-        method: request.method.clone(),
-        target: request.target.clone(),
-        headers,
-        signal: Signal::default(),
-        asking: Cell::new(false),
-        last_byte: Cell::new(worker.tick()),
-        seen_cut: Cell::new(None),
-    };
+    let ongoing = Ongoing::begin(connection, caller, request, headers);
     let ongoing = Live::enter(worker.requests(), Rc::new(ongoing));
-    Ok(Authorized { ongoing, rule, observed, limits })
+    Ok(Authorized::new(ongoing, grounds, limits))
 }
 
 /// The limits of a route whose caller asks about them. What the agent itself answers is no service, and no rule is asked; but
@@ -203,38 +67,6 @@ pub(crate) fn own_answer(connection: &Connection) -> Result<Option<Arc<[Arc<Live
     match still_as_begun(connection)? {
         Current::Inbound(route) => Ok(route.rate_limits.clone()),
         Current::Outbound(_) => Ok(None),
-    }
-}
-
-/// Evidence that one connection is allowed as it is. Made only by [`connection`]; it may be too much all the same.
-#[derive(Debug)]
-#[must_use]
-pub(crate) struct AuthorizedConnection {
-    rule: Option<Arc<str>>,
-    limits: Option<Arc<[Arc<LiveLimit>]>>,
-}
-
-/// Evidence that one connection may be carried as it is: it was authorized, and counted.
-#[derive(Debug)]
-#[must_use]
-pub(crate) struct ConnectionPermit {
-    _admission: Admission,
-}
-
-impl AuthorizedConnection {
-    /// The rule that allowed it; none on an outbound without rules.
-    pub(crate) fn rule(&self) -> Option<Arc<str>> {
-        self.rule.clone()
-    }
-
-    /// The limits of its route, if there are any.
-    pub(crate) fn limits(&self) -> Option<&Arc<[Arc<LiveLimit>]>> {
-        self.limits.as_ref()
-    }
-
-    /// It was counted.
-    pub(crate) fn admitted(self, admission: Admission) -> ConnectionPermit {
-        ConnectionPermit { _admission: admission }
     }
 }
 
@@ -269,7 +101,7 @@ pub(crate) fn connection(connection: &Connection) -> Result<AuthorizedConnection
         Current::Inbound(route) => (Some(whole_connection(&route, connection)?), route.rate_limits.clone()),
         Current::Outbound(route) => (whole_local_connection(&route, connection)?, None),
     };
-    Ok(AuthorizedConnection { rule, limits })
+    Ok(AuthorizedConnection::new(rule, limits))
 }
 
 /// Whether a program of this host may use an outbound for anything. Whatever it then asks is decided on by itself.
@@ -291,7 +123,7 @@ pub(crate) fn again(worker: &Worker) {
     }
     for ongoing in worker.requests().all() {
         if let Err(withdrawn) = still_allowed(&ongoing) {
-            ongoing.signal.cut(withdrawn);
+            ongoing.signal().cut(withdrawn);
         }
     }
 }
@@ -341,21 +173,14 @@ fn still_verified(connection: &Connection) -> Result<(), Withdrawn> {
 }
 
 fn still_allowed(ongoing: &Ongoing) -> Result<(), Withdrawn> {
-    still_connected(&ongoing.connection)?;
-    let route = still_as_begun(&ongoing.connection)?;
+    let (connection, caller) = (ongoing.connection(), ongoing.caller());
+    still_connected(connection)?;
+    let route = still_as_begun(connection)?;
     if let Current::Inbound(route) = &route {
-        authenticate::still_believed(&ongoing.caller, &ongoing.connection, route.demand)?;
+        authenticate::still_believed(caller, connection, route.demand)?;
     }
-    let asked = RequestFacts {
-        method: &ongoing.method,
-        path: ongoing.target.path(),
-        query: ongoing.target.query(),
-        headers: ongoing.headers.as_deref(),
-        now: ongoing.connection.worker().clock().now(),
-    };
-    decided(&route, &ongoing.connection, &ongoing.caller, asked)
-        .map(drop)
-        .map_err(|refusal| Withdrawn::Policy(refusal.detail()))
+    let asked = ongoing.asked(connection.worker().clock().now());
+    decided(&route, connection, caller, asked).map(drop).map_err(|refusal| Withdrawn::Policy(refusal.detail()))
 }
 
 /// The rules of a route and what they are about; none where whoever can reach an outbound may use it: whom it may call is the
