@@ -32,7 +32,7 @@ use crate::connection::{Connection, Current};
 use crate::policy::credential::{CredentialKind, CredentialSet, Demand};
 use crate::refusal::{Refusal, Withdrawn};
 use crate::request::{CallerToken, NormalRequest};
-use crate::routes::Snapshot;
+use crate::routes::{InboundRoute, Snapshot};
 use caller::Caller;
 pub(crate) use introspected::Introspections;
 pub(crate) use passwords::PasswordChecks;
@@ -48,61 +48,72 @@ pub(crate) async fn request(connection: &Rc<Connection>, request: &mut NormalReq
     match connection.sole_caller() {
         // Most routes demand a certificate and nothing else; the handshake has seen to it.
         Some(peer) => Ok(Caller::Peer(peer)),
-        None => Box::pin(counted(connection, request)).await,
+        None => Box::pin(with_credential(connection, request)).await,
     }
 }
 
-/// Counts whether somebody is believed, by what was shown, and how long that took.
-async fn counted(connection: &Rc<Connection>, request: &mut NormalRequest) -> Result<Caller, Refusal> {
-    let worker = connection.worker();
-    let begun = worker.elapsed_nanoseconds();
-    let mut shown = None;
-    let caller = with_credential(connection, request, &mut shown).await;
+/// Takes the credential out of the request, and finds out whose it is.
+async fn with_credential(connection: &Rc<Connection>, request: &mut NormalRequest) -> Result<Caller, Refusal> {
+    let begun = connection.worker().elapsed_nanoseconds();
+    let Current::Inbound(route) = connection.current()? else { return Err(Refusal::Withdrawn(Withdrawn::Route)) };
+    let snapshot = connection.worker().snapshot();
+    let shown = shown::take(request, snapshot.accepted.key_places(), route.demand.accepted());
+    let kind = shown.as_ref().ok().and_then(Option::as_ref).map(Shown::kind);
+    let believed = match shown {
+        Ok(shown) => verified(shown, request, connection, &route, &snapshot).await,
+        Err(refusal) => Err(refusal),
+    };
+    let caller = believed.map_err(|refusal| refused(refusal, connection, route.demand)).and_then(|caller| {
+        still_as_verified(&caller, connection, &snapshot)?;
+        Ok(caller)
+    });
+    counted(kind, begun, connection, caller)
+}
+
+/// Counts whether somebody was believed, by what was shown, and how long that took.
+fn counted(
+    shown: Option<CredentialKind>,
+    begun: u64,
+    connection: &Connection,
+    caller: Result<Caller, Refusal>,
+) -> Result<Caller, Refusal> {
     if let Ok(_) | Err(Refusal::Credential { .. }) = &caller {
-        let took = Duration::from_nanos(worker.elapsed_nanoseconds().saturating_sub(begun));
+        let took = Duration::from_nanos(connection.worker().elapsed_nanoseconds().saturating_sub(begun));
         connection.counters().authenticated(shown, caller.is_ok(), took);
     }
     caller
 }
 
-async fn with_credential(
-    connection: &Rc<Connection>,
+/// Tells the auditor, and says with it what would have done.
+fn refused(refusal: CredentialRefusal, connection: &Connection, demand: Demand) -> Refusal {
+    let accepted = demand.accepted();
+    let (address, methods) = (connection.address().to_string(), accepted.of_requests().to_string());
+    let notables = connection.worker().notables();
+    notables.not_authenticated(&methods, refusal.reason(), &address, connection.route_name());
+    Refusal::Credential { source: Box::new(refusal), accepted }
+}
+
+/// Who makes the request, if what it shows is good.
+async fn verified(
+    shown: Option<Shown>,
     request: &mut NormalRequest,
-    kind: &mut Option<CredentialKind>,
-) -> Result<Caller, Refusal> {
-    let Current::Inbound(route) = connection.current()? else { return Err(Refusal::Withdrawn(Withdrawn::Route)) };
-    let accepted = route.demand.accepted();
-    let refused = |refusal: CredentialRefusal| {
-        let (address, methods) = (connection.address().to_string(), accepted.of_requests().to_string());
-        let notables = connection.worker().notables();
-        notables.not_authenticated(&methods, refusal.reason(), &address, connection.route_name());
-        Refusal::Credential { source: Box::new(refusal), accepted }
+    connection: &Connection,
+    route: &InboundRoute,
+    snapshot: &Arc<Snapshot>,
+) -> Result<Caller, CredentialRefusal> {
+    let Some(shown) = shown else { return caller(connection, None, route.demand) };
+    let asked = ProofFor {
+        method: &request.method,
+        authority: &request.authority,
+        path: request.target.path().as_str(),
+        bound_tokens_only: route.bound_tokens_only,
     };
-    let snapshot = connection.worker().snapshot();
-    let shown = shown::take(request, snapshot.accepted.key_places(), route.demand.accepted()).map_err(refused)?;
-    *kind = shown.as_ref().map(Shown::kind);
-    let subject = match shown {
-        Some(shown) => {
-            let asked = ProofFor {
-                method: &request.method,
-                authority: &request.authority,
-                path: request.target.path().as_str(),
-                bound_tokens_only: route.bound_tokens_only,
-            };
-            let subject = verify(&shown, &asked, connection, &snapshot).await.map_err(refused)?;
-            if route.given.exchange().is_some() {
-                request.token = shown.token().map(CallerToken::new);
-            }
-            Some(subject)
-        }
-        None => None,
-    };
-    if let Some(subject) = &subject {
-        note(subject, connection);
+    let subject = verify(&shown, &asked, connection, snapshot).await?;
+    if route.given.exchange().is_some() {
+        request.token = shown.token().map(CallerToken::new);
     }
-    let caller = caller(connection, subject, route.demand).map_err(refused)?;
-    still_as_verified(&caller, connection, &snapshot)?;
-    Ok(caller)
+    note(&subject, connection);
+    caller(connection, Some(subject), route.demand)
 }
 
 /// A verification may wait for others, and a new config be taken up meanwhile: what was verified by the old one must be good by the new

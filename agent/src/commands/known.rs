@@ -4,7 +4,7 @@ use countersign_credentials::api_key::KeyRecord;
 
 use super::question::{Question, QuestionError};
 use crate::config::{KeysError, checked, read_keys};
-use crate::limit::definition::{Held, Limit};
+use crate::limit::definition::{Limit, Limitable};
 
 /// The API key that is asked about, as the file of keys has it. Where something is said of it, that is what is asked about.
 pub(super) fn key(config: &checked::Agent, question: &Question) -> Result<Option<KeyRecord>, KeysError> {
@@ -24,11 +24,11 @@ pub(super) fn limits(
     let (names, subject) = (question.names()?, question.names_of_subject()?);
     let of_workload = config.roles.of(&names);
     let of_subject = subject.as_ref().map(|names| (names, config.roles.of_subject(names)));
-    let held = Held {
+    let caller = Limitable {
         workload: (!names.is_empty()).then_some((names.as_slice(), &of_workload)),
         subject: of_subject.as_ref().map(|(names, roles)| (*names, roles)),
         named: key.and_then(|key| key.limits.as_deref()).unwrap_or_default(),
     };
-    let holds = |limit: &&Limit| limit.holds_on(inbound) && limit.holds_for(&held);
+    let holds = |limit: &&Limit| limit.holds_on(inbound) && limit.holds_for(&caller);
     Ok(config.rate_limits.iter().filter(holds).map(|limit| limit.name.to_string()).collect())
 }

@@ -108,11 +108,13 @@ impl Scrape {
     fn authentications(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let help = "Requests by the credential that they show, and whether it was believed";
         let mut family = encoder.encode_descriptor("authentications", help, None, MetricType::Counter)?;
-        let kinds = CredentialKind::ALL.map(CredentialKind::as_str).into_iter().chain(["none"]);
+        let kinds = CredentialKind::ALL.map(Some).into_iter().chain([None]);
         for ((direction, route), workers) in &self.counters {
-            for (kind, credential) in kinds.clone().enumerate() {
-                for (believed, outcome) in ["failure", "success"].into_iter().enumerate() {
-                    let total = sum(workers, |counters| counters.authentications.get(kind)?.get(believed));
+            for shown in kinds.clone() {
+                let credential = shown.map_or("none", CredentialKind::as_str);
+                let failures = sum(workers, |counters| Some(&counters.authentications.of(shown).failure));
+                let successes = sum(workers, |counters| Some(&counters.authentications.of(shown).success));
+                for (outcome, total) in [("failure", failures), ("success", successes)] {
                     // What a route does not accept would be rows that say nothing.
                     if total == 0 {
                         continue;

@@ -59,7 +59,7 @@ pub(crate) enum CountedBy {
 }
 
 /// Whoever makes a request, as far as limits look at that.
-pub(crate) struct Held<'caller> {
+pub(crate) struct Limitable<'caller> {
     /// The workload: its names, and the roles that they give.
     pub(crate) workload: Option<(&'caller [San], &'caller RoleSet)>,
     /// The user or service with a credential of its own.
@@ -70,16 +70,16 @@ pub(crate) struct Held<'caller> {
 
 impl Limit {
     /// Whether it holds for somebody. A role of the workload counts also where it acts for somebody else.
-    pub(crate) fn holds_for(&self, held: &Held<'_>) -> bool {
+    pub(crate) fn holds_for(&self, caller: &Limitable<'_>) -> bool {
         let is = |member: &MemberPattern| {
-            held.workload.is_some_and(|(names, _)| names.iter().any(|name| member.matches(name)))
-                || held.subject.is_some_and(|(names, _)| member.matches_subject(names))
+            caller.workload.is_some_and(|(names, _)| names.iter().any(|name| member.matches(name)))
+                || caller.subject.is_some_and(|(names, _)| member.matches_subject(names))
         };
         let holds = |roles: &RoleSet| {
-            let of_both = held.workload.map(|(_, held)| held).into_iter().chain(held.subject.map(|(_, held)| held));
+            let of_both = caller.workload.map(|(_, held)| held).into_iter().chain(caller.subject.map(|(_, held)| held));
             of_both.into_iter().any(|held| held.intersects(roles))
         };
-        (!self.only_named || held.named.iter().any(|name| **name == *self.name))
+        (!self.only_named || caller.named.iter().any(|name| **name == *self.name))
             && self.members.as_ref().is_none_or(|members| members.iter().any(is))
             && self.roles.as_ref().is_none_or(holds)
     }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use countersign_limits::counted::Counted;
 
-use super::definition::{CountedBy, Held, Limit};
+use super::definition::{CountedBy, Limit, Limitable};
 use crate::authenticate::caller::Caller;
 use crate::authenticate::subject::{Proof, Subject};
 use crate::connection::Connection;
@@ -40,7 +40,7 @@ impl<'request> Who<'request> {
 
     /// What is counted, if the limit holds.
     pub(crate) fn counted_by(&self, limit: &Limit) -> Option<Counted> {
-        if !self.is_held_by(limit) {
+        if !self.is_under(limit) {
             return None;
         }
         let kind = limit.by.as_str();
@@ -57,10 +57,10 @@ impl<'request> Who<'request> {
         }
     }
 
-    fn is_held_by(&self, limit: &Limit) -> bool {
+    fn is_under(&self, limit: &Limit) -> bool {
         let of_workload = self.workload.map(|peer| (peer.sans(), peer.roles()));
         let of_subject = self.subject.map(|subject| (subject.names(), subject.roles()));
-        limit.holds_for(&Held {
+        limit.holds_for(&Limitable {
             workload: of_workload.as_ref().map(|(names, roles)| (*names, &**roles)),
             subject: of_subject.as_ref().map(|(names, roles)| (*names, &**roles)),
             named: self.key().and_then(|(_, limits)| limits).unwrap_or_default(),

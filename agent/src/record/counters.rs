@@ -202,6 +202,28 @@ pub(crate) const REASONS: [&str; 111] = [
     "other",
 ];
 
+/// How often somebody was believed, by what was shown in the request.
+#[derive(Debug, Default)]
+pub(crate) struct Authentications {
+    by_kind: [Believed; CredentialKind::ALL.len()],
+    nothing: Believed,
+}
+
+/// How often it was not believed, and how often it was.
+#[derive(Debug, Default)]
+pub(crate) struct Believed {
+    pub(crate) failure: Counter,
+    pub(crate) success: Counter,
+}
+
+impl Authentications {
+    /// Of requests that have shown this, or nothing.
+    pub(crate) fn of(&self, shown: Option<CredentialKind>) -> &Believed {
+        let index = CredentialKind::ALL.iter().position(|kind| Some(*kind) == shown);
+        index.and_then(|index| self.by_kind.get(index)).unwrap_or(&self.nothing)
+    }
+}
+
 /// What one worker counts for one route.
 #[derive(Debug)]
 pub(crate) struct RouteCounters {
@@ -210,8 +232,7 @@ pub(crate) struct RouteCounters {
     pub(crate) handshakes: Counter,
     pub(crate) requests: [Counter; Outcome::ALL.len()],
     pub(crate) refusals: [Counter; REASONS.len()],
-    /// By what was shown in the request, the last for nothing: how often it was not believed, and how often it was.
-    pub(crate) authentications: [[Counter; 2]; CredentialKind::ALL.len() + 1],
+    pub(crate) authentications: Authentications,
     pub(crate) authentication: Histogram,
     pub(crate) rotations: Counter,
     pub(crate) received_bytes: Counter,
@@ -228,7 +249,7 @@ impl Default for RouteCounters {
             handshakes: Counter::default(),
             requests: Default::default(),
             refusals: std::array::from_fn(|_index| Counter::default()),
-            authentications: Default::default(),
+            authentications: Authentications::default(),
             authentication: Histogram::default(),
             rotations: Counter::default(),
             received_bytes: Counter::default(),
@@ -256,11 +277,9 @@ impl RouteCounters {
 
     /// Counts whether what a request has shown was believed; a certificate beside it is not counted here, but as a handshake.
     pub(crate) fn authenticated(&self, shown: Option<CredentialKind>, is_believed: bool, took: Duration) {
-        let index = CredentialKind::ALL.iter().position(|kind| Some(*kind) == shown);
-        let counters = self.authentications.get(index.unwrap_or(CredentialKind::ALL.len()));
-        if let Some(counter) = counters.and_then(|counters| counters.get(usize::from(is_believed))) {
-            counter.add(1);
-        }
+        let counted = self.authentications.of(shown);
+        let counter = if is_believed { &counted.success } else { &counted.failure };
+        counter.add(1);
         self.authentication.observe(took);
     }
 

@@ -168,8 +168,8 @@ fn check_shared(written: &file::RateLimit, has_store: bool) -> Result<(), Findin
 
 /// Somewhere somebody must be able to call who is counted by it.
 fn check_holds(limit: &Limit, written: &file::RateLimit, surroundings: &Surroundings<'_>) -> Result<(), Finding> {
-    let named = |inbound: &&Inbound| limit.inbounds.as_ref().is_none_or(|names| names.contains(&inbound.name));
-    let mut candidates = surroundings.inbounds.iter().map(|(inbound, _)| inbound).filter(named);
+    let mut candidates =
+        surroundings.inbounds.iter().map(|(inbound, _)| inbound).filter(|inbound| limit.holds_on(&inbound.name));
     if limit.only_named && !candidates.clone().any(|inbound| is_counted(CountedBy::Key, inbound)) {
         let span = written.only_named.as_ref().map(Spanned::span).unwrap_or_default();
         let hint = "name \"api_key\" in require or any_of of an inbound";
