@@ -315,6 +315,7 @@ impl Assembler {
                 clock: self.clock.clone(),
             },
             is_tcp: outbound.is_tcp,
+            listen: outbound.listen.clone(),
             endpoints: outbound.endpoints.clone(),
             policy: outbound.policy.clone(),
             service_facts: outbound.service_facts.clone(),

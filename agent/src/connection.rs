@@ -10,7 +10,7 @@ use countersign_certs::verify::{Side, Trust, VerifiedPeer};
 
 use tokio::sync::Notify;
 
-use crate::config::address::Protocol;
+use crate::config::address::{ListenAddress, Protocol};
 use crate::direction::Direction;
 use crate::forward::onward::Onward;
 use crate::identify::Peer;
@@ -37,6 +37,8 @@ pub(crate) struct Connection {
     ends: Option<Timestamp>,
     /// Its bytes are not looked at: it is allowed or denied as a whole.
     whole: bool,
+    /// How a program of this host could reach us; none for another host.
+    reached: Option<Reached>,
     /// The identity that was shown to the peer; none on a connection from this host.
     own: Option<San>,
     signal: Signal,
@@ -49,6 +51,14 @@ pub(crate) struct Connection {
     /// The worker's tick when the last request ended, or the last byte of a whole connection passed.
     last_use: Cell<u64>,
     seen: RefCell<Seen>,
+}
+
+/// What let a program of this host reach an outbound.
+#[derive(Debug)]
+struct Reached {
+    listen: ListenAddress,
+    /// Rules decided who may. Where there are none, the place of the socket and its mode do.
+    by_rules: bool,
 }
 
 /// The route as of one generation.
@@ -97,6 +107,7 @@ impl Connection {
     ) -> Member<Self> {
         Self {
             whole: route.is_tcp,
+            reached: Some(Reached { listen: route.listen.clone(), by_rules: route.policy.is_some() }),
             ..Self::new(worker, Direction::Outbound, (&route.name, &route.counters), address, Some(peer))
         }
         .enter()
@@ -118,6 +129,7 @@ impl Connection {
             // A local program shows no certificate; the connection to the other agent ends with its own.
             ends: None,
             whole: false,
+            reached: None,
             own: None,
             signal: Signal::default(),
             requests: Cell::new(0),
@@ -179,6 +191,13 @@ impl Connection {
     /// Whether it is allowed or denied as a whole.
     pub(crate) fn is_whole(&self) -> bool {
         self.whole
+    }
+
+    /// Whether who reached us as this connection did could reach an outbound as it is now. A socket that rules guarded was open to everybody.
+    pub(crate) fn could_reach(&self, route: &OutboundRoute) -> bool {
+        self.reached
+            .as_ref()
+            .is_some_and(|reached| reached.listen == route.listen && (!reached.by_rules || route.policy.is_some()))
     }
 
     /// The identity that was shown to the peer.

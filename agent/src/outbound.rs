@@ -44,11 +44,10 @@ async fn serve_recorded(
 ) -> Result<(), Refusal> {
     worker.audit().admit().await?;
     let _place = worker.take_place(&route.name)?;
-    let caller = record.address().local_caller();
-    let peer = record.peer(identify::local_caller(caller, &worker.snapshot().roles));
-    authorize::local_caller(route, caller, &peer.roles())?;
+    let peer = record.peer(identify::local_caller(record.address().local_caller(), &worker.snapshot().roles));
     let connection = Connection::outbound(worker, route, record.address(), peer);
     authorize::still_trusted(&connection)?;
+    authorize::local_caller(&connection)?;
     if route.is_tcp {
         let authorized = record.authorized(authorize::connection(&connection)?);
         let permit = limit::connection(authorized, &connection, record).await?;

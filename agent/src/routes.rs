@@ -98,6 +98,7 @@ pub(crate) struct OutboundRoute {
     pub(crate) name: Arc<str>,
     pub(crate) tls: ClientSide,
     pub(crate) is_tcp: bool,
+    pub(crate) listen: ListenAddress,
     pub(crate) endpoints: Vec<Endpoint>,
     /// Which programs may do what; none means whoever can reach the socket.
     pub(crate) policy: Option<Arc<Policy>>,

@@ -82,6 +82,40 @@ fn a_changed_rule_ends_what_a_program_has_under_way() {
 }
 
 #[test]
+fn what_a_program_has_under_way_ends_with_the_socket_that_it_came_by() {
+    let service = Part::serve("plain_server", &[]);
+    let (folder, backend) = (tools::folder(), service.url("http"));
+    let (one, other) = (folder.path().join("one.sock"), folder.path().join("other.sock"));
+    let mut mesh = Mesh::of_files(&Plan::to(&backend));
+    let before = mesh.host_a.tables();
+    let owner =
+        format!("\n[[role]]\nname = \"owner\"\nmembers = [\"local:uid={}\"]\n", rustix::process::geteuid().as_raw());
+    let endpoint = mesh.inbound;
+    let tables = |listen: &std::path::Path, rules: &str| {
+        format!(
+            "{before}[[outbound]]\nname = \"own\"\nidentity = \"{FRONTEND}\"\nlisten = \"unix:{}\"\nservice = \"{SERVICE}\"\nendpoints = [\"{endpoint}\"]\n{rules}{owner}",
+            listen.display(),
+        )
+    };
+    let rules = "[[outbound.allow]]\nroles = [\"owner\"]\n";
+    let mut ends = |from: String, to: String| {
+        mesh.host_a.reload(&from);
+        let stream = Stream::open(Address::Unix(one.clone()), LONG_STREAM);
+        mesh.host_a.reload(&to);
+        let end = stream.wait_for_end(wait::SOON);
+        assert!(end.error.is_some(), "{end:?}");
+    };
+    // Rules open the socket to everybody; without them its mode decides who comes in, and has not decided on whoever came in before.
+    ends(tables(&one, rules), tables(&one, ""));
+    ends(tables(&one, ""), tables(&other, ""));
+    mesh.host_a.reload(&tables(&one, ""));
+    let stream = Stream::open(Address::Unix(one.clone()), LONG_STREAM);
+    mesh.host_a.reload(&tables(&one, rules));
+    stream.wait_for_more();
+    assert!(stream.end().is_none(), "whoever the rules let in goes on: {:?}", stream.end());
+}
+
+#[test]
 fn users_of_a_socket_are_told_apart() {
     let backend = EchoBackend::start();
     let folder = tools::folder();

@@ -24,7 +24,6 @@ use crate::policy::condition::{Facts, ServiceFacts};
 use crate::policy::decide::{self, Decision, Holders, Question};
 use crate::policy::explain::{observed_in_words, obstacle_in_words};
 use crate::policy::local::LocalCaller;
-use crate::policy::role::RoleSet;
 use crate::policy::rule::Policy;
 use crate::refusal::{Refusal, Withdrawn};
 use crate::request::NormalRequest;
@@ -105,9 +104,18 @@ pub(crate) fn connection(connection: &Connection) -> Result<AuthorizedConnection
 }
 
 /// Whether a program of this host may use an outbound for anything. Whatever it then asks is decided on by itself.
-pub(crate) fn local_caller(route: &OutboundRoute, caller: LocalCaller, roles: &RoleSet) -> Result<(), Refusal> {
+pub(crate) fn local_caller(connection: &Connection) -> Result<(), Refusal> {
+    match still_as_begun(connection)? {
+        Current::Outbound(route) => may_use(&route, connection),
+        Current::Inbound(_) => Err(Refusal::Withdrawn(Withdrawn::Route)),
+    }
+}
+
+fn may_use(route: &OutboundRoute, connection: &Connection) -> Result<(), Refusal> {
+    let caller = connection.address().local_caller();
+    let peer = connection.peer().ok_or(Refusal::Withdrawn(Withdrawn::Route))?;
     match &route.policy {
-        Some(policy) if caller == LocalCaller::Unknown || !policy.could_allow(roles) => {
+        Some(policy) if caller == LocalCaller::Unknown || !policy.could_allow(&peer.roles()) => {
             Err(Refusal::LocalCaller(caller))
         }
         Some(_) | None => Ok(()),
@@ -129,7 +137,7 @@ pub(crate) fn again(worker: &Worker) {
 }
 
 /// The route of a connection as it is now, if it still is what the connection began with: the same kind of bytes, which rules for
-/// another kind cannot judge, and the identity that the caller has asked for and was shown.
+/// another kind cannot judge; the identity that the caller has asked for and was shown; and a socket that the program could reach.
 fn still_as_begun(connection: &Connection) -> Result<Current, Withdrawn> {
     let current = connection.current()?;
     let same = match &current {
@@ -137,7 +145,7 @@ fn still_as_begun(connection: &Connection) -> Result<Current, Withdrawn> {
             (route.backend.protocol == Protocol::Tcp) == connection.is_whole()
                 && connection.own_identity() == route.tls.identity.leaf().principal()
         }
-        Current::Outbound(route) => route.is_tcp == connection.is_whole(),
+        Current::Outbound(route) => route.is_tcp == connection.is_whole() && connection.could_reach(route),
     };
     if same { Ok(current) } else { Err(Withdrawn::Route) }
 }
@@ -154,9 +162,7 @@ fn still_connected(connection: &Connection) -> Result<(), Withdrawn> {
             Ok(())
         }
         Current::Outbound(route) => {
-            let peer = connection.peer().ok_or(Withdrawn::Route)?;
-            let allowed = local_caller(&route, connection.address().local_caller(), &peer.roles());
-            let allowed = allowed.and_then(|()| match connection.is_whole() {
+            let allowed = may_use(&route, connection).and_then(|()| match connection.is_whole() {
                 true => whole_local_connection(&route, connection).map(drop),
                 false => Ok(()),
             });
