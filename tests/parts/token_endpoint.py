@@ -2,16 +2,19 @@
 
     GET  /.well-known/oauth-authorization-server   its metadata (RFC 8414)
     POST /token, /mtls/token                       a token; the client shows a secret, or its certificate
-    POST /introspect                               about tokens that begin with "opaque-": active, subject is the rest
+    POST /introspect                               about tokens that begin with "opaque-": active, subject is the rest; it fails over
+                                                   "strange-500" and "strange-429", and hangs up on "strange-end"
     POST /redirected                               what a client got that has followed a redirect
 
 Each question is reported on stdout. The first line of the file --mode says how /token answers, looked at each time: "ok",
-"expires N", "error STATUS CODE", "redirect" (to /redirected), "hang", "text TEXT".
+"expires N", "error STATUS CODE", "redirect" (to /redirected), "hang", "text TEXT", or "for TOKEN" and one of them: others are
+answered as by "ok".
 """
 
 import base64
 import http.server
 import json
+import socket
 import socketserver
 import ssl
 import time
@@ -49,10 +52,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             active = known.get("token", "").startswith("opaque-")
             answer = {"active": True, "sub": subject, "client_id": "app", "exp": int(time.time()) + 600}
             part.say({"event": "introspection"})
+            if known.get("token", "").startswith("strange-"):
+                how = known["token"].removeprefix("strange-")
+                self.close_connection = how == "end"
+                return self.connection.shutdown(socket.SHUT_RDWR) if how == "end" else self.json(int(how), {})
             return self.json(200, answer if active else {"active": False})
         client = self.client(known)
         part.say({"event": "question", "path": self.path, "client": client, "fields": fields, "serial": self.serial()})
-        word, *rest = Path(self.server.mode).read_text().splitlines()[0].split(" ", 2)
+        word, *rest = self.mode(known)
         if self.path == "/redirected":
             return self.json(200, {"access_token": "redirected", "token_type": "Bearer"})
         if word == "hang":
@@ -69,6 +76,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if client is None:
             return self.json(401, {"error": "invalid_client"})
         self.give(known, int(rest[0]) if word == "expires" else 600)
+
+    def mode(self, known: dict[str, str]) -> list[str]:
+        mode = Path(self.server.mode).read_text().splitlines()[0]
+        if mode.startswith("for "):
+            _, whose, mode = mode.split(" ", 2)
+            mode = mode if known.get("subject_token") == whose else "ok"
+        return mode.split(" ", 2)
 
     def give(self, known: dict[str, str], expires: int) -> None:
         number = next(self.server.numbers)

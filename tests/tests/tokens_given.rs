@@ -357,6 +357,34 @@ fn a_caller_whose_token_is_not_exchanged_is_refused_and_another_is_not() {
 }
 
 #[test]
+fn an_endpoint_that_fails_over_one_callers_token_goes_on_for_others() {
+    let site = exchanging("[\"opaque_token\"]");
+    for reply in ["error 400 invalid_token", "error 403 forbidden", "error 500 server_error", "error 418 teapot"] {
+        site.answers(&format!("for opaque-bob {reply}"));
+        for _ in 0..4 {
+            let line =
+                site.gateway.refused("/", &["-H", "Authorization: Bearer opaque-bob"], 503, "backend_credential");
+            assert_eq!(line["subject"], "user:opaque/bob", "{line}");
+            assert_eq!(site.call_with("opaque-alice").status, 200, "{reply}: another caller is refused");
+        }
+    }
+    site.answers("ok");
+    wait::until_so("bob is let in again", || site.call_with("opaque-bob").status == 200);
+}
+
+#[test]
+fn an_issuer_that_fails_over_one_token_is_asked_about_others() {
+    let site = exchanging("[\"opaque_token\"]");
+    for (number, how) in ["500", "429", "end"].into_iter().cycle().take(9).enumerate() {
+        let strange = format!("Authorization: Bearer strange-{how}");
+        site.gateway.refused("/", &["-H", &strange], 503, "issuer_unavailable");
+        // Each worker has to ask about it: it has not seen this token before.
+        let unknown = format!("Authorization: Bearer unknown-{number}");
+        site.gateway.refused("/", &["-H", &unknown], 401, "token_inactive");
+    }
+}
+
+#[test]
 fn an_exchange_that_is_down_is_told_and_comes_back() {
     let mut site = exchanging("[\"opaque_token\"]");
     for (mode, told) in [

@@ -43,17 +43,20 @@ const QUESTIONS_OF_ADDRESS_MAX: usize = 8;
 const REFUSED_MAX: usize = 4096;
 const REFUSED_FOR: Duration = Duration::from_secs(10);
 
-/// For how long nothing is asked after a question that was not answered. Those who wait for their turn would else wait for one deadline
-/// after the other, and take the turns of everybody else.
-const UNANSWERED_FOR: Duration = Duration::from_secs(2);
+/// For how long nothing is asked after an issuer was not reached. Those who wait for their turn would else wait for one deadline after
+/// the other, and take the turns of everybody else.
+const UNREACHED_FOR: Duration = Duration::from_secs(2);
+
+/// For how long a token is not asked about again after an answer that says nothing of it.
+const UNTOLD_FOR: Duration = Duration::from_secs(2);
 
 /// What one worker knows of questions to issuers.
 #[derive(Debug, Default)]
 pub(crate) struct Introspections {
     /// Under way, by the address of the caller.
     by_address: RefCell<HashMap<Option<IpAddr>, usize>>,
-    /// When the issuer did not answer.
-    unanswered: Cell<Option<Timestamp>>,
+    /// When the issuer could not be reached.
+    unreached: Cell<Option<Timestamp>>,
     refused: RefCell<HashMap<[u8; 32], Refused>>,
 }
 
@@ -61,7 +64,34 @@ pub(crate) struct Introspections {
 #[derive(Debug, Clone)]
 struct Refused {
     since: Timestamp,
-    why: TokenRefusal,
+    why: NotBelieved,
+}
+
+/// Why an issuer's answer does not make a caller of a token.
+#[derive(Debug, Clone)]
+enum NotBelieved {
+    Token(TokenRefusal),
+    /// It says nothing of the token. It may do so of this one alone: nobody else's is refused because of it.
+    Untold,
+}
+
+impl Refused {
+    fn counts(&self, now: Timestamp) -> bool {
+        let span = match self.why {
+            NotBelieved::Token(_) => REFUSED_FOR,
+            NotBelieved::Untold => UNTOLD_FOR,
+        };
+        is_within(span, self.since, now)
+    }
+}
+
+impl NotBelieved {
+    fn by(self, issuer: &LiveIssuer) -> CredentialRefusal {
+        match self {
+            Self::Token(refusal) => refusal.into(),
+            Self::Untold => CredentialRefusal::IssuerUnavailable(issuer.settings.name.to_string()),
+        }
+    }
 }
 
 /// A clock that was set back makes a stored time one of the future, which says nothing.
@@ -70,22 +100,19 @@ fn is_within(span: Duration, since: Timestamp, now: Timestamp) -> bool {
 }
 
 impl Introspections {
-    fn refused(&self, digest: &[u8; 32], now: Timestamp) -> Option<TokenRefusal> {
+    fn refused(&self, digest: &[u8; 32], now: Timestamp) -> Option<NotBelieved> {
         let refused = self.refused.borrow();
-        refused
-            .get(digest)
-            .filter(|refused| is_within(REFUSED_FOR, refused.since, now))
-            .map(|refused| refused.why.clone())
+        refused.get(digest).filter(|refused| refused.counts(now)).map(|refused| refused.why.clone())
     }
 
-    fn note_refused(&self, digest: [u8; 32], why: &TokenRefusal, now: Timestamp) {
+    fn note_refused(&self, digest: [u8; 32], why: NotBelieved, now: Timestamp) {
         let mut refused = self.refused.borrow_mut();
         if refused.len() >= REFUSED_MAX {
-            refused.retain(|_, refused| is_within(REFUSED_FOR, refused.since, now));
+            refused.retain(|_, refused| refused.counts(now));
         }
         // One more that is not remembered costs a question, and those are bounded.
         if refused.len() < REFUSED_MAX {
-            refused.insert(digest, Refused { since: now, why: why.clone() });
+            refused.insert(digest, Refused { since: now, why });
         }
     }
 }
@@ -172,19 +199,17 @@ async fn ask(
     let settings = issuer.settings.introspection.as_ref().ok_or(CredentialRefusal::IssuerUnknown)?;
     let introspections = worker.introspections();
     if let Some(refused) = introspections.refused(&digest, now) {
-        return Err(refused.into());
+        return Err(refused.by(issuer));
     }
-    if introspections.unanswered.get().is_some_and(|since| is_within(UNANSWERED_FOR, since, now)) {
-        return Err(CredentialRefusal::IssuerUnavailable(issuer.settings.name.to_string()));
+    if introspections.unreached.get().is_some_and(|since| is_within(UNREACHED_FOR, since, now)) {
+        return Err(NotBelieved::Untold.by(issuer));
     }
-    let answered = question(text, issuer, settings, connection).await.inspect_err(|refusal| {
-        if matches!(refusal, CredentialRefusal::IssuerUnavailable(_)) {
-            introspections.unanswered.set(Some(worker.clock().now()));
+    let believed = match question(text, issuer, settings, connection).await? {
+        Said::Answer(answer) => {
+            introspection::believe(&answer, &settings.expected, worker.clock().now()).map_err(NotBelieved::Token)
         }
-    })?;
-    let believed = match answered {
-        Some(answer) => introspection::believe(&answer, &settings.expected, worker.clock().now()),
-        None => Err(TokenRefusal::Inactive),
+        Said::NoToken => Err(NotBelieved::Token(TokenRefusal::Inactive)),
+        Said::Nothing => Err(NotBelieved::Untold),
     };
     match believed {
         Ok(token) => {
@@ -193,41 +218,53 @@ async fn ask(
             worker.subjects().remember(digest, &subject);
             Ok(subject)
         }
-        Err(refusal) => {
-            introspections.note_refused(digest, &refusal, now);
-            Err(refusal.into())
+        Err(why) => {
+            introspections.note_refused(digest, why.clone(), worker.clock().now());
+            Err(why.by(issuer))
         }
     }
 }
 
-/// The issuer's answer; none where it cannot make anything of the token.
+/// What an issuer has said about a token.
+enum Said {
+    Answer(Bytes),
+    /// It cannot make anything of the token.
+    NoToken,
+    /// It answered something else.
+    Nothing,
+}
+
 async fn question(
     text: &str,
     issuer: &LiveIssuer,
     settings: &Introspection,
     connection: &Connection,
-) -> Result<Option<Bytes>, CredentialRefusal> {
-    let unavailable = || CredentialRefusal::IssuerUnavailable(issuer.settings.name.to_string());
-    let turn = connection.worker().introspections().turn(connection.address().ip());
+) -> Result<Said, CredentialRefusal> {
+    let (worker, unavailable) = (connection.worker(), || NotBelieved::Untold.by(issuer));
+    let turn = worker.introspections().turn(connection.address().ip());
     let _turn = turn.ok_or(CredentialRefusal::IssuerBusy)?;
+    let not_reached = || {
+        worker.introspections().unreached.set(Some(worker.clock().now()));
+        unavailable()
+    };
     let endpoint = match &settings.endpoint {
         Some(endpoint) => endpoint.clone(),
-        None => issuer.introspection_endpoint().await.ok_or_else(unavailable)?,
+        None => issuer.introspection_endpoint().await.ok_or_else(not_reached)?,
     };
     let mut question = Question::form(&[("token", text), ("token_type_hint", "access_token")]);
     question.headers.insert(AUTHORIZATION, client_secret_basic(&settings.client_id, &settings.client_secret));
     let web = issuer.web().ok_or_else(unavailable)?;
     let error = match web.ask(&endpoint, question).await {
-        Ok(answer) => return Ok(Some(answer)),
+        Ok(answer) => return Ok(Said::Answer(answer)),
         Err(error) => error,
     };
     let name = &*issuer.settings.name;
     tracing::warn!(issuer = name, error = in_one_line(&error), "an issuer does not answer about a token");
-    // Some refuse the question where the token is of a form that they do not know. Our part of it is the same each time.
-    if matches!(error, WebError::Status { status: StatusCode::BAD_REQUEST, .. }) {
-        Ok(None)
-    } else {
-        Err(unavailable())
+    match error {
+        // Some refuse the question where the token is of a form that they do not know. Our part of it is the same each time.
+        WebError::Status { status: StatusCode::BAD_REQUEST, .. } => Ok(Said::NoToken),
+        WebError::Http { .. } | WebError::Status { .. } | WebError::TooLarge { .. } => Ok(Said::Nothing),
+        WebError::Deadline { .. } | WebError::NotReachable(_) | WebError::Unreachable { .. } => Err(not_reached()),
     }
 }
 

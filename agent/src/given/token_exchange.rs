@@ -14,6 +14,7 @@ use countersign_certs::svid::X509Svid;
 use countersign_certs::time::{Clock, Timestamp};
 use countersign_certs::tls::TlsError;
 use countersign_credentials::grant::Grant;
+use http::StatusCode;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
@@ -35,7 +36,7 @@ const QUESTIONS_MAX: usize = 16;
 /// How long it is remembered that no token is given in exchange for one.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
 
-/// How long an endpoint that does not answer is left alone.
+/// How long it is remembered that an endpoint has failed over a token, and how long one is left alone that fails whatever it is asked.
 const DOWN_FOR: Duration = Duration::from_secs(1);
 
 /// How long a token is used at least that the backend refuses. Whoever may call can cause that.
@@ -55,9 +56,10 @@ pub(crate) struct LiveExchange {
 
 #[derive(Default)]
 struct Trouble {
-    /// Why the last question had no answer; none if it had.
+    /// Why the last question gave nothing; none if it did, or if that was the caller's own fault.
     error: Option<Arc<str>>,
-    since: Option<Timestamp>,
+    /// Since when it is left alone.
+    down: Option<Timestamp>,
 }
 
 /// A token that was given in exchange.
@@ -69,12 +71,21 @@ pub(crate) struct Exchanged {
 
 /// What is remembered of one token of a caller.
 struct Entry {
-    granted: Option<Granted>,
+    granted: Result<Granted, NotGranted>,
     asked: Timestamp,
     /// From when on it is asked for anew while it is still used.
     renewed_from: Timestamp,
     /// The backend does not take it.
     refused: Cell<bool>,
+}
+
+/// Why there is no token for one caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NotGranted {
+    /// The endpoint has failed over the caller's token.
+    Failed,
+    /// The endpoint does not take it.
+    Refused,
 }
 
 /// Which exchange, and the SHA-256 of the caller's token.
@@ -174,10 +185,11 @@ impl LiveExchange {
                 }
             }
         };
-        if entry.granted.is_none() {
-            return Err(Refusal::BackendCredentialRefused);
+        match &entry.granted {
+            Ok(_) => Ok(Exchanged { by: self.number, entry }),
+            Err(NotGranted::Failed) => Err(Refusal::BackendCredential),
+            Err(NotGranted::Refused) => Err(Refusal::BackendCredentialRefused),
         }
-        Ok(Exchanged { by: self.number, entry })
     }
 
     /// Asks for a new one while the one before is still used.
@@ -200,30 +212,39 @@ impl LiveExchange {
         ends: Option<Timestamp>,
     ) -> Result<Rc<Entry>, Refusal> {
         let asked = self.now();
-        if self.trouble().since.is_some_and(|since| since <= asked && asked.since(since) <= DOWN_FOR) {
+        if self.trouble().down.is_some_and(|since| since <= asked && asked.since(since) <= DOWN_FOR) {
             return Err(Refusal::BackendCredential);
         }
         let Ok(_turn) = worker.exchanges().questions.try_acquire() else { return Err(Refusal::BackendCredential) };
         let subject_token =
             std::str::from_utf8(shown.expose()).map_err(|_not_text| Refusal::BackendCredentialRefused)?;
         let entry = match self.endpoint.ask(Grant::TokenExchange { subject_token }).await {
-            Ok(granted) => Entry::granted(granted, asked, ends),
-            Err(AskError::Refused { code: Some(code), .. }) if is_about_the_caller(&code) => Entry::refused(asked),
+            Ok(granted) => {
+                self.note_answer();
+                Entry::granted(granted, asked, ends)
+            }
+            Err(AskError::Refused { code: Some(code), .. }) if is_about_the_caller(&code) => {
+                self.note_answer();
+                Entry::without(NotGranted::Refused, asked)
+            }
             Err(error) => {
-                self.note_trouble(&error);
-                return Err(Refusal::BackendCredential);
+                let is_down = is_whatever_is_asked(&error);
+                self.note_trouble(&error, is_down);
+                if is_down {
+                    return Err(Refusal::BackendCredential);
+                }
+                Entry::without(NotGranted::Failed, asked)
             }
         };
-        self.note_answer();
         let entry = Rc::new(entry);
         worker.exchanges().remember(key, &entry);
         Ok(entry)
     }
 
-    fn note_trouble(&self, error: &AskError) {
+    fn note_trouble(&self, error: &AskError, is_down: bool) {
         let error = in_one_line(error);
         tracing::warn!(inbound = &*self.whose.inbound, error, "a caller's token cannot be exchanged");
-        *self.trouble() = Trouble { error: Some(error.as_str().into()), since: Some(self.now()) };
+        *self.trouble() = Trouble { error: Some(error.as_str().into()), down: is_down.then(|| self.now()) };
     }
 
     fn note_answer(&self) {
@@ -244,10 +265,22 @@ fn is_about_the_caller(code: &str) -> bool {
     matches!(code, "access_denied" | "invalid_grant" | "invalid_request" | "invalid_target")
 }
 
+/// Whether another token would fare no better. Any other answer may be the doing of one caller, who must not close the endpoint for others.
+fn is_whatever_is_asked(error: &AskError) -> bool {
+    match error {
+        AskError::Refused { status, code } => {
+            let of_client = ["invalid_client", "unauthorized_client", "unsupported_grant_type"];
+            *status == StatusCode::TOO_MANY_REQUESTS || code.as_deref().is_some_and(|code| of_client.contains(&code))
+        }
+        AskError::Answer(_) | AskError::Unwritable(_) => false,
+        AskError::Discovery(_) | AskError::NoEndpoint | AskError::Unproved | AskError::Web(_) => true,
+    }
+}
+
 impl Exchanged {
     /// The token as it is given, if it was given by this exchange and counts.
     pub(super) fn granted(&self, by: &LiveExchange, now: Timestamp) -> Option<&Granted> {
-        self.entry.granted.as_ref().filter(|granted| self.by == by.number && now < granted.ends)
+        self.entry.granted.as_ref().ok().filter(|granted| self.by == by.number && now < granted.ends)
     }
 
     /// The backend does not take it.
@@ -262,11 +295,11 @@ impl Entry {
         let believed = ends.map(|last| last.plus(Duration::from_secs(1)));
         granted.ends = believed.map_or(granted.ends, |believed| believed.min(granted.ends));
         let renewed_from = asked.plus(granted.lifetime.mul_f64(0.8));
-        Self { granted: Some(granted), asked, renewed_from, refused: Cell::new(false) }
+        Self { granted: Ok(granted), asked, renewed_from, refused: Cell::new(false) }
     }
 
-    fn refused(asked: Timestamp) -> Self {
-        Self { granted: None, asked, renewed_from: asked.plus(REFUSED_FOR), refused: Cell::new(false) }
+    fn without(why: NotGranted, asked: Timestamp) -> Self {
+        Self { granted: Err(why), asked, renewed_from: asked.plus(REFUSED_FOR), refused: Cell::new(false) }
     }
 
     fn is_current(&self, now: Timestamp) -> bool {
@@ -276,8 +309,9 @@ impl Entry {
         }
         let age = now.since(self.asked);
         match &self.granted {
-            Some(granted) => now < granted.ends && !(self.refused.get() && age >= USED_FOR),
-            None => age < REFUSED_FOR,
+            Ok(granted) => now < granted.ends && !(self.refused.get() && age >= USED_FOR),
+            Err(NotGranted::Failed) => age <= DOWN_FOR,
+            Err(NotGranted::Refused) => age < REFUSED_FOR,
         }
     }
 }
@@ -352,7 +386,8 @@ mod tests {
 
     #[test]
     fn a_refusal_is_remembered_for_a_while() {
-        check(&Entry::refused(at(1000)), &[1000, 1009], &[999, 1010]);
+        check(&Entry::without(NotGranted::Refused, at(1000)), &[1000, 1009], &[999, 1010]);
+        check(&Entry::without(NotGranted::Failed, at(1000)), &[1000, 1001], &[999, 1002]);
     }
 
     #[test]
