@@ -160,6 +160,33 @@ fn users_of_a_socket_are_told_apart() {
 }
 
 #[test]
+fn a_program_that_may_do_nothing_does_not_fill_the_audit() {
+    let backend = EchoBackend::start();
+    let folder = tools::folder();
+    let own = folder.path().join("own.sock");
+    let mut mesh = Mesh::of_files(&Plan::to(backend.url()));
+    let tables = format!(
+        "{}[[outbound]]\nname = \"own\"\nidentity = \"{FRONTEND}\"\nlisten = \"unix:{}\"\nservice = \"{SERVICE}\"\nendpoints = [\"{}\"]\n\
+         [[outbound.allow]]\nroles = [\"nobody\"]\n[[role]]\nname = \"nobody\"\nmembers = [\"local:uid=65534\"]\n",
+        mesh.host_a.tables(),
+        own.display(),
+        mesh.inbound,
+    );
+    mesh.host_a.reload(&tables);
+    let knock = || drop(http::get(Address::Unix(own.clone()), "/a"));
+    let knocks: u64 = 2000;
+    (0..knocks).for_each(|_| knock());
+    let refused = |line: &Value| line["reason"] == "local_caller_not_allowed";
+    let lines = || mesh.host_a.audit().into_iter().filter(refused).collect::<Vec<_>>();
+    let told = || lines().iter().map(|line| 1 + line["omitted"].as_u64().unwrap_or(0)).sum::<u64>();
+    wait::until_so("all that were refused are told of", || {
+        knock();
+        told() >= knocks
+    });
+    assert!(u64::try_from(lines().len()).unwrap() < knocks / 2, "{} lines", lines().len());
+}
+
+#[test]
 fn what_a_program_may_do_is_explained_tested_and_replayed() {
     let backend = EchoBackend::start();
     let mesh = with_rules(&backend.url(), RULES);

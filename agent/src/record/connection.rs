@@ -131,15 +131,15 @@ impl ConnectionRecord {
         self.worker.audit().write(&line, self.worker.clock().precise());
     }
 
-    /// How many lines like this one were left out before it; nothing if it is left out too. Only what strangers can cause is.
+    /// How many lines like this one were left out before it; nothing if it is left out too. Only what those can cause who have proved
+    /// nothing, or who may do nothing here.
     fn omitted(&self, refusal: Option<&Refusal>) -> Option<u64> {
-        match (self.direction, &self.peer, refusal) {
-            (Direction::Inbound, None, Some(refusal)) => {
-                let now = self.worker.clock().now();
-                self.worker.audit().stranger(self.address.ip(), refusal.reason(), now)
-            }
-            (Direction::Inbound | Direction::Outbound, _, _) => Some(0),
-        }
+        let refusal = match (self.direction, &self.peer, refusal) {
+            (Direction::Inbound, None, Some(refusal)) => refusal,
+            (Direction::Outbound, _, Some(refusal @ Refusal::LocalCaller(_))) => refusal,
+            (Direction::Inbound | Direction::Outbound, _, _) => return Some(0),
+        };
+        self.worker.audit().stranger(&self.address, refusal.reason(), self.worker.clock().now())
     }
 }
 
