@@ -73,8 +73,7 @@ async fn serve_recorded(
     }
     let _peer_place = match &peer {
         Some(peer) => worker.take_peer_place(&route.name, peer.principal())?,
-        // Whoever proves nothing is one with everybody else at its address, whichever ports it calls from.
-        None => worker.take_peer_place(&route.name, &record.address().host())?,
+        None => worker.take_peer_place(&route.name, &record.address().origin().to_string())?,
     };
     let connection = Connection::inbound(worker, route, record.address(), peer.zip(verified.as_deref()));
     authorize::still_trusted(&connection)?;

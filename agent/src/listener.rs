@@ -8,6 +8,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use countersign_certs::network::network_of;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::config::address::ListenAddress;
@@ -55,6 +56,15 @@ pub(crate) enum Stream {
 pub(crate) enum PeerAddress {
     Tcp(SocketAddr),
     Unix(Option<LocalUser>),
+}
+
+/// Who counts as one where nothing better is known than where somebody comes from: ports cost nothing, nor do addresses of IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Origin {
+    Network(IpAddr),
+    Unknown,
+    /// A user of this host, by number.
+    User(u32),
 }
 
 impl Listener {
@@ -202,9 +212,13 @@ impl PeerAddress {
         }
     }
 
-    /// It without its port, which changes with each connection.
-    pub(crate) fn host(&self) -> String {
-        self.ip().map_or_else(|| self.to_string(), |address| address.to_string())
+    /// With whom it counts as one.
+    pub(crate) fn origin(&self) -> Origin {
+        match self {
+            Self::Tcp(address) => Origin::Network(network_of(address.ip())),
+            Self::Unix(Some(user)) => Origin::User(user.uid),
+            Self::Unix(None) => Origin::Unknown,
+        }
     }
 
     /// What is known of it as a program of this host.
@@ -213,6 +227,16 @@ impl PeerAddress {
             Self::Tcp(address) if address.ip().to_canonical().is_loopback() => LocalCaller::Loopback,
             Self::Unix(Some(user)) => LocalCaller::User(*user),
             Self::Tcp(_) | Self::Unix(None) => LocalCaller::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(network) => network.fmt(formatter),
+            Self::Unknown => formatter.write_str("unknown"),
+            Self::User(uid) => write!(formatter, "uid={uid}"),
         }
     }
 }

@@ -15,39 +15,68 @@ const KEYS_MAX: usize = 4096;
 pub struct Allowances<K> {
     lines_max: u64,
     line_every: Duration,
-    left: HashMap<K, Allowance>,
+    left: HashMap<K, Allowance<K>>,
+    /// When it was last looked which keys can be forgotten.
+    swept: Timestamp,
 }
 
 #[derive(Debug)]
-struct Allowance {
+struct Allowance<K> {
     lines: u64,
     since: Timestamp,
     omitted: u64,
+    /// Where what was left out is counted when this is forgotten.
+    shared: K,
 }
 
-impl<K: Hash + Eq> Allowances<K> {
+impl<K: Clone + Hash + Eq> Allowances<K> {
     /// `lines_max` lines for each key at once, and after that one each `line_every`.
     pub fn new(lines_max: u64, line_every: Duration) -> Self {
-        Self { lines_max, line_every: line_every.max(Duration::from_secs(1)), left: HashMap::new() }
+        let line_every = line_every.max(Duration::from_secs(1));
+        Self { lines_max, line_every, left: HashMap::new(), swept: Timestamp::from_unix_seconds(0) }
     }
 
     /// How many were left out before this one, or nothing if it is left out too. `shared` is the key of those for whom there is
     /// no more room.
     pub fn take(&mut self, key: K, shared: K, now: Timestamp) -> Option<u64> {
-        let (lines_max, line_every) = (self.lines_max, self.line_every);
-        let mut key = key;
         if self.left.len() >= KEYS_MAX && !self.left.contains_key(&key) {
-            self.left.retain(|_, allowance| !allowance.is_untouched(now, lines_max, line_every));
-            if self.left.len() >= KEYS_MAX {
-                key = shared;
-            }
+            self.sweep(now);
         }
-        let fresh = Allowance { lines: lines_max, since: now, omitted: 0 };
-        self.left.entry(key).or_insert(fresh).take(now, lines_max, line_every)
+        let is_full = self.left.len() >= KEYS_MAX && !self.left.contains_key(&key);
+        let (lines_max, line_every) = (self.lines_max, self.line_every);
+        self.entry(if is_full { shared.clone() } else { key }, shared, now).take(now, lines_max, line_every)
+    }
+
+    fn entry(&mut self, key: K, shared: K, now: Timestamp) -> &mut Allowance<K> {
+        let fresh = Allowance { lines: self.lines_max, since: now, omitted: 0, shared };
+        self.left.entry(key).or_insert(fresh)
+    }
+
+    /// Forgets whoever has all its lines again, and lets what it left out be told by those who share.
+    fn sweep(&mut self, now: Timestamp) {
+        if self.swept <= now && now.since(self.swept) < self.line_every {
+            return;
+        }
+        self.swept = now;
+        let (lines_max, line_every) = (self.lines_max, self.line_every);
+        let mut omitted = HashMap::<K, u64>::new();
+        self.left.retain(|_, allowance| {
+            allowance.refill(now, lines_max, line_every);
+            let is_full = allowance.lines == lines_max;
+            if is_full && allowance.omitted > 0 {
+                let sum = omitted.entry(allowance.shared.clone()).or_default();
+                *sum = sum.saturating_add(allowance.omitted);
+            }
+            !is_full
+        });
+        for (shared, omitted) in omitted {
+            let allowance = self.entry(shared.clone(), shared, now);
+            allowance.omitted = allowance.omitted.saturating_add(omitted);
+        }
     }
 }
 
-impl Allowance {
+impl<K> Allowance<K> {
     fn take(&mut self, now: Timestamp, lines_max: u64, line_every: Duration) -> Option<u64> {
         self.refill(now, lines_max, line_every);
         let Some(left) = self.lines.checked_sub(1) else {
@@ -64,12 +93,6 @@ impl Allowance {
         // What is left of a step counts, unless nothing can be gained any more or the clock was set back.
         let counted = self.since.plus(line_every.saturating_mul(u32::try_from(gained).unwrap_or(u32::MAX)));
         self.since = if self.lines == lines_max || now < self.since { now } else { counted };
-    }
-
-    /// Whether a new one would be the same.
-    fn is_untouched(&mut self, now: Timestamp, lines_max: u64, line_every: Duration) -> bool {
-        self.refill(now, lines_max, line_every);
-        self.lines == lines_max && self.omitted == 0
     }
 }
 
@@ -123,5 +146,20 @@ mod tests {
         assert_eq!(allowances.take(3 * KEYS_MAX, usize::MAX, at(0)), None);
         assert_eq!(allowances.take(3 * KEYS_MAX, usize::MAX, at(60)), Some(0));
         assert!(allowances.left.len() <= 2);
+    }
+
+    #[test]
+    fn what_was_left_out_of_a_forgotten_one_is_told_by_those_who_share() {
+        let mut allowances = Allowances::new(1, Duration::from_secs(60));
+        for number in 0..KEYS_MAX {
+            allowances.take(number, usize::MAX, at(0));
+            assert_eq!(allowances.take(number, usize::MAX, at(1)), None);
+        }
+        assert_eq!(allowances.take(KEYS_MAX, usize::MAX, at(2)), Some(0), "those who share have a line of their own");
+        assert_eq!(allowances.take(KEYS_MAX, usize::MAX, at(90)), Some(0), "all have their line again, and make room");
+        assert!(allowances.left.len() <= 2, "{}", allowances.left.len());
+        let told: u64 =
+            (0..).map_while(|step| allowances.take(usize::MAX, usize::MAX, at(90 + 60 * step))).take(2).sum();
+        assert_eq!(told, u64::try_from(KEYS_MAX).unwrap());
     }
 }

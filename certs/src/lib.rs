@@ -38,3 +38,4 @@ pub mod token;
 pub mod settings;
 
 pub mod allowance;
+pub mod network;

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +26,7 @@ use crate::config::checked::Introspection;
 use crate::connection::Connection;
 use crate::in_words::in_one_line;
 use crate::issuers::LiveIssuer;
+use crate::listener::Origin;
 use crate::routes::Snapshot;
 use crate::web::{Question, WebError, encode};
 
@@ -36,8 +36,8 @@ const TOKEN_BYTES_MAX: usize = 4096;
 /// Questions of one worker under way at once. Whoever can send tokens can cause them.
 const QUESTIONS_MAX: usize = 16;
 
-/// Of which so many for callers of one address.
-const QUESTIONS_OF_ADDRESS_MAX: usize = 8;
+/// Of which so many for callers of one origin.
+const QUESTIONS_OF_ORIGIN_MAX: usize = 8;
 
 /// Tokens remembered as refused, and for how long: a flood of one bad token is one question.
 const REFUSED_MAX: usize = 4096;
@@ -53,8 +53,8 @@ const UNTOLD_FOR: Duration = Duration::from_secs(2);
 /// What one worker knows of questions to issuers.
 #[derive(Debug, Default)]
 pub(crate) struct Introspections {
-    /// Under way, by the address of the caller.
-    by_address: RefCell<HashMap<Option<IpAddr>, usize>>,
+    /// Under way, by where the caller is.
+    by_origin: RefCell<HashMap<Origin, usize>>,
     /// When the issuer could not be reached.
     unreached: Cell<Option<Timestamp>>,
     refused: RefCell<HashMap<[u8; 32], Refused>>,
@@ -119,30 +119,30 @@ impl Introspections {
 
 /// One question under way. It is over when this is dropped.
 struct QuestionTurn<'worker> {
-    by_address: &'worker RefCell<HashMap<Option<IpAddr>, usize>>,
-    address: Option<IpAddr>,
+    by_origin: &'worker RefCell<HashMap<Origin, usize>>,
+    origin: Origin,
 }
 
 impl Introspections {
-    /// A turn, if there are not too many questions, nor too many for callers of this address: tokens that nobody made are free.
-    fn turn(&self, address: Option<IpAddr>) -> Option<QuestionTurn<'_>> {
-        let mut by_address = self.by_address.borrow_mut();
-        let of_address = by_address.get(&address).copied().unwrap_or_default();
-        if by_address.values().sum::<usize>() >= QUESTIONS_MAX || of_address >= QUESTIONS_OF_ADDRESS_MAX {
+    /// A turn, if there are not too many questions, nor too many for callers of one origin: tokens that nobody made are free.
+    fn turn(&self, origin: Origin) -> Option<QuestionTurn<'_>> {
+        let mut by_origin = self.by_origin.borrow_mut();
+        let of_origin = by_origin.get(&origin).copied().unwrap_or_default();
+        if by_origin.values().sum::<usize>() >= QUESTIONS_MAX || of_origin >= QUESTIONS_OF_ORIGIN_MAX {
             return None;
         }
-        by_address.insert(address, of_address + 1);
-        Some(QuestionTurn { by_address: &self.by_address, address })
+        by_origin.insert(origin, of_origin + 1);
+        Some(QuestionTurn { by_origin: &self.by_origin, origin })
     }
 }
 
 impl Drop for QuestionTurn<'_> {
     fn drop(&mut self) {
-        let mut by_address = self.by_address.borrow_mut();
-        if let Some(count) = by_address.get_mut(&self.address) {
+        let mut by_origin = self.by_origin.borrow_mut();
+        if let Some(count) = by_origin.get_mut(&self.origin) {
             *count -= 1;
             if *count == 0 {
-                by_address.remove(&self.address);
+                by_origin.remove(&self.origin);
             }
         }
     }
@@ -241,7 +241,7 @@ async fn question(
     connection: &Connection,
 ) -> Result<Said, CredentialRefusal> {
     let (worker, unavailable) = (connection.worker(), || NotBelieved::Untold.by(issuer));
-    let turn = worker.introspections().turn(connection.address().ip());
+    let turn = worker.introspections().turn(connection.address().origin());
     let _turn = turn.ok_or(CredentialRefusal::IssuerBusy)?;
     let not_reached = || {
         worker.introspections().unreached.set(Some(worker.clock().now()));

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use countersign_certs::network::network_of;
 use countersign_limits::counted::Counted;
 
 use super::definition::{CountedBy, Limit, Limitable};
@@ -90,13 +91,9 @@ impl<'request> Who<'request> {
 
 /// An IPv4 address, however it is written, or the network of an IPv6 address.
 fn of_address(kind: &str, address: IpAddr) -> Counted {
-    match address.to_canonical() {
+    match network_of(address) {
         IpAddr::V4(address) => Counted::new(kind, &address.octets()),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            let network = [a, b, c, d].map(u16::to_be_bytes);
-            Counted::new(kind, network.as_flattened())
-        }
+        IpAddr::V6(network) => Counted::new(kind, &network.octets()),
     }
 }
 

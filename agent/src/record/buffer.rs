@@ -1,7 +1,6 @@
 //! A worker's audit lines on their way to the sink: gathered for a moment, so that one system call carries many.
 
 use std::cell::{Cell, RefCell};
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +11,7 @@ use tokio::sync::Notify;
 use super::line::{Line, TimeText, write_gap, write_unrecorded};
 use super::sink::Sink;
 use crate::config::audit::WhenFull;
+use crate::listener::{Origin, PeerAddress};
 use crate::refusal::Refusal;
 
 /// How long lines may lie here.
@@ -52,10 +52,10 @@ pub(crate) struct AuditBuffer {
     strangers: RefCell<Allowances<Stranger>>,
 }
 
-/// Connections that nobody has proved to be: by address and by why they failed.
-#[derive(Debug, PartialEq, Eq, Hash)]
+/// Those who have proved nothing: by where they come from and by why they failed. None for those who share.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Stranger {
-    address: Option<IpAddr>,
+    origin: Option<Origin>,
     reason: &'static str,
 }
 
@@ -115,8 +115,8 @@ impl AuditBuffer {
 
     /// How many connections of strangers like this one were left out before it; nothing if it is left out too, and counted in
     /// the next line.
-    pub(crate) fn stranger(&self, address: Option<IpAddr>, reason: &'static str, now: Timestamp) -> Option<u64> {
-        let (key, shared) = (Stranger { address, reason }, Stranger { address: None, reason });
+    pub(crate) fn stranger(&self, address: &PeerAddress, reason: &'static str, now: Timestamp) -> Option<u64> {
+        let (key, shared) = (Stranger { origin: Some(address.origin()), reason }, Stranger { origin: None, reason });
         self.strangers.borrow_mut().take(key, shared, now)
     }
 

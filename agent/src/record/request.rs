@@ -204,7 +204,7 @@ impl RequestRecord {
         match (self.connection.peer(), &self.caller, refusal) {
             (None, None, Some(refusal)) => {
                 let worker = self.connection.worker();
-                worker.audit().stranger(self.connection.address().ip(), refusal.reason(), worker.clock().now())
+                worker.audit().stranger(self.connection.address(), refusal.reason(), worker.clock().now())
             }
             (_, _, _) => Some(0),
         }

@@ -10,9 +10,10 @@
 //!
 //! Who attacks a principal therefore locks out themselves. Nothing here knows secrets or reads a clock.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
+use countersign_certs::network::network_of;
 use countersign_certs::time::Timestamp;
 
 mod bounded;
@@ -185,13 +186,7 @@ impl Principal {
 
 impl Place {
     fn new(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V6(address) => {
-                let network = u128::from(address) & !u128::from(u64::MAX);
-                Self(IpAddr::V6(Ipv6Addr::from(network)))
-            }
-            address @ IpAddr::V4(_) => Self(address),
-        }
+        Self(network_of(address))
     }
 }
 
