@@ -263,6 +263,29 @@ fn what_is_missing_at_the_end_is_missed_by_whoever_knows_a_later_value() {
     assert!(verify::folder(&settings.folder, Verifier::new(Vec::new()).expect(there)).unwrap().is_sound());
 }
 
+#[test]
+fn what_is_not_sealed_and_who_was_believed_is_said() {
+    let place = tempfile::tempdir().unwrap();
+    let settings = settings(place.path());
+    let mut folder = open(&settings, at(0));
+    write(&mut folder, 0..2, at(1));
+    let (report, open) = (look(&settings), fs::read_to_string(&files(&settings)[0]).unwrap());
+    assert!(report.is_sound() && report.key_from_segments);
+    assert_eq!(report.unsealed_lines(), u64::try_from(open.lines().count()).unwrap());
+    let text = report.to_string();
+    for part in
+        ["no key was given", "nothing that is sealed was changed", "lines are not sealed yet, and prove nothing"]
+    {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    folder.finish(at(2)).unwrap();
+    let key = AuditKey::load_or_make(place.path()).unwrap().public();
+    let report = verify::folder(&settings.folder, Verifier::new(vec![key])).unwrap();
+    assert_eq!((report.unsealed_lines(), report.key_from_segments), (0, false));
+    let text = report.to_string();
+    assert!(text.contains("nothing was changed; the chain ends with") && !text.contains("no key"), "{text}");
+}
+
 /// The contents of several sealed segments, made once.
 fn contents() -> &'static [Vec<u8>] {
     static CONTENTS: std::sync::OnceLock<Vec<Vec<u8>>> = std::sync::OnceLock::new();

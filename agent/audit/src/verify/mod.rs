@@ -34,6 +34,8 @@ pub struct Report {
     pub more_faults: u64,
     /// The value of the chain at its end, to be asked for later.
     pub last: Option<Fingerprint>,
+    /// No key was given, so that the one which the first segment names was believed.
+    pub key_from_segments: bool,
 }
 
 /// One segment.
@@ -106,11 +108,13 @@ struct Unsealed {
 impl Verifier {
     /// Trusts these keys, or the first one that is named if there are none.
     pub fn new(keys: Vec<PublicKey>) -> Self {
+        let key_from_segments = keys.is_empty();
+        let report = Report { segments: Vec::new(), faults: Vec::new(), more_faults: 0, last: None, key_from_segments };
         Self {
             keys,
             expected: Vec::new(),
             is_closed: false,
-            report: Report { segments: Vec::new(), faults: Vec::new(), more_faults: 0, last: None },
+            report,
             chain: None,
             next: None,
             recovered: BTreeMap::new(),
@@ -266,6 +270,12 @@ impl Report {
     pub fn is_sound(&self) -> bool {
         self.faults.is_empty()
     }
+
+    /// Lines of the segment that is still written to: they follow each other, which anybody can see to who can write, and are signed when it
+    /// is sealed.
+    pub fn unsealed_lines(&self) -> u64 {
+        self.segments.iter().filter(|segment| segment.end == End::Open).map(|segment| segment.lines).sum()
+    }
 }
 
 impl fmt::Display for Report {
@@ -296,10 +306,17 @@ impl fmt::Display for Report {
         if self.more_faults > 0 {
             writeln!(formatter, "WRONG: {} more", self.more_faults)?;
         }
-        match (&self.last, self.is_sound()) {
-            (Some(last), true) => writeln!(formatter, "nothing was changed; the chain ends with {last}"),
-            (None, true) => Ok(()),
-            (_, false) => writeln!(formatter, "{} faults", self.faults.len()),
+        if self.key_from_segments {
+            writeln!(formatter, "no key was given: the one that the first segment names was believed")?;
+        }
+        match (&self.last, self.is_sound(), self.unsealed_lines()) {
+            (Some(last), true, 0) => writeln!(formatter, "nothing was changed; the chain ends with {last}"),
+            (Some(last), true, unsealed) => writeln!(
+                formatter,
+                "nothing that is sealed was changed; the last {unsealed} lines are not sealed yet, and prove nothing; the chain ends with {last}"
+            ),
+            (None, true, _) => Ok(()),
+            (_, false, _) => writeln!(formatter, "{} faults", self.faults.len()),
         }
     }
 }
