@@ -21,8 +21,8 @@ use crate::issuers::LiveIssuer;
 use crate::policy::subject::{SubjectNames, TokenNames};
 use crate::routes::Snapshot;
 
-/// Proofs that are remembered so that none is taken twice: a minute of two thousand a second.
-const PROOFS_MAX: usize = 131_072;
+/// Proofs that are remembered so that none is taken twice: a minute of four thousand a second, of one key a thousand.
+const PROOFS_MAX: usize = 262_144;
 
 /// Proofs of all workers: one that was spent on one worker is spent for all.
 #[derive(Debug)]

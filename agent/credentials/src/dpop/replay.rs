@@ -1,11 +1,15 @@
 //! Proofs that were shown already.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use countersign_certs::time::Timestamp;
 
 use super::VerifiedProof;
+use crate::jwk::Thumbprint;
+
+/// The part of all the room that one key may fill: whoever holds it makes proofs at will.
+const PART_OF_KEY: usize = 4;
 
 /// Remembers each proof for as long as it would be accepted. All that serve one place share one: a proof that was spent on one worker
 /// could else be shown to another.
@@ -14,8 +18,10 @@ pub struct ReplayCache {
     entries_max: usize,
     /// SHA-256 of key and name. A caller chooses how long a name is, but not how much is remembered.
     known: HashSet<[u8; 32]>,
-    /// The same by the last second in which they would be accepted.
-    by_end: BTreeMap<Timestamp, Vec<[u8; 32]>>,
+    /// The same by the last second in which they would be accepted, with the keys that made them.
+    by_end: BTreeMap<Timestamp, Vec<([u8; 32], Thumbprint)>>,
+    /// How many each key has made.
+    by_key: HashMap<Thumbprint, usize>,
     /// The latest of those ends that were forgotten.
     forgotten: Option<Timestamp>,
 }
@@ -35,16 +41,24 @@ pub enum ReplayRefusal {
         /// The most.
         entries_max: usize,
     },
+    /// No more room for proofs of one key.
+    #[error(
+        "{of_key_max} DPoP proofs of this key are remembered, the most; none is accepted until the oldest have ended"
+    )]
+    FullOfKey {
+        /// The most.
+        of_key_max: usize,
+    },
     /// Shown before.
     #[error("the DPoP proof was shown before")]
     Replayed,
 }
 
 impl ReplayCache {
-    /// Remembers at most `entries_max` proofs, of about 100 bytes each. They are kept for about a minute: it should be more than the
+    /// Remembers at most `entries_max` proofs, of about 150 bytes each, a quarter of them of one key. They are kept for about a minute: it should be more than the
     /// requests of two minutes.
     pub fn new(entries_max: usize) -> Self {
-        Self { entries_max, known: HashSet::new(), by_end: BTreeMap::new(), forgotten: None }
+        Self { entries_max, known: HashSet::new(), by_end: BTreeMap::new(), by_key: HashMap::new(), forgotten: None }
     }
 
     /// Spends a proof.
@@ -63,8 +77,14 @@ impl ReplayCache {
         if self.known.len() >= self.entries_max {
             return Err(ReplayRefusal::Full { entries_max: self.entries_max });
         }
+        let of_key_max = self.entries_max.div_ceil(PART_OF_KEY);
+        let of_key = self.by_key.entry(proof.thumbprint).or_default();
+        if *of_key >= of_key_max {
+            return Err(ReplayRefusal::FullOfKey { of_key_max });
+        }
+        *of_key += 1;
         self.known.insert(name);
-        self.by_end.entry(proof.not_after).or_default().push(name);
+        self.by_end.entry(proof.not_after).or_default().push((name, proof.thumbprint));
         Ok(())
     }
 
@@ -82,8 +102,20 @@ impl ReplayCache {
         while let Some(first) = self.by_end.first_entry().filter(|first| *first.key() < now) {
             let (end, names) = first.remove_entry();
             self.forgotten = self.forgotten.max(Some(end));
-            for name in names {
+            for (name, key) in names {
                 self.known.remove(&name);
+                self.forget_one_of(key);
+            }
+        }
+    }
+}
+
+impl ReplayCache {
+    fn forget_one_of(&mut self, key: Thumbprint) {
+        if let Some(of_key) = self.by_key.get_mut(&key) {
+            *of_key = of_key.saturating_sub(1);
+            if *of_key == 0 {
+                self.by_key.remove(&key);
             }
         }
     }
@@ -94,7 +126,7 @@ impl ReplayRefusal {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::ClockSetBack { .. } => "proof_clock_set_back",
-            Self::Full { .. } => "proof_cache_full",
+            Self::Full { .. } | Self::FullOfKey { .. } => "proof_cache_full",
             Self::Replayed => "proof_replayed",
         }
     }
@@ -130,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_proof_is_spent_once() {
-        let mut cache = ReplayCache::new(10);
+        let mut cache = ReplayCache::new(40);
         assert_eq!(cache.spend(&proof(1, "a", 0), at(0)), Ok(()));
         assert_eq!(cache.spend(&proof(1, "a", 0), at(0)), Err(ReplayRefusal::Replayed));
         assert_eq!(
@@ -149,17 +181,29 @@ mod tests {
         let mut cache = ReplayCache::new(2);
         assert!(cache.is_empty());
         assert_eq!(cache.spend(&proof(1, "a", 0), at(0)), Ok(()));
-        assert_eq!(cache.spend(&proof(1, "b", 10), at(10)), Ok(()));
-        assert_eq!(cache.spend(&proof(1, "c", 60), at(60)), Err(ReplayRefusal::Full { entries_max: 2 }));
+        assert_eq!(cache.spend(&proof(2, "b", 10), at(10)), Ok(()));
+        assert_eq!(cache.spend(&proof(3, "c", 60), at(60)), Err(ReplayRefusal::Full { entries_max: 2 }));
         assert_eq!(cache.spend(&proof(1, "a", 0), at(60)), Err(ReplayRefusal::Replayed));
-        assert_eq!(cache.spend(&proof(1, "c", 60), at(61)), Ok(()), "the first has ended");
+        assert_eq!(cache.spend(&proof(3, "c", 60), at(61)), Ok(()), "the first has ended");
         assert_eq!((cache.len(), cache.is_empty()), (2, false));
         assert_eq!(cache.by_end.len(), 2);
     }
 
     #[test]
+    fn one_key_does_not_fill_the_room_of_others() {
+        let mut cache = ReplayCache::new(8);
+        assert_eq!(cache.spend(&proof(1, "a", 0), at(0)), Ok(()));
+        assert_eq!(cache.spend(&proof(1, "b", 0), at(0)), Ok(()));
+        assert_eq!(cache.spend(&proof(1, "c", 0), at(0)), Err(ReplayRefusal::FullOfKey { of_key_max: 2 }));
+        assert_eq!(cache.spend(&proof(1, "a", 0), at(0)), Err(ReplayRefusal::Replayed));
+        assert_eq!(cache.spend(&proof(2, "c", 0), at(0)), Ok(()));
+        assert_eq!(cache.spend(&proof(1, "c", 61), at(61)), Ok(()), "its proofs have ended");
+        assert_eq!((cache.len(), cache.by_key.len()), (1, 1));
+    }
+
+    #[test]
     fn a_clock_set_back_lets_nothing_be_spent_twice() {
-        let mut cache = ReplayCache::new(10);
+        let mut cache = ReplayCache::new(40);
         assert_eq!(cache.spend(&proof(1, "a", 0), at(0)), Ok(()));
         assert_eq!(
             cache.spend(&proof(1, "b", 86_400), at(86_400)),
