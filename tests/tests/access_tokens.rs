@@ -57,11 +57,20 @@ paths   = ["/client"]
 [[inbound.allow]]
 roles   = ["alice"]
 paths   = ["/user"]
+"#;
 
+/// For workloads, where an inbound takes certificates.
+const OF_WORKLOADS: &str = r#"
 [[inbound.allow]]
 roles   = ["frontend"]
 paths   = ["/frontend"]
 "#;
+
+/// The keys of an inbound that demands this.
+fn keys_of(demand: &str) -> String {
+    let of_workloads = if demand.contains("mtls") { OF_WORKLOADS } else { "" };
+    format!("{demand}\n{RULES}{of_workloads}")
+}
 
 const FRONTEND: &str = "spiffe://mesh.test/web/frontend";
 
@@ -75,7 +84,7 @@ fn site(demand: &str, arguments: &[&str]) -> Site {
     let (agent, pki) = (TestAgent::new("gateway"), TestPki::new("corp"));
     let provider = Provider::start_with(&pki, agent.folder(), arguments);
     let before = provider.table("") + ROLES;
-    let gateway = Gateway::start_of(pki, agent, &before, &format!("{demand}\n{RULES}"));
+    let gateway = Gateway::start_of(pki, agent, &before, &keys_of(demand));
     Site { provider, gateway }
 }
 
@@ -84,7 +93,7 @@ fn forged(demand: &str, keys: &str) -> (Forger, Gateway) {
     let agent = TestAgent::new("gateway");
     let forger = Forger::new(agent.folder());
     let before = forger.table(keys) + &ROLES.replace("corp/", "own/");
-    let gateway = Gateway::start_as(agent, &before, &format!("{demand}\n{RULES}"));
+    let gateway = Gateway::start_as(agent, &before, &keys_of(demand));
     (forger, gateway)
 }
 

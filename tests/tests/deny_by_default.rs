@@ -87,6 +87,20 @@ const WRONG: &[Wrong] = &[
         hint: "list at least one role",
     },
     Wrong {
+        name: "role of local programs on an inbound",
+        good: "[[inbound.allow]]\n",
+        bad: "[[role]]\nname = \"programs\"\nmembers = [\"local:loopback\"]\n[[inbound.deny]]\nroles = «[\"programs\"]»\n[[inbound.allow]]\n",
+        message: "this rule can never match: nobody could hold its role",
+        hint: "name a role with a member that shows it, or change require or any_of",
+    },
+    Wrong {
+        name: "role of token holders where no token is taken",
+        good: "[[inbound.allow]]\n",
+        bad: "[[inbound.allow]]\nroles = «[\"researcher\"]»\n[[issuer]]\nname = \"corp\"\nissuer = \"https://issuer.test\"\naudiences = [\"a\"]\n[[role]]\nname = \"researcher\"\nmembers = [\"group:corp/research\"]\n[[inbound.allow]]\n",
+        message: "this rule can never match: nobody could hold its role",
+        hint: "name a role with a member that shows it, or change require or any_of",
+    },
+    Wrong {
         name: "rule that names no roles at all",
         good: "[[inbound.allow]]\nroles   = [\"inference_client\"]",
         bad: "«[[inbound.allow]]»",

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use countersign_certs::san::{San, SanError};
 use countersign_certs::spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
 
+use super::credential::{CredentialKind, CredentialSet};
 use super::local::{LocalCaller, LocalError, LocalPattern};
 use super::subject::{SubjectError, SubjectNames, SubjectPattern};
 
@@ -76,6 +77,18 @@ impl MemberPattern {
         match self {
             Self::Local(pattern) => pattern.matches(caller),
             Self::Exact(_) | Self::Spiffe { .. } | Self::Subject(_) => false,
+        }
+    }
+
+    /// Whether somebody could belong who comes from another host and shows one of these credentials.
+    pub(crate) fn is_shown_by(&self, accepted: CredentialSet) -> bool {
+        let any = |kinds: &[CredentialKind]| kinds.iter().any(|kind| accepted.has(*kind));
+        match self {
+            Self::Exact(_) | Self::Spiffe { .. } => any(&[CredentialKind::Mtls]),
+            Self::Subject(SubjectPattern::Key(_) | SubjectPattern::Team(_)) => any(&[CredentialKind::ApiKey]),
+            Self::Subject(SubjectPattern::Password(_)) => any(&[CredentialKind::Basic]),
+            Self::Subject(SubjectPattern::Token { .. }) => any(&[CredentialKind::Jwt, CredentialKind::OpaqueToken]),
+            Self::Local(_) => false,
         }
     }
 

@@ -19,7 +19,7 @@ use super::token::{self, TokenContext};
 use crate::direction::Direction;
 use crate::policy::condition::Compiler;
 use crate::policy::credential::{CredentialKind, Demand};
-use crate::policy::role::Roles;
+use crate::policy::role::{RoleSet, Roles};
 use crate::policy::rule::Policy;
 use countersign_certs::settings::diagnostic::Finding;
 
@@ -44,9 +44,10 @@ pub(super) fn inbound(
     check_can_be_used(&written)?;
     let service_facts = conditions::service(&written.name, &written.labels, compiler)?;
     let is_tcp = backend.protocol == Protocol::Tcp;
-    let around = RuleContext { route: &name, direction: Direction::Inbound, is_tcp, roles, compiler };
-    let policy = policy(&mut written, &around, files)?;
     let demand = credentials::demand(written.require.as_ref(), written.any_of.as_ref(), &backend)?;
+    let could_be_held = could_be_held(roles, demand);
+    let around = RuleContext { route: &name, direction: Direction::Inbound, is_tcp, roles, compiler, could_be_held };
+    let policy = policy(&mut written, &around, files)?;
     check_bound_tokens(&written, demand)?;
     let inject = inject::injections(&written.inject.0, &places.name, &backend, commands, secrets, files)?;
     let around = TokenContext { inject: &inject, backend: &backend, demand, identities, commands, secrets };
@@ -81,6 +82,12 @@ fn backend(written: &file::Inbound) -> Result<BackendAddress, Finding> {
         return Err(Finding::with_hint(place, "what is forwarded would leave this host in clear text", hint));
     }
     Ok(backend)
+}
+
+/// The roles of those who could come in; none if every role could be held. API keys are given any.
+fn could_be_held(roles: &Roles, demand: Demand) -> Option<RoleSet> {
+    let accepted = demand.accepted();
+    (!accepted.has(CredentialKind::ApiKey)).then(|| roles.held_by(|member| member.is_shown_by(accepted)))
 }
 
 fn check_can_be_used(written: &file::Inbound) -> Result<(), Finding> {

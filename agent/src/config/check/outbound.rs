@@ -17,7 +17,7 @@ use super::scalars::{absolute, name, parsed};
 use crate::direction::Direction;
 use crate::in_words::in_one_line;
 use crate::policy::condition::Compiler;
-use crate::policy::role::Roles;
+use crate::policy::role::{RoleSet, Roles};
 use crate::policy::rule::Policy;
 use countersign_certs::settings::diagnostic::Finding;
 
@@ -45,8 +45,9 @@ pub(super) fn outbound(
             return Err(Finding::new(span, format!("unknown protocol {other:?}; it is \"http\" or \"tcp\"")));
         }
     };
-    let around = RuleContext { route: &name, direction: Direction::Outbound, is_tcp, roles, compiler };
-    let policy = policy(&mut written, &around, &listen, files)?;
+    let could_be_held = Some(could_be_held(roles, &listen));
+    let around = RuleContext { route: &name, direction: Direction::Outbound, is_tcp, roles, compiler, could_be_held };
+    let policy = policy(&mut written, &around, files)?;
     let outbound = Outbound {
         identity: identities.check(&written.identity)?,
         foreign_bundle: written.foreign_bundle.as_ref().map(absolute).transpose()?,
@@ -97,11 +98,20 @@ fn endpoints(written: &Spanned<Vec<Spanned<String>>>) -> Result<Vec<Endpoint>, F
     Ok(endpoints)
 }
 
+/// The roles of programs on this socket.
+fn could_be_held(roles: &Roles, listen: &ListenAddress) -> RoleSet {
+    roles.held_by(|member| match listen {
+        ListenAddress::Tcp(_) => member.is_local(false),
+        ListenAddress::Unix(_) => member.is_local(true),
+        // What it is, is known when it is handed over, and the policy as a whole is looked at then.
+        ListenAddress::Systemd(_) => member.is_local(false) || member.is_local(true),
+    })
+}
+
 /// What programs of this host may do; nothing is written where whoever can reach the socket may do everything.
 fn policy(
     written: &mut file::Outbound,
     around: &RuleContext<'_>,
-    listen: &ListenAddress,
     files: &mut Vec<PathBuf>,
 ) -> Result<Option<Policy>, Finding> {
     let (allow, deny) = (std::mem::take(&mut written.allow), std::mem::take(&mut written.deny));
@@ -122,22 +132,5 @@ fn policy(
             )),
         };
     }
-    let place = allow.first().map(Spanned::span);
-    let policy = rules::policy(around, deny, allow, file)?;
-    let on_unix_socket = match listen {
-        ListenAddress::Tcp(_) => false,
-        ListenAddress::Unix(_) => true,
-        // It is known when the socket is handed over.
-        ListenAddress::Systemd(_) => return Ok(Some(policy)),
-    };
-    if policy.could_allow_local(on_unix_socket) {
-        return Ok(Some(policy));
-    }
-    let hint = if on_unix_socket {
-        "name a role with a member like \"local:uid=1000\" or \"local:gid=100\""
-    } else {
-        "name a role with the member \"local:loopback\", or listen on a Unix socket to tell users apart"
-    };
-    let message = "this rule can never match: no program on this socket could hold its role";
-    Err(Finding::with_hint(place.unwrap_or_default(), message, hint))
+    rules::policy(around, deny, allow, file).map(Some)
 }

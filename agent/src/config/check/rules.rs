@@ -31,6 +31,8 @@ pub(super) struct RuleContext<'config> {
     pub(super) is_tcp: bool,
     pub(super) roles: &'config Arc<Roles>,
     pub(super) compiler: &'config Compiler,
+    /// The roles that somebody who comes here could hold; none where every role could be.
+    pub(super) could_be_held: Option<RoleSet>,
 }
 
 pub(super) fn policy(
@@ -72,7 +74,6 @@ fn rule(
     if written.roles.is_none() && effect == Effect::Allow {
         return Err(Finding::with_hint(span, "this rule can never match: it names no role", "list at least one role"));
     }
-    let roles = around.roles;
     if around.is_tcp {
         let methods = written.methods.as_ref().map(Spanned::span);
         let paths = written.paths.as_ref().map(Spanned::span);
@@ -91,7 +92,7 @@ fn rule(
             return Err(Finding::with_hint(span, message, "leave networks and via out"));
         }
     }
-    let role_names = |list: Option<Spanned<Vec<Spanned<String>>>>| list.map(|list| role_set(&list, roles)).transpose();
+    let role_names = |list: Option<Spanned<Vec<Spanned<String>>>>| list.map(|list| role_set(&list, around)).transpose();
     let networks = written.networks.map(|list| each(&list, "network", Network::from_str)).transpose()?;
     let methods = written.methods.map(|list| each(&list, "method", method)).transpose()?;
     let paths = written.paths.map(|list| each(&list, "path", PathPattern::parse)).transpose()?;
@@ -107,7 +108,8 @@ fn rule(
     })
 }
 
-fn role_set(list: &Spanned<Vec<Spanned<String>>>, roles: &Roles) -> Result<RoleSet, Finding> {
+fn role_set(list: &Spanned<Vec<Spanned<String>>>, around: &RuleContext<'_>) -> Result<RoleSet, Finding> {
+    let roles = around.roles;
     if list.get_ref().is_empty() {
         let hint = "list at least one role";
         return Err(Finding::with_hint(list.span(), "this rule can never match: it names no role", hint));
@@ -117,7 +119,25 @@ fn role_set(list: &Spanned<Vec<Spanned<String>>>, roles: &Roles) -> Result<RoleS
         check_known(role, "role", known)?;
     }
     let names = list.get_ref().iter().map(|role| role.get_ref().as_str());
-    roles.set(names).map_err(|unknown| Finding::new(list.span(), format!("unknown role {unknown:?}")))
+    let set = roles.set(names).map_err(|unknown| Finding::new(list.span(), format!("unknown role {unknown:?}")))?;
+    match &around.could_be_held {
+        Some(could_be_held) if !set.intersects(could_be_held) => Err(never_held(list, around)),
+        Some(_) | None => Ok(set),
+    }
+}
+
+fn never_held(list: &Spanned<Vec<Spanned<String>>>, around: &RuleContext<'_>) -> Finding {
+    let (message, hint) = match around.direction {
+        Direction::Inbound => (
+            "this rule can never match: nobody could hold its role who shows what this inbound demands",
+            "name a role with a member that shows it, or change require or any_of",
+        ),
+        Direction::Outbound => (
+            "this rule can never match: no program on this socket could hold its role",
+            "name a role with the member \"local:loopback\" where it listens on TCP, \"local:uid=1000\" or \"local:gid=100\" on a Unix socket",
+        ),
+    };
+    Finding::with_hint(list.span(), message, hint)
 }
 
 /// Parses each text of a list that may not be empty.
