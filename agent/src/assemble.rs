@@ -370,6 +370,12 @@ fn check_reach(outbound: Option<&Outbound>, listener: &Listener) -> Result<(), A
             "other hosts could reach this socket; bind it to loopback, or set unsafe_listen_beyond_loopback",
         ));
     }
+    let is_handed_over = matches!(outbound.listen, ListenAddress::Systemd(_));
+    if is_handed_over && outbound.policy.is_none() && listener.is_open_to_everybody() {
+        return Err(refused(
+            "every user of this host could reach this socket, and no rule says who may use it; set SocketMode=0660, or add an [[outbound.allow]]",
+        ));
+    }
     let is_unix = matches!(listener, Listener::Unix(_));
     if outbound.policy.as_ref().is_some_and(|policy| !policy.could_allow_local(is_unix)) {
         return Err(refused(if is_unix {

@@ -104,6 +104,14 @@ impl Listener {
         }
     }
 
+    /// Whether it is a Unix socket that every user of this host can reach: one with such a mode, or without a file.
+    pub(crate) fn is_open_to_everybody(&self) -> bool {
+        let Self::Unix(listener) = self else { return false };
+        let address = listener.local_addr().ok();
+        let mode = address.as_ref().and_then(|address| address.as_pathname()).and_then(|path| path.metadata().ok());
+        mode.is_none_or(|status| status.permissions().mode() & 0o002 != 0)
+    }
+
     /// Whether only programs of this host can reach it, as the kernel says.
     pub(crate) fn is_local(&self) -> bool {
         match self {

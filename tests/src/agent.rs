@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::host::TestHost;
-use crate::http::{self, Answer};
+use crate::http::{self, Address, Answer};
 use crate::process::{Finished, Process, run};
 use crate::tools;
 use crate::wait;
@@ -34,7 +34,7 @@ pub struct TestAgent {
     enrolled: bool,
     host: Option<Arc<TestHost>>,
     environment: Vec<(String, String)>,
-    handed_over: Vec<(String, SocketAddr)>,
+    handed_over: Vec<(String, Address)>,
 }
 
 /// Opens sockets and becomes the agent, which is told of them as by systemd (sd_listen_fds(3)).
@@ -43,7 +43,13 @@ import fcntl, os, socket, sys
 names, copies = [], []
 for place in sys.argv[1].split(","):
     name, host, port = place.rsplit(":", 2)
-    listener = socket.create_server((host, int(port)))
+    if host == "unix":
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(port)
+        listener.listen()
+        os.chmod(port, 0o666)  # As systemd does, if SocketMode= says nothing.
+    else:
+        listener = socket.create_server((host, int(port)))
     names.append(name)
     # Away from the numbers that they are handed over with.
     copies.append(fcntl.fcntl(listener.detach(), fcntl.F_DUPFD, 100))
@@ -100,8 +106,8 @@ impl TestAgent {
     }
 
     /// From the next start on it is handed these sockets, each with a name.
-    pub fn hand_over(&mut self, sockets: &[(&str, SocketAddr)]) {
-        self.handed_over = sockets.iter().map(|(name, address)| ((*name).to_owned(), *address)).collect();
+    pub fn hand_over(&mut self, sockets: &[(&str, Address)]) {
+        self.handed_over = sockets.iter().map(|(name, address)| ((*name).to_owned(), address.clone())).collect();
     }
 
     /// With its audit lines in another file.
@@ -282,7 +288,11 @@ impl TestAgent {
         let config = self.config_path();
         let mut command = self.command(&["run", "--config", config.to_str().unwrap()]);
         if !self.handed_over.is_empty() {
-            let sockets: Vec<_> = self.handed_over.iter().map(|(name, address)| format!("{name}:{address}")).collect();
+            let sockets = self.handed_over.iter().map(|(name, address)| match address {
+                Address::Tcp(address) => format!("{name}:{address}"),
+                Address::Unix(path) => format!("{name}:unix:{}", path.display()),
+            });
+            let sockets: Vec<_> = sockets.collect();
             let mut starter = Command::new(tools::python());
             starter.args(["-c", HAND_OVER, &sockets.join(",")]).arg(command.get_program()).args(command.get_args());
             starter.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));

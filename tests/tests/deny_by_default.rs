@@ -101,6 +101,13 @@ const WRONG: &[Wrong] = &[
         hint: "name a role with a member that shows it, or change require or any_of",
     },
     Wrong {
+        name: "condition on a header that is never seen",
+        good: "[[role]]\nname    = \"inference_client\"",
+        bad: "[conditions]\nheaders = [\"x-tenant\", «\"host\"»]\n[[role]]\nname    = \"inference_client\"",
+        message: "conditions see no Host",
+        hint: "what a caller calls is resource.name",
+    },
+    Wrong {
         name: "rule that names no roles at all",
         good: "[[inbound.allow]]\nroles   = [\"inference_client\"]",
         bad: "«[[inbound.allow]]»",

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use countersign_certs::settings::diagnostic::Finding;
 use countersign_certs::store;
+use http::{HeaderName, header};
 use toml::Spanned;
 
 use super::super::checked::Issuer;
@@ -15,6 +16,7 @@ use super::scalars::{absolute, is_observed};
 use crate::in_words::in_one_line;
 use crate::policy::condition::{Compiler, Condition, ServiceFacts};
 use crate::policy::rule::NamedFile;
+use crate::request::{is_hop_by_hop, is_identity_header};
 
 /// Compiles against everything that can exist in this config, for inbounds.
 #[cfg(feature = "conditions")]
@@ -30,10 +32,27 @@ pub(super) fn compiler(file: &file::Agent, issuers: &[Arc<Issuer>]) -> Result<Co
             hint: error.hint().map(ToOwned::to_owned),
         })?,
     };
+    file.conditions.headers.iter().try_for_each(check_seen)?;
     let first = file.conditions.headers.iter().chain(&file.conditions.query).next().map(Spanned::span);
     let vocabulary = vocabulary(file, issuers)?;
     let schema = Schema::new(&vocabulary).map_err(|error| Finding::new(first.unwrap_or_default(), error))?;
     Ok(Compiler::new(schema, zone))
+}
+
+/// A condition on a header that is gone before conditions look would never hold.
+#[cfg(feature = "conditions")]
+fn check_seen(written: &Spanned<String>) -> Result<(), Finding> {
+    let name = HeaderName::from_bytes(written.get_ref().as_bytes())
+        .map_err(|_not_a_name| Finding::new(written.span(), format!("{:?} names no header", written.get_ref())))?;
+    if name == header::HOST {
+        let hint = "what a caller calls is resource.name";
+        return Err(Finding::with_hint(written.span(), "conditions see no Host: HTTP/2 has none", hint));
+    }
+    if is_hop_by_hop(&name) || is_identity_header(&name) {
+        let message = format!("conditions never see the header {name}: it is taken out of each request before");
+        return Err(Finding::new(written.span(), message));
+    }
+    Ok(())
 }
 
 #[cfg(not(feature = "conditions"))]
