@@ -60,7 +60,7 @@ impl Teller {
     /// A config was taken up. Its file may be the same as before while the secrets that it names are others.
     pub(crate) fn config_taken_up(&self, path: &Path, before: &checked::Agent, now: &checked::Agent) {
         self.config_loaded(path);
-        self.keys(before, now);
+        self.keys_changed(before, now);
         for name in other_secrets(before, now) {
             self.tell(Event::CredentialRotated(CredentialRotated {
                 credential: "injected_secret".to_owned(),
@@ -71,7 +71,8 @@ impl Teller {
         }
     }
 
-    fn keys(&self, before: &checked::Agent, now: &checked::Agent) {
+    /// The file of keys was read again.
+    pub(crate) fn keys_changed(&self, before: &checked::Agent, now: &checked::Agent) {
         let Some(keys) = &now.accepted.api_keys else { return };
         let uid = config::provenance(&keys.file).owner_uid;
         let empty = KeyIndex::default();

@@ -63,6 +63,9 @@ fn a_key_that_is_revoked_while_a_config_is_refused_opens_nothing() {
     wait::until_so("the key is refused", || gateway.call("/", &["-H", &key]).status == 401);
     held.wait_for_end(wait::SOON);
     gateway.refused("/", &["-H", &key], 401, "key_revoked");
+    gateway
+        .agent
+        .wait_for_audit("an auditor is told", |line| line["event"] == "key_revoked" && line["key"] == first.as_str());
     gateway.allowed("/", &["-H", &other]);
     assert!(gateway.agent.status()["config_error"].is_string(), "the config is still refused");
     assert!(!gateway.agent.folder().join("other-keys.json").exists(), "the file that does not count was written");

@@ -66,8 +66,12 @@ impl Agent {
         };
         let sources = taken.sources.follow(&config, &self.clock, &self.news);
         let again = Rc::new(Taken { config, files, sources });
-        if let Err(error) = self.take_up(&again, Opening::RouteByRoute) {
-            tracing::error!(error = in_one_line(&error), "changed files cannot be taken up");
+        match self.take_up(&again, Opening::RouteByRoute) {
+            Ok(()) => {
+                self.teller.keys_changed(&taken.config, &again.config);
+                self.teller.certificates(&again, &self.credentials());
+            }
+            Err(error) => tracing::error!(error = in_one_line(&error), "changed files cannot be taken up"),
         }
     }
 
