@@ -108,6 +108,20 @@ const WRONG: &[Wrong] = &[
         hint: "what a caller calls is resource.name",
     },
     Wrong {
+        name: "inbound whose rules are all observed",
+        good: "name     = \"llm\"\nidentity = \"spiffe://mesh.test/llm\"\nlisten   = \"127.0.0.1:INBOUND\"\nbackend  = \"http://127.0.0.1:9\"\n\n[[inbound.allow]]\n",
+        bad: "name     = «\"llm\"»\nidentity = \"spiffe://mesh.test/llm\"\nlisten   = \"127.0.0.1:INBOUND\"\nbackend  = \"http://127.0.0.1:9\"\n\n[[inbound.allow]]\nmode = \"observe\"\n",
+        message: "nobody could use inbound \"llm\": what would allow it is only observed",
+        hint: "enforce one [[inbound.allow]], or the policy file",
+    },
+    Wrong {
+        name: "outbound whose rules are all observed",
+        good: "[[outbound]]\nname      = \"out\"\nidentity  = \"spiffe://mesh.test/llm\"\nlisten    = \"127.0.0.1:OUTBOUND\"\nservice   = \"spiffe://mesh.test/llm\"\nendpoints = [\"127.0.0.1:9\"]\n",
+        bad: "[[role]]\nname = \"programs\"\nmembers = [\"local:loopback\"]\n[[outbound]]\nname      = «\"out\"»\nidentity  = \"spiffe://mesh.test/llm\"\nlisten    = \"127.0.0.1:OUTBOUND\"\nservice   = \"spiffe://mesh.test/llm\"\nendpoints = [\"127.0.0.1:9\"]\n[[outbound.allow]]\nroles = [\"programs\"]\nmode = \"observe\"\n",
+        message: "nobody could use outbound \"out\": what would allow it is only observed",
+        hint: "enforce one [[outbound.allow]] or the policy file; without any rule whoever can reach the outbound may use it",
+    },
+    Wrong {
         name: "rule that names no roles at all",
         good: "[[inbound.allow]]\nroles   = [\"inference_client\"]",
         bad: "«[[inbound.allow]]»",

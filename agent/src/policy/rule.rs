@@ -90,6 +90,11 @@ impl Policy {
         Self { roles, uses, enforced: both(false), observed: observed.then(|| both(true)) }
     }
 
+    /// Whether anything that counts, and is not only observed, allows anything.
+    pub(crate) fn allows_something(&self) -> bool {
+        self.enforced.file.is_some() || !self.enforced.allow.rules.is_empty()
+    }
+
     /// Whether anything could be allowed to whoever holds these roles.
     pub(crate) fn could_allow(&self, held: &RoleSet) -> bool {
         self.enforced.file.is_some() || self.enforced.allow.concerning(held).any(|rules| !rules.is_empty())

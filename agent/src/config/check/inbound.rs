@@ -48,6 +48,7 @@ pub(super) fn inbound(
     let could_be_held = could_be_held(roles, demand);
     let around = RuleContext { route: &name, direction: Direction::Inbound, is_tcp, roles, compiler, could_be_held };
     let policy = policy(&mut written, &around, files)?;
+    check_somebody_can_use(&policy, &written.name)?;
     check_bound_tokens(&written, demand)?;
     let inject = inject::injections(&written.inject.0, &places.name, &backend, commands, secrets, files)?;
     let around = TokenContext { inject: &inject, backend: &backend, demand, identities, commands, secrets };
@@ -97,6 +98,14 @@ fn check_can_be_used(written: &file::Inbound) -> Result<(), Finding> {
     let message = format!("nobody could use inbound {:?}: it has no allow rule", written.name.get_ref());
     let hint = "add an [[inbound.allow]] with the roles that may use it";
     Err(Finding::with_hint(written.name.span(), message, hint))
+}
+
+fn check_somebody_can_use(policy: &Policy, name: &Spanned<String>) -> Result<(), Finding> {
+    if policy.allows_something() {
+        return Ok(());
+    }
+    let message = format!("nobody could use inbound {:?}: what would allow it is only observed", name.get_ref());
+    Err(Finding::with_hint(name.span(), message, "enforce one [[inbound.allow]], or the policy file"))
 }
 
 /// Who may do what.

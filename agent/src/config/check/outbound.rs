@@ -132,5 +132,13 @@ fn policy(
             )),
         };
     }
-    rules::policy(around, deny, allow, file).map(Some)
+    let policy = rules::policy(around, deny, allow, file)?;
+    if policy.allows_something() {
+        return Ok(Some(policy));
+    }
+    Err(Finding::with_hint(
+        written.name.span(),
+        format!("nobody could use outbound {:?}: what would allow it is only observed", around.route),
+        "enforce one [[outbound.allow]] or the policy file; without any rule whoever can reach the outbound may use it",
+    ))
 }
