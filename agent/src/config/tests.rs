@@ -314,6 +314,9 @@ fn audit_sinks_are_refused_where_they_could_not_work_or_would_leave_in_clear_tex
 fn headers_that_hold_secrets_are_never_recorded() {
     for (keys, expected) in [
         ("headers = [\"Authorization\"]", "holds a secret"),
+        ("headers = [\"X-Team-Key\"]\n[api_keys]\nfile = \"/a\"\nheaders = [\"x-team-key\"]", "holds a secret"),
+        ("query = [\"team\"]\n[api_keys]\nfile = \"/a\"\nquery = \"team\"", "holds a secret"),
+        ("query = [\"access_token\"]", "holds a secret"),
         ("headers = [\"a b\"]", "agent.toml:2:12"),
         ("query = [\"a&b\"]", "no key of a query"),
     ] {

@@ -13,6 +13,7 @@ use super::super::audit::{Audit, AuditFolder, AuditOutput, WhenFull};
 use super::super::file;
 use super::scalars::{absolute, parsed, word};
 use super::sinks::sinks;
+use crate::authenticate::shown::KeyPlaces;
 
 /// Small enough that one segment is quickly verified, and so that few lines are without a signature.
 const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
@@ -23,7 +24,11 @@ const SEGMENT_AGE: Duration = Duration::from_secs(86_400);
 const RETENTION: Duration = Duration::from_secs(90 * 86_400);
 
 /// Checks the whole table.
-pub(super) fn audit(written: &file::Audit, state_dir: Option<&Path>) -> Result<Audit, Finding> {
+pub(super) fn audit(
+    written: &file::Audit,
+    state_dir: Option<&Path>,
+    keys: Option<&KeyPlaces>,
+) -> Result<Audit, Finding> {
     let when_full = when_full(written.when_full.as_ref())?;
     Ok(Audit {
         output: output(written, state_dir)?,
@@ -31,21 +36,25 @@ pub(super) fn audit(written: &file::Audit, state_dir: Option<&Path>) -> Result<A
         when_full,
         patterns: written.patterns.unwrap_or(false),
         sinks: sinks(&written.sink, when_full)?,
-        headers: headers(&written.headers)?,
-        query: query(&written.query)?,
+        headers: headers(&written.headers, keys)?,
+        query: query(&written.query, keys)?,
     })
 }
 
 /// Headers that hold a secret by their nature are never recorded.
 const SECRET_HEADERS: &[&str] = &["authorization", "cookie", "dpop", "proxy-authorization", "set-cookie", "x-api-key"];
 
+/// Parameters that hold a secret wherever they are in use.
+const SECRET_PARAMETERS: &[&str] = &["access_token", "api_key", "apikey", "key", "password", "sig", "token"];
+
 /// Most headers, and most keys of queries, that are recorded.
 const RECORDED_MAX: usize = 32;
 
-fn headers(written: &[Spanned<String>]) -> Result<Vec<HeaderName>, Finding> {
+fn headers(written: &[Spanned<String>], keys: Option<&KeyPlaces>) -> Result<Vec<HeaderName>, Finding> {
+    let has_key = |name: &HeaderName| keys.is_some_and(|keys| keys.headers.contains(name));
     let header = |text: &Spanned<String>| {
         let name: HeaderName = parsed(text)?;
-        if SECRET_HEADERS.contains(&name.as_str()) {
+        if SECRET_HEADERS.contains(&name.as_str()) || has_key(&name) {
             return Err(Finding::new(text.span(), format!("{name:?} holds a secret, and is not recorded")));
         }
         Ok(name)
@@ -53,10 +62,14 @@ fn headers(written: &[Spanned<String>]) -> Result<Vec<HeaderName>, Finding> {
     few(written)?.iter().map(header).collect()
 }
 
-fn query(written: &[Spanned<String>]) -> Result<Vec<String>, Finding> {
+fn query(written: &[Spanned<String>], keys: Option<&KeyPlaces>) -> Result<Vec<String>, Finding> {
+    let has_key = |name: &str| keys.and_then(|keys| keys.query.as_ref()).is_some_and(|key| **key == *name);
     let key = |text: &Spanned<String>| {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
         match text.get_ref().as_str() {
+            key if SECRET_PARAMETERS.contains(&key) || has_key(key) => {
+                Err(Finding::new(text.span(), format!("{key:?} holds a secret, and is not recorded")))
+            }
             key if (1..=64).contains(&key.len()) && key.bytes().all(fits) => Ok(key.to_owned()),
             other => Err(Finding::new(
                 text.span(),

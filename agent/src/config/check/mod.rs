@@ -80,7 +80,7 @@ pub(super) fn agent(file: file::Agent, enrolled: Option<&TrustDomain>, secrets: 
     let store = store::store(file.store, secrets, &mut files)?.map(Arc::new);
     let control = control(&file.control)?;
     routes::check_control(&control, file.control.metrics.as_ref().map(Spanned::span), &inbounds, &outbounds)?;
-    let audit = audit::audit(&file.audit, file.state_dir.as_deref())?;
+    let audit = audit::audit(&file.audit, file.state_dir.as_deref(), accepted.key_places())?;
     Ok(Agent {
         state_dir: file.state_dir,
         workers: workers(file.workers)?,
