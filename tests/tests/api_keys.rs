@@ -157,6 +157,21 @@ fn a_key_is_rotated_with_overlap_and_ends_when_it_is_said_to() {
 }
 
 #[test]
+fn what_is_explained_of_a_decision_is_what_its_key_opens_now() {
+    let gateway = gateway("any_of = [\"api_key\"]");
+    let (id, key) = new_key(&gateway, &["--team", "research"]);
+    wait_for(&gateway, &key, 200);
+    let line = gateway.allowed("/v1/models", &["-H", &bearer(&key)]);
+    let explain = || gateway.agent.ask("explain", &[line["decision"].as_str().unwrap()]).success();
+    let said = explain();
+    assert!(said.contains("with the config as it is now:") && said.contains("decision: allowed"), "{said}");
+    gateway.key(&["revoke", &id]);
+    let said = explain();
+    let (_, now) = said.split_once("with the config as it is now").unwrap();
+    assert!(!now.contains("decision: allowed") && now.contains("revoked"), "{said}");
+}
+
+#[test]
 fn a_stream_ends_with_the_key_that_opened_it_and_no_other_does() {
     let gateway = gateway("any_of = [\"api_key\"]");
     let begin = |path: &str, key: &str| {

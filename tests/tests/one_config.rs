@@ -62,6 +62,11 @@ fn services_a_team_and_employees_are_let_in_and_each_refusal_is_explained() {
     let explained = gateway.agent.ask("explain", &question).success();
     assert!(explained.contains("limits that count it: twenty-a-minute"), "{explained}");
 
+    // A workload is of no team, and what counts by team does not count it.
+    let question = ["--inbound", "llm", "--peer", "spiffe://mesh.test/web/frontend", "--path", "/v1/models"];
+    let explained = gateway.agent.ask("explain", &question).success();
+    assert!(explained.contains("decision: allowed") && !explained.contains("twenty-a-minute"), "{explained}");
+
     let token = format!("Authorization: Bearer {}", provider.token(SERVICE_CLIENT));
     assert_eq!(gateway.allowed("/v1/models", &["-H", &token])["rule"], "working-hours");
     gateway.refused("/v1/models", &[], 401, "credential_missing");

@@ -21,7 +21,7 @@ pub(crate) async fn decision(config: &Path, id: &str, json: bool, clock: &Clock)
     let recorded: Recorded = serde_json::from_str(&line)?;
     let unasked = recorded.reason.as_deref() == Some(AMBIGUOUS);
     // What was recorded is told even where nothing can be said about now, as of a path that is refused before any rule.
-    let question = recorded.question().filter(|_| !unasked).map(|question| Question { at: None, ..question });
+    let question = recorded.question().filter(|_| !unasked).map(of_now);
     let now = question.map(|question| answer(config, &question, clock).map_err(|error| in_one_line(&error)));
     if json {
         let recorded: serde_json::Value = serde_json::from_str(&line)?;
@@ -37,6 +37,15 @@ pub(crate) async fn decision(config: &Path, id: &str, json: bool, clock: &Clock)
         Err(error) => format!("with the config as it is now: {error}\n"),
     };
     Ok(format!("recorded: {}\n{now}", line.trim_end()))
+}
+
+/// A recorded question as it would be asked now.
+fn of_now(question: Question) -> Question {
+    match &question.subject {
+        // What a key gives now stands in its file.
+        Some(subject) if subject.starts_with("key:") => Question { facts: Vec::new(), at: None, ..question },
+        Some(_) | None => Question { at: None, ..question },
+    }
 }
 
 /// `explain --inbound ...`: what would be decided.

@@ -29,6 +29,6 @@ pub(super) fn limits(
         subject: of_subject.as_ref().map(|(names, roles)| (*names, roles)),
         named: key.and_then(|key| key.limits.as_deref()).unwrap_or_default(),
     };
-    let holds = |limit: &&Limit| limit.holds_on(inbound) && limit.holds_for(&caller);
+    let holds = |limit: &&Limit| limit.holds_on(inbound) && limit.holds_for(&caller) && limit.counts(&caller);
     Ok(config.rate_limits.iter().filter(holds).map(|limit| limit.name.to_string()).collect())
 }

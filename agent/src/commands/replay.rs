@@ -38,7 +38,8 @@ struct Replayed {
     now_denied: u64,
     /// Decisions of which nothing can be said: their route is gone, or they were made on what is not recorded.
     unknown: u64,
-    /// Lines that are no records of requests, or were refused before any rule was asked.
+    /// Lines that are no records of requests in JSON, or were refused before any rule was asked, or tell of a route without rules or of a
+    /// plain TCP connection.
     other_lines: u64,
     changes: Vec<Change>,
     /// Why nothing can be said, and how often.
@@ -152,8 +153,8 @@ impl Replayed {
         lines
             .extend(self.unknown_because.iter().map(|(because, count)| format!("cannot be told ({count}): {because}")));
         lines.push(format!(
-            "{} decisions: {} as before, {} now allowed, {} now denied, {} cannot be told",
-            self.decisions, self.unchanged, self.now_allowed, self.now_denied, self.unknown
+            "{} decisions: {} as before, {} now allowed, {} now denied, {} cannot be told; {} other lines",
+            self.decisions, self.unchanged, self.now_allowed, self.now_denied, self.unknown, self.other_lines
         ));
         lines.join("\n") + "\n"
     }

@@ -84,6 +84,19 @@ impl Limit {
             && self.roles.as_ref().is_none_or(holds)
     }
 
+    /// Whether somebody has what it counts apart; who has none is not counted.
+    pub(crate) fn counts(&self, caller: &Limitable<'_>) -> bool {
+        let names = caller.subject.map(|(names, _)| names);
+        match self.by {
+            CountedBy::Address | CountedBy::All | CountedBy::Route => true,
+            CountedBy::Caller => caller.workload.is_some() || names.is_some(),
+            CountedBy::Identity => caller.workload.is_some(),
+            CountedBy::Key => matches!(names, Some(SubjectNames::Key { .. })),
+            CountedBy::Subject => names.is_some(),
+            CountedBy::Team => names.is_some_and(|names| names.team().is_some()),
+        }
+    }
+
     /// Whether it holds on an inbound.
     pub(crate) fn holds_on(&self, inbound: &str) -> bool {
         self.inbounds.as_ref().is_none_or(|inbounds| inbounds.iter().any(|name| **name == *inbound))
