@@ -72,9 +72,9 @@ class Started:
             self.process = subprocess.Popen(pinned, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         self.log = log
 
-    def wait_for(self, address: str) -> None:
+    def wait_for(self, address: str, within: float = START_WITHIN) -> None:
         host, port = address.split(":")
-        end = time.monotonic() + START_WITHIN
+        end = time.monotonic() + within
         while time.monotonic() < end and self.process.poll() is None:
             try:
                 socket.create_connection((host, int(port)), 1).close()

@@ -6,13 +6,13 @@ on how busy the machine is. What starts and warms up is counted by itself and le
 
 import argparse
 import os
-import re
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 import contenders
+from callgrind import Profile
 from contenders import Hop, Started
 
 WARM_UP = 500
@@ -48,29 +48,22 @@ def count(options: argparse.Namespace) -> list[int]:
         Hop(agent, certificates, folder / "contender", address, cpu) as hop,
     ):
         backend.wait_for(address)
-        profile = hop.folder / "callgrind.out"
-        inbound = hop.start_inbound(under=("valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}"))
+        profile = Profile(hop.folder / "callgrind.out")
+        inbound = hop.start_inbound(under=profile.under())
         hop.start_outbound()
         ask(options, hop, WARM_UP)
-        dump(inbound)
-        return [count_round(options, hop, inbound, Path(f"{profile}.{number}")) for number in range(2, ROUNDS + 2)]
+        profile.dump(inbound.process.pid)
+        return [count_round(options, hop, inbound, profile) for _ in range(ROUNDS)]
 
 
-def count_round(options: argparse.Namespace, hop: Hop, inbound: Started, part: Path) -> int:
+def count_round(options: argparse.Namespace, hop: Hop, inbound: Started, profile: Profile) -> int:
     ask(options, hop, REQUESTS)
-    dump(inbound)
-    total = re.search(r"^(?:totals|summary): (\d+)", part.read_text(), re.MULTILINE)
-    return round(int(total[1]) / REQUESTS)
+    return round(profile.dump(inbound.process.pid) / REQUESTS)
 
 
 def ask(options: argparse.Namespace, hop: Hop, requests: int) -> None:
     load = [options.load, "requests", "--to", hop.outbound, "--connections", "1", "--count", str(requests)]
     subprocess.run(load, check=True, stdout=subprocess.DEVNULL)
-
-
-def dump(inbound: Started) -> None:
-    """Writes what was counted since the last dump into the next file, and begins at nought."""
-    subprocess.run(["callgrind_control", "--dump", str(inbound.process.pid)], check=True, capture_output=True)
 
 
 if __name__ == "__main__":

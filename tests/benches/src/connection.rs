@@ -6,13 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
-use rustls::ClientConfig;
-use rustls::DigitallySignedStruct;
-use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WantsClientCert};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -39,27 +38,44 @@ impl Target {
     pub(crate) fn mutual_tls(address: SocketAddr, folder: &Path) -> io::Result<Self> {
         let chain = CertificateDer::pem_file_iter(folder.join("client.pem")).and_then(Iterator::collect);
         let key = PrivateKeyDer::from_pem_file(folder.join("client.key")).map_err(io::Error::other)?;
-        let provider = Arc::new(CryptoProvider {
-            cipher_suites: vec![aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256],
-            kx_groups: vec![aws_lc_rs::kx_group::X25519],
-            ..aws_lc_rs::default_provider()
-        });
-        let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(io::Error::other)?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
-            .with_client_auth_cert(chain.map_err(io::Error::other)?, key)
-            .map_err(io::Error::other)?;
+        let config = tls_client()?.with_client_auth_cert(chain.map_err(io::Error::other)?, key);
+        Ok(Self::tls(address, config.map_err(io::Error::other)?))
+    }
+
+    /// The same without a certificate: whoever asks has to show something else.
+    pub(crate) fn anonymous_tls(address: SocketAddr) -> io::Result<Self> {
+        Ok(Self::tls(address, tls_client()?.with_no_client_auth()))
+    }
+
+    fn tls(address: SocketAddr, mut config: ClientConfig) -> Self {
         config.resumption = Resumption::disabled();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { address, tls: Some(Arc::new(config)) })
+        Self { address, tls: Some(Arc::new(config)) }
     }
+}
+
+fn tls_client() -> io::Result<ConfigBuilder<ClientConfig, WantsClientCert>> {
+    let provider = Arc::new(CryptoProvider {
+        cipher_suites: vec![aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256],
+        kx_groups: vec![aws_lc_rs::kx_group::X25519],
+        ..aws_lc_rs::default_provider()
+    });
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(io::Error::other)?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider))))
 }
 
 /// A GET for this path.
 pub(crate) fn request(path: &str) -> Vec<u8> {
-    format!("GET {path} HTTP/1.1\r\nhost: {SERVER_NAME}\r\nuser-agent: countersign-load\r\naccept: */*\r\n\r\n").into()
+    request_with(path, &[])
+}
+
+/// The same with more header lines, each as `name: value`.
+pub(crate) fn request_with(path: &str, headers: &[String]) -> Vec<u8> {
+    let more: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    format!("GET {path} HTTP/1.1\r\nhost: {SERVER_NAME}\r\nuser-agent: countersign-load\r\naccept: */*\r\n{more}\r\n")
+        .into()
 }
 
 /// A GET for this path, the only one of its connection.
@@ -108,14 +124,22 @@ impl Connection {
 
     /// Sends a request and takes its whole answer, which is a 200 with a length. Returns the length.
     pub(crate) async fn exchange(&mut self, request: &[u8]) -> io::Result<u64> {
+        match self.ask(request).await? {
+            Head { status: 200, length } => Ok(length),
+            Head { status, .. } => Err(io::Error::other(format!("the answer is {status}"))),
+        }
+    }
+
+    /// Sends a request and takes its whole answer, whatever its status.
+    pub(crate) async fn ask(&mut self, request: &[u8]) -> io::Result<Head> {
         self.send(request).await?;
-        let length = loop {
-            if let Some(length) = take_head(self.receive().await?)? {
-                break length;
+        let head = loop {
+            if let Some(head) = take_head(self.receive().await?)? {
+                break head;
             }
         };
-        self.skip(length).await?;
-        Ok(length)
+        self.skip(head.length).await?;
+        Ok(head)
     }
 
     async fn skip(&mut self, bytes: u64) -> io::Result<()> {
@@ -134,8 +158,15 @@ impl Connection {
     }
 }
 
-/// Takes the head of an answer if it is whole, and returns the length of the body.
-pub(crate) fn take_head(received: &mut BytesMut) -> io::Result<Option<u64>> {
+/// What the head of an answer says.
+pub(crate) struct Head {
+    pub(crate) status: u16,
+    /// Bytes of the body.
+    pub(crate) length: u64,
+}
+
+/// Takes the head of an answer if it is whole.
+pub(crate) fn take_head(received: &mut BytesMut) -> io::Result<Option<Head>> {
     let Some(end) = received.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
         let whole = received.len() > HEAD_BYTES_MAX;
         return if whole { Err(io::Error::other("an answer without end of head")) } else { Ok(None) };
@@ -143,13 +174,12 @@ pub(crate) fn take_head(received: &mut BytesMut) -> io::Result<Option<u64>> {
     let head = received.split_to(end + 4);
     let head = std::str::from_utf8(&head).map_err(io::Error::other)?;
     let mut lines = head.split("\r\n");
-    let status = lines.next().unwrap_or_default();
-    if !status.starts_with("HTTP/1.1 200") {
-        return Err(io::Error::other(format!("the answer is {status:?}")));
-    }
+    let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 ")?.split(' ').next());
+    let status = status.unwrap_or_default().parse().map_err(io::Error::other)?;
     let length =
         lines.filter_map(|line| line.split_once(':')).find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    length.map_or(Ok(Some(0)), |(_, length)| length.trim().parse().map(Some).map_err(io::Error::other))
+    let length = length.map_or(Ok(0), |(_, length)| length.trim().parse().map_err(io::Error::other))?;
+    Ok(Some(Head { status, length }))
 }
 
 /// Takes any certificate. What a client would check is the same for every contender, and no part of what is measured.

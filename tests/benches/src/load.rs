@@ -11,6 +11,10 @@ mod connection;
 
 mod requests;
 
+mod rounds;
+
+mod paced;
+
 mod handshakes;
 
 mod idle;
@@ -55,6 +59,26 @@ enum Part {
         #[arg(long)]
         count: Option<u32>,
     },
+    /// One connection that asks so many requests for each line that comes on standard input, and answers with a line.
+    Rounds {
+        #[command(flatten)]
+        load: Load,
+        #[arg(long)]
+        count: u32,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// So many requests a second, whatever they are answered with.
+    Paced {
+        #[command(flatten)]
+        load: Load,
+        #[arg(long)]
+        connections: u32,
+        #[arg(long)]
+        per_second: u32,
+        #[command(flatten)]
+        shown: Shown,
+    },
     /// New connections, each for one request.
     Handshakes {
         #[command(flatten)]
@@ -98,6 +122,9 @@ struct Load {
     /// Speak TLS as the client whose certificate lies here.
     #[arg(long)]
     certificates: Option<PathBuf>,
+    /// Speak TLS without a certificate.
+    #[arg(long, conflicts_with = "certificates")]
+    anonymous: bool,
     /// A process of the proxy.
     #[arg(long = "proxy")]
     proxies: Vec<u32>,
@@ -110,6 +137,17 @@ struct Load {
     /// The load has failed if it is not done by then.
     #[arg(long, default_value_t = 120.0)]
     limit: f64,
+}
+
+/// What requests show beside a certificate.
+#[derive(Args)]
+struct Shown {
+    /// A header, as `name: value`.
+    #[arg(long = "header")]
+    headers: Vec<String>,
+    /// Each request shows an API key of its own, which nobody has made.
+    #[arg(long)]
+    unknown_keys: bool,
 }
 
 fn main() -> ExitCode {
@@ -142,6 +180,15 @@ fn run(part: Part) -> io::Result<()> {
             let done = requests::counted(load.target()?, connections, count, load.watched());
             report(tasks.block_on(&runtime, within(limit, done))?)
         }
+        Part::Rounds { load, count, shown } => {
+            tasks.block_on(&runtime, rounds::run(load.target()?, count, shown.headers))
+        }
+        Part::Paced { load, connections, per_second, shown } => {
+            let [length, limit] = load.times();
+            let pace = paced::Pace { connections, per_second, length };
+            let done = paced::run(load.target()?, pace, shown, load.watched());
+            report(tasks.block_on(&runtime, within(limit, done))?)
+        }
         Part::Handshakes { load, connections } => {
             let [window, limit] = load.times();
             let done = handshakes::run(load.target()?, connections, window, load.watched());
@@ -169,6 +216,7 @@ fn run(part: Part) -> io::Result<()> {
 impl Load {
     fn target(&self) -> io::Result<Target> {
         match &self.certificates {
+            None if self.anonymous => Target::anonymous_tls(self.to),
             None => Ok(Target::plain(self.to)),
             Some(folder) => Target::mutual_tls(self.to, folder),
         }
