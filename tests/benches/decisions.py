@@ -23,6 +23,13 @@ from decision_sites import PATHS, Rounds, Site, Way, machine_cpu_seconds, rule_w
 # The credentials whose CPU time has a bound, and what it is compared with.
 TIMED = PATHS[:4]
 
+# Requests of one path before it is another's turn.
+TURN = 500
+
+# A second with fewer instructions than this is a silent one.
+SILENT_INSTRUCTIONS = 3_000_000
+SETTLE_SECONDS_MAX = 900
+
 WARM_UP_ROUNDS = 1
 FLOOD_PER_SECOND = 10_000
 KNOWN_PER_SECOND = 200
@@ -81,74 +88,96 @@ def count_paths(options: argparse.Namespace, backend: str) -> None:
 
 def counted_rounds(options: argparse.Namespace, site: Site) -> dict[str, list[float]]:
     """Every way in, one after the other, so that what changes with time meets all of them."""
-    profile = Profile(site.folder / "callgrind.out")
+    profile = Profile(site.folder / "log" / "callgrind.out")
     # A large config is read without being counted.
     site.start(profile.under("--instr-atstart=no"))
     control(site.process, "--instr=on")
+    settle(site, profile)
     counted: dict[str, list[float]] = {way.name: [] for way in site.ways}
     for way in site.ways:
-        with Rounds(site, way, options.counted, options.load_cpu) as rounds:
+        count = max(1, options.counted // way.one_of)
+        with Rounds(site, way, count, options.load_cpu) as rounds:
             for _ in range(WARM_UP_ROUNDS):
                 rounds.ask()
             profile.dump(site.process)
             for _ in range(options.repeats):
                 rounds.ask()
-                counted[way.name].append(profile.dump(site.process) / options.counted)
+                counted[way.name].append(profile.dump(site.process) / count)
     return counted
+
+
+def settle(site: Site, profile: Profile) -> None:
+    """Waits until the agent does next to nothing: a new agent reads its config once more, which takes minutes under valgrind if
+    there are ten thousand conditions in it, and would be counted as work for requests."""
+    profile.dump(site.process)
+    for _ in range(SETTLE_SECONDS_MAX):
+        time.sleep(1)
+        if profile.dump(site.process) < SILENT_INSTRUCTIONS:
+            return
+    raise RuntimeError("the agent does not come to rest")
 
 
 def time_paths(options: argparse.Namespace, backend: str) -> None:
     with Site(options, TIMED, backend, options.agent_cpu) as site:
         site.start()
-        timed, others = timed_rounds(options, site)
-    base = timed["mtls"]
-    print(f"CPU time of the agent per request in microseconds, {options.repeats} rounds of {options.timed:,}; ", end="")
-    print(f"the rest of the machine used {statistics.median(others):.2f} CPUs meanwhile\n")
-    print("| path | median | more than mTLS in the same round: min / median / max |\n|---|---|---|")
+        timed, others = timed_turns(options, site)
+    print(f"CPU time of the agent per request in microseconds, {options.repeats} rounds of {options.timed:,} requests in turns of {TURN}; ", end="")
+    print(f"the rest of the machine used {others:.2f} CPUs meanwhile\n")
+    print("| path | median of the rounds | more than mTLS by round: min / median / max | by turn: quartiles |\n|---|---|---|---|")
     for way in TIMED:
-        more = [here - there for here, there in zip(timed[way.name], base)]
-        each = " / ".join(f"{value:+.2f}" for value in (min(more), statistics.median(more), max(more)))
-        print(f"| {way.title} | {statistics.median(timed[way.name]):.2f} | {each} |")
+        rounds, base = in_rounds(timed[way.name], options.repeats), in_rounds(timed["mtls"], options.repeats)
+        by_round = [here - there for here, there in zip(rounds, base)]
+        by_turn = [here - there for here, there in zip(timed[way.name], timed["mtls"])]
+        each = (min(by_round), statistics.median(by_round), max(by_round))
+        print(f"| {way.title} | {statistics.median(rounds):.2f} | {in_order(each)} | {in_order(statistics.quantiles(by_turn, n=4))} |")
     print(flush=True)
     keep(options, "cpu", timed | {"others": others})
 
 
-def timed_rounds(options: argparse.Namespace, site: Site) -> tuple[dict[str, list[float]], list[float]]:
-    """A B C A B C, each over its own kept connection."""
+def timed_turns(options: argparse.Namespace, site: Site) -> tuple[dict[str, list[float]], float]:
+    """A B C A B C in turns so short that what disturbs the machine meets all of them; each over its own kept connection."""
     timed: dict[str, list[float]] = {way.name: [] for way in site.ways}
-    others = []
-    connections = {way.name: Rounds(site, way, options.timed, options.load_cpu) for way in site.ways}
+    connections = {way.name: Rounds(site, way, TURN, options.load_cpu) for way in site.ways}
+    ours = lambda: site.cpu_seconds() + sum(rounds.cpu_seconds() for rounds in connections.values())  # noqa: E731
     try:
         for rounds in connections.values():
             rounds.ask()
-        for _ in range(options.repeats):
+        begin, machine, at = ours(), machine_cpu_seconds(), time.monotonic()
+        for _ in range(options.repeats * options.timed // TURN):
             for name, rounds in connections.items():
-                begin, machine, at = site.cpu_seconds(), machine_cpu_seconds(), time.monotonic()
-                own = rounds.cpu_seconds()
+                before = site.cpu_seconds()
                 rounds.ask()
-                used, elapsed = site.cpu_seconds() - begin, time.monotonic() - at
-                others.append(max(0.0, machine_cpu_seconds() - machine - used - (rounds.cpu_seconds() - own)) / elapsed)
-                timed[name].append(used / options.timed * 1e6)
+                timed[name].append((site.cpu_seconds() - before) / TURN * 1e6)
+        others = (machine_cpu_seconds() - machine - ours() + begin) / (time.monotonic() - at)
     finally:
         for rounds in connections.values():
             rounds.__exit__()
     return timed, others
 
 
+def in_rounds(turns: list[float], rounds: int) -> list[float]:
+    """The mean of each round. Turns are equally long."""
+    each = len(turns) // rounds
+    return [statistics.mean(turns[number * each : (number + 1) * each]) for number in range(rounds)]
+
+
+def in_order(values) -> str:
+    return " / ".join(f"{value:+.2f}" for value in values)
+
+
 def count_rules(options: argparse.Namespace, backend: str) -> None:
     rows: dict[str, list[str]] = {}
     for size in options.sizes:
-        ways = rule_ways(size)
-        with Site(options, ways, backend, options.agent_cpu) as site:
-            counted = counted_rounds(options, site)
-        keep(options, f"rules {size}", counted)
-        for way in ways:
-            base = counted["one-when" if "condition" in way.title else "one"]
-            cell = f"{statistics.median(counted[way.name]):,.0f}" if way.name.startswith("one") else signed(differences(counted[way.name], base))
-            rows.setdefault(way.title, []).append(cell)
-        print(f"{size:,} rules counted", file=sys.stderr, flush=True)
-    print("Instructions per request: with one rule, and what a table of so many adds to that\n")
-    print(f"| table | {' | '.join(f'{size:,}' for size in options.sizes)} |\n|---|{'---|' * len(options.sizes)}")
+        for one, table in rule_ways(size):
+            with Site(options, (one, table), backend, options.agent_cpu) as site:
+                counted = counted_rounds(options, site)
+            keep(options, f"rules {size} {table.name}", counted)
+            # What a single rule costs beside so many roles is told too: a difference alone would hide what depends on roles.
+            beside = statistics.median(counted[one.name])
+            rows.setdefault(table.title, []).append(f"{signed(differences(counted[table.name], counted[one.name]))} to {beside:,.0f}")
+            print(f"{size:,} rules of {table.title}: {counted}", file=sys.stderr, flush=True)
+    print("Instructions per request that a table of so many rules adds to those of one rule beside as many roles\n")
+    print(f"| rules of | {' | '.join(f'{size:,}' for size in options.sizes)} |\n|---|{'---|' * len(options.sizes)}")
     for title, cells in rows.items():
         print(f"| {title} | {' | '.join(cells)} |")
     print(flush=True)
@@ -163,9 +192,13 @@ def flood(options: argparse.Namespace, backend: str) -> None:
         alone = watched(options, site, known, None)
         lines = len(site.audit_lines())
         during = watched(options, site, known, flooded)
-        time.sleep(2)
-        after = site.resident_kib()
         new = site.audit_lines(lines)
+        # What grew with the number of keys would grow once more.
+        time.sleep(2)
+        after = [site.resident_kib()]
+        again = watched(options, site, known, flooded)
+        time.sleep(2)
+        after.append(site.resident_kib())
     about_unknown = [line for line in new if line.get("reason") == "key_unknown"]
     left_out = sum(line.get("omitted", 0) for line in about_unknown)
     print(f"A flood of unknown API keys for {options.seconds} s, {FLOOD_PER_SECOND:,} a second asked for\n")
@@ -178,10 +211,11 @@ def flood(options: argparse.Namespace, backend: str) -> None:
     cpu = [run["cpu"] / run["seconds"] for run in (alone, during)]
     print(f"| CPU of the agent | {cpu[0]:.1%} | {cpu[1]:.1%} |")
     print(f"| CPU for each unknown key | | {(during['cpu'] - alone['cpu'] / alone['seconds'] * during['seconds']) / told['done'] * 1e6:.1f} us |")
-    print(f"| resident memory, KiB: each 2 s | {' '.join(map(str, alone['resident']))} | {' '.join(map(str, during['resident']))}, 2 s later {after} |")
-    print(f"| audit lines about unknown keys, and how many they say were left out | | {len(about_unknown):,}; {left_out:,} |")
+    print(f"| resident memory, KiB: each 2 s | {' '.join(map(str, alone['resident']))} | {' '.join(map(str, during['resident']))}, 2 s later {after[0]} |")
+    print(f"| the same in a second flood of {again['flood']['done']:,} other keys | | {' '.join(map(str, again['resident']))}, 2 s later {after[1]} |")
+    print(f"| audit lines about unknown keys in the first flood, and how many they say were left out | | {len(about_unknown):,}; {left_out:,} |")
     print(flush=True)
-    keep(options, "flood", {"alone": alone, "during": during, "after": after, "lines": len(about_unknown), "left_out": left_out})
+    keep(options, "flood", {"alone": alone, "during": during, "again": again, "after": after, "lines": len(about_unknown), "left_out": left_out})
 
 
 def watched(options: argparse.Namespace, site: Site, known: list[Way], flooded: Way | None) -> dict:
@@ -197,8 +231,9 @@ def watched(options: argparse.Namespace, site: Site, known: list[Way], flooded: 
     running = {name: subprocess.Popen(command, stdout=subprocess.PIPE) for name, command in commands.items()}
     resident = []
     while any(process.poll() is None for process in running.values()):
-        resident.append(site.resident_kib())
-        time.sleep(2)
+        if time.monotonic() >= at + 2 * len(resident):
+            resident.append(site.resident_kib())
+        time.sleep(0.05)
     seconds, cpu = time.monotonic() - at, site.cpu_seconds() - begin
     done = {name: json.loads(process.stdout.read()) for name, process in running.items()}
     return done | {"cpu": cpu, "seconds": seconds, "resident": resident}
