@@ -9,6 +9,7 @@ use http::HeaderMap;
 use crate::authenticate::caller::Caller;
 use crate::connection::Connection;
 use crate::policy::condition::{Facts, ServiceFacts};
+use crate::policy::decide::Holders;
 use crate::policy::local::LocalCaller;
 use crate::policy::path::CheckedPath;
 use crate::policy::rule::Policy;
@@ -28,6 +29,8 @@ pub(crate) struct RequestFacts<'request> {
 /// Somebody behind a request, with what conditions look at.
 #[cfg_attr(not(feature = "conditions"), expect(dead_code, reason = "only conditions look at all of it"))]
 pub(crate) struct Parts<'caller> {
+    /// The roles that the config of now gives it.
+    pub(crate) holders: Holders<'caller>,
     pub(crate) workload: Option<(&'caller [San], Validity)>,
     pub(crate) subject: Option<&'caller SubjectNames>,
     /// A program of this host; none on an inbound.
@@ -51,7 +54,9 @@ pub(crate) fn with<T>(
         Caller::Peer(peer) | Caller::OnBehalf { workload: peer, .. } => Some(peer),
         Caller::Subject(_) => None,
     };
+    let held = caller.roles();
     let parts = Parts {
+        holders: held.holders(),
         workload: peer.and_then(|peer| Some((peer.sans(), peer.verified()?.usable()))),
         subject: caller.subject().map(|subject| subject.names()),
         local: peer.and_then(|peer| peer.local()),
@@ -140,43 +145,40 @@ mod gathered {
     }
 
     fn principal(parts: &Parts<'_>, roles: &Roles, schema: &Schema) -> Result<Principal, AttributeError> {
-        let of_workload = parts.workload.as_ref().map(|(sans, _)| roles.names(&roles.of(sans))).unwrap_or_default();
-        let of_workload: Vec<&str> = of_workload.iter().map(|name| &**name).collect();
+        let named = |set| roles.named(set).map(|name| &**name).collect::<Vec<_>>();
+        let held = named(parts.holders.roles);
+        let of_carrier = parts.holders.via.map(named);
+        let of_workload = of_carrier.as_deref().unwrap_or(&held);
         let workload = parts.workload.and_then(|(names, certificate)| {
-            Some(Workload { id: names.first()?, names, roles: &of_workload, certificate })
+            Some(Workload { id: names.first()?, names, roles: of_workload, certificate })
         });
         match (parts.subject, workload) {
-            (Some(names), via) => user(names, via, roles, schema),
+            (Some(names), via) => user(names, via, &held, schema),
             (None, Some(workload)) => Principal::workload(schema, workload),
-            (None, None) => local(parts.local.unwrap_or(LocalCaller::Unknown), roles, schema),
+            (None, None) => local(parts.local.unwrap_or(LocalCaller::Unknown), &held, schema),
         }
     }
 
-    fn local(caller: LocalCaller, roles: &Roles, schema: &Schema) -> Result<Principal, AttributeError> {
-        let held = roles.names(&roles.of_local(caller));
-        let held: Vec<&str> = held.iter().map(|name| &**name).collect();
+    fn local(caller: LocalCaller, roles: &[&str], schema: &Schema) -> Result<Principal, AttributeError> {
         let user = match caller {
             LocalCaller::Loopback => None,
             LocalCaller::User(user) => Some((user.uid, user.gid)),
             LocalCaller::Unknown => return Err(AttributeError::Engine("nothing is known of the caller".to_owned())),
         };
-        Principal::local_caller(schema, principal::LocalCaller { user, roles: &held })
+        Principal::local_caller(schema, principal::LocalCaller { user, roles })
     }
 
     fn user(
         names: &SubjectNames,
         via: Option<Workload<'_>>,
-        roles: &Roles,
+        roles: &[&str],
         schema: &Schema,
     ) -> Result<Principal, AttributeError> {
         fn texts(list: &[std::sync::Arc<str>]) -> Vec<&str> {
             list.iter().map(|text| &**text).collect()
         }
-        let held = roles.names(&roles.of_subject(names));
-        let held = texts(&held);
         let kind = if names.is_service() { UserKind::Service } else { UserKind::User };
-        let nobody =
-            User { kind, id: "", issuer: "", team: None, scopes: &[], groups: &[], roles: &held, claims: &[], via };
+        let nobody = User { kind, id: "", issuer: "", team: None, scopes: &[], groups: &[], roles, claims: &[], via };
         match names {
             SubjectNames::Key { id, team, .. } => {
                 Principal::user(schema, User { id, issuer: "api_key", team: team.as_deref(), ..nobody })

@@ -15,9 +15,11 @@ use crate::config::{KeysError, checked};
 use crate::facts::{self, Parts, RequestFacts};
 use crate::in_words::in_one_line;
 use crate::policy::condition::ServiceFacts;
+use crate::policy::decide::Holders;
 use crate::policy::explain::{self, Explanation};
 use crate::policy::local::LocalCaller;
 use crate::policy::path::{CheckedTarget, PathError};
+use crate::policy::role::{RoleSet, Roles};
 use crate::policy::rule::Policy;
 use crate::policy::subject::{SubjectError, SubjectNames};
 
@@ -155,7 +157,10 @@ pub(crate) fn by_rules(
     let headers = question.headers.iter().map(|line| header(line)).collect::<Result<HeaderMap, _>>()?;
     let now = question.at.unwrap_or(now);
     let certificate = Validity { not_before: now, not_after: now.plus(CERTIFICATE_LIFETIME) };
+    let (roles, via) = held(&policy.roles, &names, subject.as_ref(), local);
+    let holders = Holders { roles: &roles, via: via.as_ref() };
     let parts = Parts {
+        holders,
         workload: (!names.is_empty()).then_some((names.as_slice(), certificate)),
         subject: subject.as_ref(),
         local,
@@ -165,6 +170,7 @@ pub(crate) fn by_rules(
         RequestFacts { method: &method, path: target.path(), query: target.query(), headers: Some(&headers), now };
     Ok(facts::with_parts(&parts, policy, service_facts, request, |facts| {
         let asked = explain::Asked {
+            holders,
             workload: &names,
             subject: subject.as_ref(),
             local,
@@ -175,6 +181,20 @@ pub(crate) fn by_rules(
         };
         explain::explain(policy, &asked)
     }))
+}
+
+/// The roles of whom it is made for, and of a workload that makes it for somebody else.
+fn held(
+    roles: &Roles,
+    workload: &[San],
+    subject: Option<&SubjectNames>,
+    local: Option<LocalCaller>,
+) -> (RoleSet, Option<RoleSet>) {
+    let of_workload = || local.map_or_else(|| roles.of(workload), |caller| roles.of_local(caller));
+    match subject {
+        Some(subject) => (roles.of_subject(subject), (!workload.is_empty()).then(of_workload)),
+        None => (of_workload(), None),
+    }
 }
 
 fn rules_of<'config>(

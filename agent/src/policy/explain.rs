@@ -17,6 +17,8 @@ use super::subject::SubjectNames;
 
 /// What a policy is asked to explain.
 pub(crate) struct Asked<'asked> {
+    /// The roles of everybody behind it.
+    pub(crate) holders: Holders<'asked>,
     /// The names of the workload; none if none shows a certificate.
     pub(crate) workload: &'asked [San],
     /// The user or service with a credential of its own.
@@ -81,16 +83,7 @@ struct Looked {
 
 /// Explains what a policy says to one request.
 pub(crate) fn explain(policy: &Policy, asked: &Asked<'_>) -> Explanation {
-    let of_workload = match asked.local {
-        Some(caller) => policy.roles.of_local(caller),
-        None => policy.roles.of(asked.workload),
-    };
-    let of_subject = asked.subject.map(|subject| policy.roles.of_subject(subject));
-    let holders = match &of_subject {
-        Some(roles) => Holders { roles, via: (!asked.workload.is_empty()).then_some(&of_workload) },
-        None => Holders { roles: &of_workload, via: None },
-    };
-    let Asked { address, method, path, facts, .. } = *asked;
+    let Asked { holders, address, method, path, facts, .. } = *asked;
     let question = Question { holders, address, method, path, facts };
     let decision = request(policy, question);
     let (rule, obstacle) = match &decision {
