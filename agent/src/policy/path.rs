@@ -13,7 +13,11 @@ pub(crate) const PATH_BYTES_MAX: usize = 8192;
 /// A path that means the same to everybody: absolute, no empty, `.` or `..` segment, no parameter, and percent-encoding
 /// only for bytes that need it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct CheckedPath<'text>(&'text str);
+pub(crate) struct CheckedPath<'text> {
+    text: &'text str,
+    /// How many segments it has: most patterns are ruled out by that alone.
+    segment_count: usize,
+}
 
 /// Why a path is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -36,34 +40,38 @@ pub(crate) enum PathError {
 
 /// A request target whose path was checked.
 #[derive(Debug, Clone)]
-pub(crate) struct CheckedTarget(PathAndQuery);
+pub(crate) struct CheckedTarget {
+    target: PathAndQuery,
+    segment_count: usize,
+}
 
 impl CheckedTarget {
     /// Checks the path of a target.
     pub(crate) fn parse(target: PathAndQuery) -> Result<Self, PathError> {
-        CheckedPath::parse(target.path())?;
-        Ok(Self(target))
+        let segment_count = CheckedPath::parse(target.path())?.segment_count;
+        Ok(Self { target, segment_count })
     }
 
     /// The path that a policy looks at.
     pub(crate) fn path(&self) -> CheckedPath<'_> {
-        CheckedPath(self.0.path())
+        CheckedPath { text: self.target.path(), segment_count: self.segment_count }
     }
 
     /// The query without its question mark.
     pub(crate) fn query(&self) -> Option<&str> {
-        self.0.query()
+        self.target.query()
     }
 
     /// The same path with another query, which may be empty.
     pub(crate) fn with_query(&self, query: &str) -> Result<Self, http::uri::InvalidUri> {
         let mark = if query.is_empty() { "" } else { "?" };
-        PathAndQuery::try_from(format!("{}{mark}{query}", self.0.path())).map(Self)
+        let target = PathAndQuery::try_from(format!("{}{mark}{query}", self.target.path()))?;
+        Ok(Self { target, segment_count: self.segment_count })
     }
 
     /// The target byte for byte as it came, less what was taken out of it.
     pub(crate) fn into_inner(self) -> PathAndQuery {
-        self.0
+        self.target
     }
 }
 
@@ -76,6 +84,7 @@ impl<'text> CheckedPath<'text> {
         let Some(inner) = path.strip_prefix('/') else { return Err(PathError::NotAbsolute) };
         check_bytes(inner.as_bytes())?;
         let mut segments = inner.split('/').peekable();
+        let mut segment_count = 0;
         while let Some(segment) = segments.next() {
             match segment {
                 // A slash at the very end is a segment of its own: "/a/" is not "/a".
@@ -83,17 +92,18 @@ impl<'text> CheckedPath<'text> {
                 "." | ".." => return Err(PathError::DotSegment),
                 _ => {}
             }
+            segment_count += 1;
         }
-        Ok(Self(path))
+        Ok(Self { text: path, segment_count })
     }
 
     /// The path as it is forwarded.
     pub(crate) fn as_str(self) -> &'text str {
-        self.0
+        self.text
     }
 
-    fn segments(self) -> impl Iterator<Item = &'text str> + Clone {
-        self.0.split('/').skip(1)
+    fn segments(self) -> impl Iterator<Item = &'text [u8]> {
+        self.text.as_bytes().split(|byte| *byte == b'/').skip(1)
     }
 }
 
@@ -170,7 +180,7 @@ impl PathPattern {
                 "*" => Ok(Segment::Any),
                 "**" => Ok(Segment::AnyNumber),
                 _ if segment.contains('*') => Err(PatternError::PartialWildcard),
-                _ => Ok(Segment::Literal(decoded(segment).collect())),
+                _ => Ok(Segment::Literal(decoded(segment.as_bytes()).collect())),
             })
             .collect::<Result<_, _>>()?;
         if segments.iter().filter(|segment| **segment == Segment::AnyNumber).count() > 1 {
@@ -181,28 +191,31 @@ impl PathPattern {
 
     /// Whether the pattern covers a path. Takes time proportional to the path.
     pub(crate) fn matches(&self, path: CheckedPath<'_>) -> bool {
-        let count = path.segments().count();
         let Some(split) = self.segments.iter().position(|segment| *segment == Segment::AnyNumber) else {
-            return count == self.segments.len() && all_match(&self.segments, path.segments());
+            return path.segment_count == self.segments.len() && all_match(&self.segments, path.segments());
         };
         let (before, after) =
             (self.segments.get(..split).unwrap_or_default(), self.segments.get(split + 1..).unwrap_or_default());
-        let Some(skipped) = count.checked_sub(after.len()).filter(|end| *end >= before.len()) else { return false };
+        let Some(skipped) = path.segment_count.checked_sub(after.len()).filter(|end| *end >= before.len()) else {
+            return false;
+        };
         all_match(before, path.segments()) && all_match(after, path.segments().skip(skipped))
     }
 }
 
-fn all_match<'text>(pattern: &[Segment], segments: impl Iterator<Item = &'text str>) -> bool {
+fn all_match<'text>(pattern: &[Segment], segments: impl Iterator<Item = &'text [u8]>) -> bool {
     pattern.iter().zip(segments).all(|(expected, found)| match expected {
         // An empty segment (a final slash) is not something that "*" should stand for.
         Segment::Any | Segment::AnyNumber => !found.is_empty(),
-        Segment::Literal(literal) => decoded(found).eq(literal.iter().copied()),
+        // What has no percent sign is its own decoding.
+        Segment::Literal(literal) if found.contains(&b'%') => decoded(found).eq(literal.iter().copied()),
+        Segment::Literal(literal) => **literal == *found,
     })
 }
 
 /// The bytes of a segment that [`check_bytes`] has accepted.
-fn decoded(segment: &str) -> impl Iterator<Item = u8> {
-    let mut bytes = segment.bytes();
+fn decoded(segment: &[u8]) -> impl Iterator<Item = u8> {
+    let mut bytes = segment.iter().copied();
     std::iter::from_fn(move || {
         let byte = bytes.next()?;
         if byte != b'%' {
@@ -318,7 +331,7 @@ mod tests {
         #[test]
         fn no_accepted_path_changes_when_it_is_cleaned(path in "/[a-z./%0-9;:~\\\\]{0,24}") {
             if CheckedPath::parse(&path).is_ok() {
-                let decoded: Vec<u8> = decoded(&path).collect();
+                let decoded: Vec<u8> = decoded(path.as_bytes()).collect();
                 let segments: Vec<&[u8]> = decoded.split(|byte| *byte == b'/').collect();
                 prop_assert_eq!(segments.len(), path.split('/').count());
                 prop_assert!(segments.iter().all(|segment| *segment != b"." && *segment != b".."));
