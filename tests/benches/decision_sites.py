@@ -1,4 +1,4 @@
-"""What `decisions` measures: one agent with an inbound for each way in, all of them in one process so that nothing else differs."""
+"""What `decisions` measures: one agent with an inbound for each way in, all in one process so that nothing else differs."""
 
 import json
 import os
@@ -37,7 +37,7 @@ class Way:
 
 
 LIMIT = '[[limit]]\nname = "plenty"\nby = "caller"\nrequests = "1000000/1s"\ninbounds = ["limit"]\n'
-CONDITION = 'when = \'context.hour < 24 && context.method == "GET"\'\n'
+CONDITION = "when = 'context.hour < 24 && context.method == \"GET\"'\n"
 
 PATHS = (
     Way("mtls", "mTLS and a role rule"),
@@ -52,14 +52,15 @@ PATHS = (
 
 
 def rule_ways(count: int) -> list[tuple[Way, Way]]:
-    """Tables of so many rules of which the last one allows, each beside a single rule to compare it with. A pair has an agent of its
-    own: all tables of ten thousand rules together are more than a config may hold."""
+    """Tables of so many rules of which the last one allows, each beside a single rule to compare it with. A pair has an agent of
+    its own: all tables of ten thousand rules together are more than a config may hold."""
     own = [f'[[inbound.allow]]\nroles = ["client"]\nmethods = ["GET"]\npaths = ["/v1/{rule}"]\n' for rule in range(count - 1)]
     others = [text.replace('"client"', f'"other-{rule % other_roles(count)}"') for rule, text in enumerate(own)]
     asked = [text.replace(f'"/v1/{rule}"', '"/1k"') for rule, text in enumerate(own)]
     fails = "when = 'context.method == \"PUT\"'\n"
     roles = "".join(
-        f'[[role]]\nname = "other-{role}"\nmembers = ["spiffe://bench.example/other/{role}"]\n' for role in range(other_roles(count))
+        f'[[role]]\nname = "other-{role}"\nmembers = ["spiffe://bench.example/other/{role}"]\n'
+        for role in range(other_roles(count))
     )
 
     def pair(name: str, title: str, rules: list[str], condition: str = "", last: str = "", one_of: int = 1) -> tuple[Way, Way]:
@@ -69,9 +70,23 @@ def rule_ways(count: int) -> list[tuple[Way, Way]]:
     return [
         pair("others", "other roles", others),
         pair("others-when", "other roles, each with a condition", others, CONDITION, CONDITION),
-        pair("own", "the caller's role, other paths", own),
-        pair("own-when", "the caller's role, other paths, each with a condition", own, CONDITION, CONDITION),
-        pair("own-asked", "the caller's role, this path, each with a condition that fails", asked, fails, CONDITION, max(1, count // 100)),
+        pair("own", "the caller's role, other paths", own, one_of=max(1, count // 1000)),
+        pair(
+            "own-when",
+            "the caller's role, other paths, each with a condition",
+            own,
+            CONDITION,
+            CONDITION,
+            one_of=max(1, count // 1000),
+        ),
+        pair(
+            "own-asked",
+            "the caller's role, this path, each with a condition that fails",
+            asked,
+            fails,
+            CONDITION,
+            max(1, count // 100),
+        ),
     ]
 
 

@@ -1,6 +1,6 @@
 """Measures what each way to decide on a request costs. Started by `decisions`.
 
-`paths` and `rules` count instructions by callgrind, one request at a time, so that they do not depend on how busy the machine is.
+`paths` and `rules` count instructions by callgrind, one request at a time, so that they depend little on what else runs.
 `cpu` takes the agent's CPU time over many requests on one kept connection. `flood` shows unknown API keys while known callers ask.
 """
 
@@ -26,8 +26,9 @@ TIMED = PATHS[:4]
 # Requests of one path before it is another's turn.
 TURN = 500
 
-# A second with fewer instructions than this is a silent one.
+# A second with fewer instructions than this is a silent one, and so many of them in a row are rest.
 SILENT_INSTRUCTIONS = 3_000_000
+SILENT_SECONDS = 3
 SETTLE_SECONDS_MAX = 900
 
 WARM_UP_ROUNDS = 1
@@ -81,7 +82,7 @@ def count_paths(options: argparse.Namespace, backend: str) -> None:
     for way in PATHS:
         rounds = counted[way.name]
         more = differences(rounds, base)
-        print(f"| {way.title} | {statistics.median(rounds):,.0f} | {signed(more)} | {spread(rounds)} |")
+        row(way.title, [f"{statistics.median(rounds):,.0f}", signed(more), spread(rounds)])
     print(flush=True)
     keep(options, "paths", counted)
 
@@ -110,9 +111,11 @@ def settle(site: Site, profile: Profile) -> None:
     """Waits until the agent does next to nothing: a new agent reads its config once more, which takes minutes under valgrind if
     there are ten thousand conditions in it, and would be counted as work for requests."""
     profile.dump(site.process)
+    silent = 0
     for _ in range(SETTLE_SECONDS_MAX):
         time.sleep(1)
-        if profile.dump(site.process) < SILENT_INSTRUCTIONS:
+        silent = silent + 1 if profile.dump(site.process) < SILENT_INSTRUCTIONS else 0
+        if silent == SILENT_SECONDS:
             return
     raise RuntimeError("the agent does not come to rest")
 
@@ -121,15 +124,15 @@ def time_paths(options: argparse.Namespace, backend: str) -> None:
     with Site(options, TIMED, backend, options.agent_cpu) as site:
         site.start()
         timed, others = timed_turns(options, site)
-    print(f"CPU time of the agent per request in microseconds, {options.repeats} rounds of {options.timed:,} requests in turns of {TURN}; ", end="")
-    print(f"the rest of the machine used {others:.2f} CPUs meanwhile\n")
+    print(f"CPU time of the agent per request in microseconds, {options.repeats} rounds of {options.timed:,} requests")
+    print(f"in turns of {TURN}; the rest of the machine used {others:.2f} CPUs meanwhile\n")
     print("| path | median of the rounds | more than mTLS by round: min / median / max | by turn: quartiles |\n|---|---|---|---|")
     for way in TIMED:
         rounds, base = in_rounds(timed[way.name], options.repeats), in_rounds(timed["mtls"], options.repeats)
         by_round = [here - there for here, there in zip(rounds, base)]
         by_turn = [here - there for here, there in zip(timed[way.name], timed["mtls"])]
         each = (min(by_round), statistics.median(by_round), max(by_round))
-        print(f"| {way.title} | {statistics.median(rounds):.2f} | {in_order(each)} | {in_order(statistics.quantiles(by_turn, n=4))} |")
+        row(way.title, [f"{statistics.median(rounds):.2f}", in_order(each), in_order(statistics.quantiles(by_turn, n=4))])
     print(flush=True)
     keep(options, "cpu", timed | {"others": others})
 
@@ -138,7 +141,10 @@ def timed_turns(options: argparse.Namespace, site: Site) -> tuple[dict[str, list
     """A B C A B C in turns so short that what disturbs the machine meets all of them; each over its own kept connection."""
     timed: dict[str, list[float]] = {way.name: [] for way in site.ways}
     connections = {way.name: Rounds(site, way, TURN, options.load_cpu) for way in site.ways}
-    ours = lambda: site.cpu_seconds() + sum(rounds.cpu_seconds() for rounds in connections.values())  # noqa: E731
+
+    def ours() -> float:
+        return site.cpu_seconds() + sum(rounds.cpu_seconds() for rounds in connections.values())
+
     try:
         for rounds in connections.values():
             rounds.ask()
@@ -174,12 +180,13 @@ def count_rules(options: argparse.Namespace, backend: str) -> None:
             keep(options, f"rules {size} {table.name}", counted)
             # What a single rule costs beside so many roles is told too: a difference alone would hide what depends on roles.
             beside = statistics.median(counted[one.name])
-            rows.setdefault(table.title, []).append(f"{signed(differences(counted[table.name], counted[one.name]))} to {beside:,.0f}")
+            more = differences(counted[table.name], counted[one.name])
+            rows.setdefault(table.title, []).append(f"{signed(more)} to {beside:,.0f}")
             print(f"{size:,} rules of {table.title}: {counted}", file=sys.stderr, flush=True)
     print("Instructions per request that a table of so many rules adds to those of one rule beside as many roles\n")
     print(f"| rules of | {' | '.join(f'{size:,}' for size in options.sizes)} |\n|---|{'---|' * len(options.sizes)}")
     for title, cells in rows.items():
-        print(f"| {title} | {' | '.join(cells)} |")
+        row(title, cells)
     print(flush=True)
 
 
@@ -190,38 +197,60 @@ def flood(options: argparse.Namespace, backend: str) -> None:
         with Rounds(site, flooded, FILLING, options.load_cpu) as filling:
             filling.ask()
         alone = watched(options, site, known, None)
-        lines = len(site.audit_lines())
+        so_far = len(site.audit_lines())
         during = watched(options, site, known, flooded)
-        new = site.audit_lines(lines)
+        new = site.audit_lines(so_far)
         # What grew with the number of keys would grow once more.
         time.sleep(2)
         after = [site.resident_kib()]
         again = watched(options, site, known, flooded)
         time.sleep(2)
         after.append(site.resident_kib())
-    about_unknown = [line for line in new if line.get("reason") == "key_unknown"]
-    left_out = sum(line.get("omitted", 0) for line in about_unknown)
+    lines = [line for line in new if line.get("reason") == "key_unknown"]
+    tell_flood(options, known, (alone, during, again), after, lines)
+    kept = {"alone": alone, "during": during, "again": again, "after": after, "lines": len(lines), "left_out": left_out(lines)}
+    keep(options, "flood", kept)
+
+
+def tell_flood(
+    options: argparse.Namespace, known: list[Way], runs: tuple[dict, dict, dict], after: list[int], lines: list[dict]
+) -> None:
+    alone, during, again = runs
+    asked = KNOWN_PER_SECOND * options.seconds
     print(f"A flood of unknown API keys for {options.seconds} s, {FLOOD_PER_SECOND:,} a second asked for\n")
-    print("| | known callers alone | during the flood |\n|---|---|---|")
+    print("| | known callers alone | during the flood | in a second flood, of other keys |\n|---|---|---|---|")
     for way in known:
-        cells = [f"{run[way.name]['answers'].get('200', 0):,} of {KNOWN_PER_SECOND * options.seconds:,}" for run in (alone, during)]
-        print(f"| known callers by {way.title}: answered with 200, of those that were to be asked | {' | '.join(cells)} |")
-    told = during["flood"]
-    print(f"| unknown keys answered | | {told['done']:,} ({told['done'] / told['seconds']:,.0f}/s): {told['answers']} |")
-    cpu = [run["cpu"] / run["seconds"] for run in (alone, during)]
-    print(f"| CPU of the agent | {cpu[0]:.1%} | {cpu[1]:.1%} |")
-    print(f"| CPU for each unknown key | | {(during['cpu'] - alone['cpu'] / alone['seconds'] * during['seconds']) / told['done'] * 1e6:.1f} us |")
-    print(f"| resident memory, KiB: each 2 s | {' '.join(map(str, alone['resident']))} | {' '.join(map(str, during['resident']))}, 2 s later {after[0]} |")
-    print(f"| the same in a second flood of {again['flood']['done']:,} other keys | | {' '.join(map(str, again['resident']))}, 2 s later {after[1]} |")
-    print(f"| audit lines about unknown keys in the first flood, and how many they say were left out | | {len(about_unknown):,}; {left_out:,} |")
+        row(
+            f"known callers by {way.title}: 200, of {asked:,} to be asked",
+            [f"{run[way.name]['answers'].get('200', 0):,}" for run in runs],
+        )
+    floods = [run["flood"] for run in (during, again)]
+    answers = [f"{flood['done']:,} ({flood['done'] / flood['seconds']:,.0f}/s): {flood['answers']}" for flood in floods]
+    row("unknown keys answered", ["", *answers])
+    row("CPU of the agent", [f"{run['cpu'] / run['seconds']:.1%}" for run in runs])
+    before = alone["cpu"] / alone["seconds"]
+    each = [(run["cpu"] - before * run["seconds"]) / run["flood"]["done"] * 1e6 for run in (during, again)]
+    row("CPU for each unknown key, in microseconds", ["", *(f"{used:.1f}" for used in each)])
+    memory = [f"{run['resident'][0]:,} / {max(run['resident']):,}" for run in runs]
+    row("resident memory in KiB: at first / at most", memory)
+    row("2 s later", ["", *(f"{kib:,}" for kib in after)])
+    row("audit lines about unknown keys, and how many they say were left out", ["", f"{len(lines):,}; {left_out(lines):,}", ""])
     print(flush=True)
-    keep(options, "flood", {"alone": alone, "during": during, "again": again, "after": after, "lines": len(about_unknown), "left_out": left_out})
+
+
+def left_out(lines: list[dict]) -> int:
+    return sum(line.get("omitted", 0) for line in lines)
+
+
+def row(title: str, cells: list[str]) -> None:
+    print(f"| {title} | {' | '.join(cells)} |")
 
 
 def watched(options: argparse.Namespace, site: Site, known: list[Way], flooded: Way | None) -> dict:
     """Known callers for a time, and a flood beside them if one is asked for; and the agent meanwhile."""
     pace = ["--seconds", str(options.seconds)]
-    commands = {way.name: site.load("paced", way, "--connections", "8", "--per-second", str(KNOWN_PER_SECOND), *pace) for way in known}
+    few = ["--connections", "8", "--per-second", str(KNOWN_PER_SECOND), *pace]
+    commands = {way.name: site.load("paced", way, *few) for way in known}
     if flooded:
         # The key of a known caller is not shown: each request has its own.
         unknown = [*site.load("paced", flooded)[: -len(site.shown["api_key"])], "--unknown-keys"]
