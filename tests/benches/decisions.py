@@ -1,7 +1,7 @@
 """Measures what each way to decide on a request costs. Started by `decisions`.
 
 `paths` and `rules` count instructions by callgrind, one request at a time, so that they depend little on what else runs.
-`cpu` takes the agent's CPU time over many requests on one kept connection. `flood` shows unknown API keys while known callers ask.
+`cpu` takes the agent's CPU time over many requests on one kept connection. `flood` shows unknown API keys beside known callers.
 """
 
 import argparse

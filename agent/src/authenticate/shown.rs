@@ -136,7 +136,7 @@ fn bearer(
 ) -> Result<Shown, CredentialRefusal> {
     let text = secret.expose();
     let is_key = text.starts_with(KEY_PREFIX.as_bytes());
-    let is_signed = text.iter().filter(|byte| **byte == b'.').count() >= 2;
+    let is_signed = || text.iter().filter(|byte| **byte == b'.').nth(1).is_some();
     let has = |kind| accepted.has(kind);
     if has(CredentialKind::ApiKey)
         && !by_proof
@@ -148,8 +148,10 @@ fn bearer(
         // A key of ours is no token of anybody: an issuer that was asked about it would learn it.
         return Err(CredentialRefusal::NotAccepted);
     }
+    // A token is long, and what it is need not be asked where only one kind is accepted.
+    let is_jwt = has(CredentialKind::Jwt) && (!has(CredentialKind::OpaqueToken) || is_signed());
     let token = TokenShown { secret, by_proof, proofs };
-    if has(CredentialKind::Jwt) && (is_signed || !has(CredentialKind::OpaqueToken)) {
+    if is_jwt {
         return Ok(Shown::Jwt(token));
     }
     if has(CredentialKind::OpaqueToken) { Ok(Shown::OpaqueToken(token)) } else { Err(CredentialRefusal::NotAccepted) }
