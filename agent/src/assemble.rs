@@ -419,8 +419,14 @@ impl<'config> Ready<'config> {
 impl<'taken> AtHand<'taken> {
     fn gather(taken: &'taken Taken, credentials: &Credentials) -> Result<Self, AssembleError> {
         let svids = taken.svids(credentials);
-        let bundles: Vec<TrustBundle> =
-            taken.config.trust_domains.iter().map(|extra| &extra.bundle).chain(&taken.files.bundles).cloned().collect();
+        let bundles: Vec<TrustBundle> = taken
+            .config
+            .trust_domains
+            .iter()
+            .map(|extra| &extra.bundle)
+            .chain(taken.files.bundles.values())
+            .cloned()
+            .collect();
         let domains = trusted_domains(credentials.trust.as_deref(), &bundles)?;
         Ok(Self { svids, domains, authorities: &taken.files.authorities, trusts: HashMap::new() })
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 use countersign_tests::agent::TestAgent;
 use countersign_tests::gateway::Gateway;
 use countersign_tests::issuer::Forger;
-use countersign_tests::pki::TestPki;
+use countersign_tests::pki::{CertificateFiles, Leaf, TestPki};
 use countersign_tests::{tools, wait};
 use serde_json::Value;
 
@@ -72,6 +72,30 @@ fn a_key_that_is_revoked_while_a_config_is_refused_opens_nothing() {
 }
 
 #[test]
+fn a_key_that_is_revoked_opens_nothing_however_broken_other_files_are() {
+    let (agent, partner) = (TestAgent::new("gateway"), TestPki::new("partner"));
+    let (keys, bundle) = (agent.folder().join("api-keys.json"), agent.folder().join("partner.pem"));
+    partner.write_bundle(&bundle);
+    let before = format!("[api_keys]\nfile = {keys:?}\n[[role]]\nname = \"research\"\nmembers = [\"team:research\"]\n");
+    let rules = format!(
+        "any_of = [\"api_key\", \"mtls\"]\nforeign_bundle = {bundle:?}\n[[inbound.allow]]\nroles = [\"research\"]\n"
+    );
+    let gateway = Gateway::start_as(agent, &before, &rules);
+    let (id, key) = new_key(&gateway);
+    wait::until_so("the key counts", || gateway.call("/", &["-H", &key]).status == 200);
+    // A certificate that can vouch for nobody in place of an authority, and then no certificate at all.
+    let leaf = partner.issue(&Leaf::of_dns("partner.test")).chain_pem();
+    for broken in [leaf.as_str(), "nothing"] {
+        std::fs::write(&bundle, broken).unwrap();
+        gateway.agent.wait_for_status("the broken file is noticed", |status| {
+            status["config_error"].as_str().is_some_and(|error| error.contains("partner.pem"))
+        });
+    }
+    gateway.key(&["revoke", &id]);
+    wait::until_so("the key is refused", || gateway.call("/", &["-H", &key]).status == 401);
+}
+
+#[test]
 fn a_password_that_is_taken_out_while_a_config_is_refused_opens_nothing() {
     let mut gateway = gateway();
     let (alice, old) = (["-u", "alice:correct horse"], ["-u", "old:correct horse"]);
@@ -102,6 +126,8 @@ fn an_authority_that_is_taken_out_while_a_config_is_refused_vouches_for_nobody()
     let workload: Vec<&str> = workload.iter().map(String::as_str).chain(cacert).collect();
     gateway.allowed("/", &workload);
     refuse_the_next_config(&mut gateway);
+    // Whatever is wrong with the own certificate, which is read beside it.
+    std::fs::write(CertificateFiles::named(gateway.agent.folder(), "llm").chain, "nothing").unwrap();
     TestPki::new("other").write_bundle(&bundle);
     wait::until_so("the workload is refused", || gateway.call("/", &workload).status != 200);
     gateway.allowed("/", &[&cacert[..], &["-u", "alice:correct horse"]].concat());

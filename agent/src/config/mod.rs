@@ -16,6 +16,7 @@ pub(crate) mod secret;
 mod check;
 
 pub(crate) use check::credentials::{KeysError, read_keys};
+pub(crate) use check::domains::read_authorities;
 
 #[cfg(test)]
 mod tests;

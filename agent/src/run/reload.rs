@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use super::{Agent, RunError, files_of, load};
 use crate::assemble::{AssembleError, Opening, Taken};
-use crate::config::{Secrets, lists};
+use crate::config::{Secrets, checked, lists};
 use crate::given::sources::SourceState;
-use crate::identity::files;
+use crate::identity::files::{self, FromFiles};
 use crate::in_words::in_one_line;
 use crate::watcher::FileWatcher;
 
@@ -53,26 +53,33 @@ impl Agent {
         let taken = self.taken();
         let mut unusable = Vec::new();
         let config = lists::read_again(&taken.config, &mut unusable);
-        let read = files::load(&taken.config).inspect_err(|error| unusable.push(in_one_line(error))).ok();
+        let files = files::load_again(&taken.config, &taken.files, &mut unusable);
         for error in unusable {
             tracing::error!(error, "a file cannot be used, what it said before stays in use");
         }
         let is_same =
             (&config.accepted, &config.trust_domains) == (&taken.config.accepted, &taken.config.trust_domains);
-        let files = match read {
-            Some(read) if !read.is_same(&taken.files) => read,
-            Some(_) | None if is_same => return,
-            Some(_) | None => taken.files.clone(),
-        };
+        if is_same && files.is_same(&taken.files) {
+            return;
+        }
+        let trust_domains = taken.config.trust_domains.clone();
+        let without_new_trust = checked::Agent { trust_domains, ..config.clone() };
+        if let Err(error) = self.follow(&taken, config, files) {
+            tracing::error!(error = in_one_line(&error), "changed files cannot be taken up together");
+            // What cannot be had is new trust; keys and passwords do not wait for it.
+            if let Err(error) = self.follow(&taken, without_new_trust, taken.files.clone()) {
+                tracing::error!(error = in_one_line(&error), "changed files cannot be taken up");
+            }
+        }
+    }
+
+    fn follow(&self, taken: &Taken, config: checked::Agent, files: FromFiles) -> Result<(), AssembleError> {
         let sources = taken.sources.follow(&config, &self.clock, &self.news);
         let again = Rc::new(Taken { config, files, sources });
-        match self.take_up(&again, Opening::RouteByRoute) {
-            Ok(()) => {
-                self.teller.keys_changed(&taken.config, &again.config);
-                self.teller.certificates(&again, &self.credentials());
-            }
-            Err(error) => tracing::error!(error = in_one_line(&error), "changed files cannot be taken up"),
-        }
+        self.take_up(&again, Opening::RouteByRoute)?;
+        self.teller.keys_changed(&taken.config, &again.config);
+        self.teller.certificates(&again, &self.credentials());
+        Ok(())
     }
 
     fn try_coming(&self, coming: &Rc<Taken>) -> Result<bool, RunError> {

@@ -4,9 +4,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use countersign_certs::bundle::TrustBundle;
+use countersign_certs::pem;
 use countersign_certs::san::San;
 use countersign_certs::spiffe_id::TrustDomain;
 use countersign_certs::store;
+use countersign_certs::verify::Trust;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use toml::Spanned;
 
 use super::super::checked::{CertificateFiles, ExtraTrustDomain};
@@ -129,4 +132,21 @@ pub(in crate::config) fn read_bundle(domain: TrustDomain, path: &Path) -> Result
         Ok(_) | Err(_) => TrustBundle::from_pem(domain, &bytes),
     };
     bundle.map_err(|error| refused(&error))
+}
+
+/// Where the authorities of a foreign PKI are. They are read when a config is taken up; that they can be is checked here.
+pub(super) fn foreign_bundle(written: Option<&Spanned<PathBuf>>) -> Result<Option<PathBuf>, Finding> {
+    let Some(written) = written else { return Ok(None) };
+    let path = absolute(written)?;
+    read_authorities(&path).map_err(|error| Finding::new(written.span(), error))?;
+    Ok(Some(path))
+}
+
+/// Reads the authorities of a foreign PKI, in PEM.
+pub(crate) fn read_authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let refused = |error: &dyn std::error::Error| format!("the bundle {path:?} cannot be used: {}", in_one_line(error));
+    let text = store::read(path).map_err(|error| refused(&error))?;
+    let authorities = pem::certificates(&text).map_err(|error| refused(&error))?;
+    Trust::new([], &authorities).map_err(|error| refused(&error))?;
+    Ok(authorities)
 }

@@ -10,11 +10,11 @@ use super::super::checked::{Inbound, SecretCommand};
 use super::super::{Secrets, file};
 use super::conditions;
 use super::credentials;
-use super::domains::Identities;
+use super::domains::{Identities, foreign_bundle};
 use super::inject;
 use super::routes::Places;
 use super::rules::{self, RuleContext};
-use super::scalars::{absolute, name, parsed};
+use super::scalars::{name, parsed};
 use super::token::{self, TokenContext};
 use crate::direction::Direction;
 use crate::policy::condition::Compiler;
@@ -60,7 +60,7 @@ pub(super) fn inbound(
         bound_tokens_only: written.bound_tokens_only,
         policy: Arc::new(policy),
         service_facts,
-        foreign_bundle: written.foreign_bundle.as_ref().map(absolute).transpose()?,
+        foreign_bundle: foreign_bundle(written.foreign_bundle.as_ref())?,
         name,
         backend,
         inject: inject.into(),

@@ -10,10 +10,10 @@ use super::super::address::{Endpoint, ListenAddress};
 use super::super::checked::Outbound;
 use super::super::file;
 use super::conditions;
-use super::domains::{Identities, KnownDomains};
+use super::domains::{Identities, KnownDomains, foreign_bundle};
 use super::routes::Places;
 use super::rules::{self, RuleContext};
-use super::scalars::{absolute, name, parsed};
+use super::scalars::{name, parsed};
 use crate::direction::Direction;
 use crate::in_words::in_one_line;
 use crate::policy::condition::Compiler;
@@ -50,7 +50,7 @@ pub(super) fn outbound(
     let policy = policy(&mut written, &around, files)?;
     let outbound = Outbound {
         identity: identities.check(&written.identity)?,
-        foreign_bundle: written.foreign_bundle.as_ref().map(absolute).transpose()?,
+        foreign_bundle: foreign_bundle(written.foreign_bundle.as_ref())?,
         service: service(&written, known)?,
         name,
         listen,
