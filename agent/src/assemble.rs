@@ -22,7 +22,7 @@ use crate::identity::{Credentials, TrustError, trusted_domains};
 use crate::in_words::in_one_line;
 use crate::issuers::{self, LiveIssuer};
 use crate::limit::live::{self, LiveLimit};
-use crate::listener::{Listener, SocketMode};
+use crate::listener::{Beside, Listener, SocketMode};
 use crate::policy::credential::{CredentialKind, Demand};
 use crate::record::counters::RouteCounters;
 use crate::routes::{Entrance, InboundRoute, Open, OutboundRoute, Phase, Route, Snapshot};
@@ -91,8 +91,6 @@ pub(crate) struct Assembler {
 pub(crate) struct Assembled {
     pub(crate) snapshot: Snapshot,
     pub(crate) waiting: Vec<Waiting>,
-    /// Modes of the sockets that were open before. To be set when the snapshot is taken up, and never for one that is not.
-    pub(crate) modes: Vec<(Arc<Listener>, SocketMode)>,
 }
 
 /// A route that cannot serve yet.
@@ -120,7 +118,6 @@ struct Ready<'config> {
     name: &'config Arc<str>,
     entrance: Entrance,
     route: Route,
-    mode: SocketMode,
     outbound: Option<&'config Outbound>,
 }
 
@@ -128,7 +125,8 @@ struct Ready<'config> {
 struct Opened {
     routes: BTreeMap<Entrance, Open>,
     listeners: HashMap<Entrance, Arc<Listener>>,
-    modes: Vec<(Arc<Listener>, SocketMode)>,
+    /// Sockets that are to take the places of others.
+    beside: Vec<Beside>,
     waiting: Vec<Waiting>,
 }
 
@@ -173,6 +171,7 @@ impl Assembler {
         let opened = self.open(ready, opening, phase)?;
         waiting.extend(opened.waiting);
         // Only now is anything changed: a socket that is no longer used is closed, a new one is kept.
+        opened.beside.into_iter().for_each(Beside::take_place);
         self.listeners = opened.listeners;
         self.issuers = issuers;
         self.rate_limits = rate_limits;
@@ -188,7 +187,7 @@ impl Assembler {
             routes: opened.routes,
             phase,
         };
-        Ok(Assembled { snapshot, waiting, modes: opened.modes })
+        Ok(Assembled { snapshot, waiting })
     }
 
     /// The routes that have their identities, and what is missing.
@@ -223,18 +222,14 @@ impl Assembler {
     /// Gives each route its socket. An agent that drains has none.
     fn open(&self, ready: Vec<Ready<'_>>, opening: Opening, phase: Phase) -> Result<Opened, AssembleError> {
         let mut all =
-            Opened { routes: BTreeMap::new(), listeners: HashMap::new(), modes: Vec::new(), waiting: Vec::new() };
-        for Ready { name, entrance, route, mode, outbound } in ready {
+            Opened { routes: BTreeMap::new(), listeners: HashMap::new(), beside: Vec::new(), waiting: Vec::new() };
+        for Ready { name, entrance, route, outbound } in ready {
             let mut listener = Weak::new();
             if phase == Phase::Serving {
-                let opened = self.listener(name, &entrance, mode);
+                let opened = self.listener(name, &entrance, &mut all.beside);
                 match opened.and_then(|opened| check_reach(outbound, &opened).map(|()| opened)) {
                     Ok(opened) => {
                         listener = Arc::downgrade(&opened);
-                        // The mode of a socket that systemd has opened is systemd's to say.
-                        if matches!(entrance.address(), ListenAddress::Unix(_)) {
-                            all.modes.push((Arc::clone(&opened), mode));
-                        }
                         all.listeners.insert(entrance.clone(), opened);
                     }
                     Err(error) if opening == Opening::AllOrNothing => return Err(error),
@@ -315,7 +310,7 @@ impl Assembler {
                 clock: self.clock.clone(),
             },
             is_tcp: outbound.is_tcp,
-            listen: outbound.listen.clone(),
+            entrance: Entrance::of_outbound(outbound),
             endpoints: outbound.endpoints.clone(),
             policy: outbound.policy.clone(),
             service_facts: outbound.service_facts.clone(),
@@ -330,14 +325,29 @@ impl Assembler {
     }
 
     /// The socket of an entrance: the one that is open already, or a new one.
-    fn listener(&self, name: &Arc<str>, entrance: &Entrance, mode: SocketMode) -> Result<Arc<Listener>, AssembleError> {
+    fn listener(
+        &self,
+        name: &Arc<str>,
+        entrance: &Entrance,
+        beside: &mut Vec<Beside>,
+    ) -> Result<Arc<Listener>, AssembleError> {
         let address = entrance.address();
         let refused = |source| AssembleError::Listen { name: Arc::clone(name), address: address.clone(), source };
         if let Some(listener) = self.listeners.get(entrance) {
             return Ok(Arc::clone(listener));
         }
-        let listener = Listener::open(address, mode, &self.handed_over).map_err(refused)?;
-        tracing::info!(route = &**name, address = listener.local_address(), "listening");
+        let is_taken = self.listeners.keys().any(|known| known.address() == address);
+        let listener = match (address, entrance.mode()) {
+            (ListenAddress::Unix(path), Some(mode)) if is_taken => {
+                let (listener, place) = Listener::open_beside(path, mode).map_err(refused)?;
+                beside.push(place);
+                listener
+            }
+            (_, mode) => {
+                Listener::open(address, mode.unwrap_or(SocketMode::Group), &self.handed_over).map_err(refused)?
+            }
+        };
+        tracing::info!(route = &**name, address = entrance.as_reached(&listener), "listening");
         Ok(Arc::new(listener))
     }
 }
@@ -397,9 +407,8 @@ impl<'config> Ready<'config> {
     fn inbound(inbound: &'config Inbound, route: InboundRoute) -> Self {
         Self {
             name: &inbound.name,
-            entrance: Entrance::of(Direction::Inbound, &inbound.name, &inbound.listen),
+            entrance: Entrance::of_inbound(inbound),
             route: Route::Inbound(Arc::new(route)),
-            mode: SocketMode::Group,
             outbound: None,
         }
     }
@@ -407,10 +416,8 @@ impl<'config> Ready<'config> {
     fn outbound(outbound: &'config Outbound, route: OutboundRoute) -> Self {
         Self {
             name: &outbound.name,
-            entrance: Entrance::of(Direction::Outbound, &outbound.name, &outbound.listen),
+            entrance: route.entrance.clone(),
             route: Route::Outbound(Arc::new(route)),
-            // Where there are rules, the kernel's word on the caller decides, not the file's mode.
-            mode: if outbound.policy.is_some() { SocketMode::Everybody } else { SocketMode::Group },
             outbound: Some(outbound),
         }
     }

@@ -10,7 +10,7 @@ use countersign_certs::verify::{Side, Trust, VerifiedPeer};
 
 use tokio::sync::Notify;
 
-use crate::config::address::{ListenAddress, Protocol};
+use crate::config::address::Protocol;
 use crate::direction::Direction;
 use crate::forward::onward::Onward;
 use crate::identify::Peer;
@@ -20,7 +20,7 @@ use crate::live::{Live, Member, Signal};
 use crate::policy::credential::Demand;
 use crate::record::counters::RouteCounters;
 use crate::refusal::{Refusal, Withdrawn};
-use crate::routes::{InboundRoute, OutboundRoute};
+use crate::routes::{Entrance, InboundRoute, OutboundRoute};
 use crate::worker::Worker;
 
 /// A connection of an identified peer.
@@ -37,8 +37,8 @@ pub(crate) struct Connection {
     ends: Option<Timestamp>,
     /// Its bytes are not looked at: it is allowed or denied as a whole.
     whole: bool,
-    /// How a program of this host could reach us; none for another host.
-    reached: Option<Reached>,
+    /// Where a program of this host came in; none for another host.
+    entrance: Option<Entrance>,
     /// The identity that was shown to the peer; none on a connection from this host.
     own: Option<San>,
     signal: Signal,
@@ -51,14 +51,6 @@ pub(crate) struct Connection {
     /// The worker's tick when the last request ended, or the last byte of a whole connection passed.
     last_use: Cell<u64>,
     seen: RefCell<Seen>,
-}
-
-/// What let a program of this host reach an outbound.
-#[derive(Debug)]
-struct Reached {
-    listen: ListenAddress,
-    /// Rules decided who may. Where there are none, the place of the socket and its mode do.
-    by_rules: bool,
 }
 
 /// The route as of one generation.
@@ -107,7 +99,7 @@ impl Connection {
     ) -> Member<Self> {
         Self {
             whole: route.is_tcp,
-            reached: Some(Reached { listen: route.listen.clone(), by_rules: route.policy.is_some() }),
+            entrance: Some(route.entrance.clone()),
             ..Self::new(worker, Direction::Outbound, (&route.name, &route.counters), address, Some(peer))
         }
         .enter()
@@ -129,7 +121,7 @@ impl Connection {
             // A local program shows no certificate; the connection to the other agent ends with its own.
             ends: None,
             whole: false,
-            reached: None,
+            entrance: None,
             own: None,
             signal: Signal::default(),
             requests: Cell::new(0),
@@ -193,11 +185,9 @@ impl Connection {
         self.whole
     }
 
-    /// Whether who reached us as this connection did could reach an outbound as it is now. A socket that rules guarded was open to everybody.
+    /// Whether who came in as this connection did could come in to an outbound as it is now.
     pub(crate) fn could_reach(&self, route: &OutboundRoute) -> bool {
-        self.reached
-            .as_ref()
-            .is_some_and(|reached| reached.listen == route.listen && (!reached.by_rules || route.policy.is_some()))
+        self.entrance.as_ref().is_some_and(|entrance| entrance.is_no_wider_than(&route.entrance))
     }
 
     /// The identity that was shown to the peer.

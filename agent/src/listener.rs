@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -27,7 +27,7 @@ pub(crate) enum Listener {
 }
 
 /// Who may connect to a Unix socket, so far as its file says (unix(7): connecting needs write permission).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum SocketMode {
     /// Every user: who may is decided by what the kernel says of the caller.
     Everybody,
@@ -93,15 +93,12 @@ impl Listener {
         }
     }
 
-    /// Sets the mode of a Unix socket's file, which may have changed with the config. A socket without a file, and one whose
-    /// file is gone, can be reached by nobody new.
-    pub(crate) fn set_mode(&self, mode: SocketMode) {
-        let Self::Unix(listener) = self else { return };
-        let Ok(address) = listener.local_addr() else { return };
-        let Some(path) = address.as_pathname() else { return };
-        if let Err(error) = set_mode(path, mode) {
-            tracing::error!(path = %path.display(), %error, "the mode of a socket cannot be set");
-        }
+    /// Opens a Unix socket beside the one in a place, which goes on until this one takes its place.
+    pub(crate) fn open_beside(place: &Path, mode: SocketMode) -> io::Result<(Self, Beside)> {
+        let mut beside = place.as_os_str().to_owned();
+        beside.push(".new");
+        let beside = Beside { beside: beside.into(), place: place.to_owned(), is_in_place: false };
+        Ok((Self::Unix(open_unix(&beside.beside, mode)?), beside))
     }
 
     /// Whether it is a Unix socket that every user of this host can reach: one with such a mode, or without a file.
@@ -137,6 +134,32 @@ impl Listener {
                 .ok()
                 .and_then(|address| address.as_pathname().map(|path| format!("unix:{}", path.display())))
                 .unwrap_or_default(),
+        }
+    }
+}
+
+/// The file of a socket that is to take the place of another one's. Without that it is removed again.
+pub(crate) struct Beside {
+    beside: PathBuf,
+    place: PathBuf,
+    is_in_place: bool,
+}
+
+impl Beside {
+    /// From now on everybody reaches the new socket. Who waits in the queue of the old one is let down when that is closed.
+    #[allow(clippy::disallowed_methods, reason = "a socket's file belongs to the socket, not to the store")]
+    pub(crate) fn take_place(mut self) {
+        match std::fs::rename(&self.beside, &self.place) {
+            Ok(()) => self.is_in_place = true,
+            Err(error) => tracing::error!(path = %self.place.display(), %error, "a socket cannot take its place"),
+        }
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if !self.is_in_place {
+            remove_file(&self.beside).ok();
         }
     }
 }

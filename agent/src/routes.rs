@@ -10,13 +10,13 @@ use countersign_certs::svid::X509Svid;
 use countersign_certs::tls::{ClientSide, ServerSide};
 
 use crate::config::address::{BackendAddress, Endpoint, ListenAddress};
-use crate::config::checked::{Accepted, Limits};
+use crate::config::checked::{Accepted, Inbound, Limits, Outbound};
 use crate::direction::Direction;
 use crate::given::Given;
 use crate::issuers::LiveIssuer;
 use crate::limit::definition::Store;
 use crate::limit::live::LiveLimit;
-use crate::listener::Listener;
+use crate::listener::{Listener, SocketMode};
 use crate::policy::condition::{ServiceFacts, Uses};
 use crate::policy::credential::Demand;
 use crate::policy::role::Roles;
@@ -56,6 +56,8 @@ pub(crate) enum Phase {
 pub(crate) struct Entrance {
     listen: ListenAddress,
     chosen_for: Option<(Direction, Arc<str>)>,
+    /// Of a Unix socket of our own. With another mode it is another socket: who could connect to the one waits in no queue of the other.
+    mode: Option<SocketMode>,
 }
 
 /// A route and the socket on which it is reached.
@@ -98,7 +100,7 @@ pub(crate) struct OutboundRoute {
     pub(crate) name: Arc<str>,
     pub(crate) tls: ClientSide,
     pub(crate) is_tcp: bool,
-    pub(crate) listen: ListenAddress,
+    pub(crate) entrance: Entrance,
     pub(crate) endpoints: Vec<Endpoint>,
     /// Which programs may do what; none means whoever can reach the socket.
     pub(crate) policy: Option<Arc<Policy>>,
@@ -110,9 +112,44 @@ pub(crate) struct OutboundRoute {
 
 impl Entrance {
     /// The entrance of a route that listens on this address.
-    pub(crate) fn of(direction: Direction, name: &Arc<str>, listen: &ListenAddress) -> Self {
+    fn of(direction: Direction, name: &Arc<str>, listen: &ListenAddress, mode: SocketMode) -> Self {
         let kernel_chooses = matches!(listen, ListenAddress::Tcp(address) if address.port() == 0);
-        Self { listen: listen.clone(), chosen_for: kernel_chooses.then(|| (direction, Arc::clone(name))) }
+        Self {
+            listen: listen.clone(),
+            chosen_for: kernel_chooses.then(|| (direction, Arc::clone(name))),
+            mode: matches!(listen, ListenAddress::Unix(_)).then_some(mode),
+        }
+    }
+
+    /// That of an inbound.
+    pub(crate) fn of_inbound(inbound: &Inbound) -> Self {
+        Self::of(Direction::Inbound, &inbound.name, &inbound.listen, SocketMode::Group)
+    }
+
+    /// That of an outbound. Where there are rules, the kernel's word on the caller decides, not the file's mode.
+    pub(crate) fn of_outbound(outbound: &Outbound) -> Self {
+        let mode = if outbound.policy.is_some() { SocketMode::Everybody } else { SocketMode::Group };
+        Self::of(Direction::Outbound, &outbound.name, &outbound.listen, mode)
+    }
+
+    /// Where it is reached, with the port that the kernel chose.
+    pub(crate) fn as_reached(&self, listener: &Listener) -> String {
+        match &self.listen {
+            ListenAddress::Systemd(_) | ListenAddress::Tcp(_) => listener.local_address(),
+            ListenAddress::Unix(_) => self.listen.to_string(),
+        }
+    }
+
+    /// The mode of its file, if it has one.
+    pub(crate) fn mode(&self) -> Option<SocketMode> {
+        self.mode
+    }
+
+    /// Whether whoever came in here could come in by another one, which leads to the same route. A socket that is open to everybody is
+    /// guarded by rules, and one that is not by its mode.
+    pub(crate) fn is_no_wider_than(&self, other: &Self) -> bool {
+        self.listen == other.listen
+            && (self.mode != Some(SocketMode::Everybody) || other.mode == Some(SocketMode::Everybody))
     }
 
     /// The address as configured.

@@ -2,11 +2,13 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that finds less than it expects has failed")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use countersign_tests::backend::EchoBackend;
 use countersign_tests::http::{self, Address, Client};
 use countersign_tests::mesh::{FRONTEND, Mesh, Plan, SERVICE};
 use countersign_tests::part::Part;
+use countersign_tests::process::Process;
 use countersign_tests::stream::{LONG_STREAM, Stream};
 use countersign_tests::{tools, wait};
 use serde_json::Value;
@@ -33,6 +35,34 @@ name    = "never"
 roles   = ["programs"]
 paths   = ["/models"]
 when    = 'context.hour == 24'
+"#;
+
+/// Connects as a user of whom no rule speaks, again and again, many at once; says how many were answered with 200 at the end.
+const STORM: &str = r#"
+import os, socket, sys, time
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+won, end = 0, time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end:
+    waiting = []
+    for _ in range(100):
+        caller = socket.socket(socket.AF_UNIX)
+        caller.settimeout(2)
+        try:
+            caller.connect(sys.argv[1])
+            caller.sendall(b"GET /storm HTTP/1.1\r\nHost: llm\r\n\r\n")
+            waiting.append(caller)
+        except OSError:
+            caller.close()
+    for caller in waiting:
+        try:
+            won += caller.recv(100).startswith(b"HTTP/1.1 200")
+        except OSError:
+            pass
+        caller.close()
+    if not waiting:
+        time.sleep(0.05)
+    print("round", len(waiting), flush=True)
+print("won", won, flush=True)
 "#;
 
 fn with_rules(backend: &str, rules: &str) -> Mesh {
@@ -113,6 +143,47 @@ fn what_a_program_has_under_way_ends_with_the_socket_that_it_came_by() {
     mesh.host_a.reload(&tables(&one, rules));
     stream.wait_for_more();
     assert!(stream.end().is_none(), "whoever the rules let in goes on: {:?}", stream.end());
+}
+
+#[test]
+fn whoever_waits_while_rules_are_removed_is_judged_by_the_mode_of_the_socket() {
+    let (backend, folder) = (EchoBackend::start(), tools::folder());
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let own = folder.path().join("own.sock");
+    let mut mesh = Mesh::of_files(&Plan::to(backend.url()));
+    let (before, endpoint) = (mesh.host_a.tables(), mesh.inbound);
+    let tables = |rules: &str| {
+        format!(
+            "{before}[[outbound]]\nname = \"own\"\nidentity = \"{FRONTEND}\"\nlisten = \"unix:{}\"\nservice = \"{SERVICE}\"\nendpoints = [\"{endpoint}\"]\n{rules}",
+            own.display(),
+        )
+    };
+    let rules = "[[outbound.allow]]\nroles = [\"root\"]\n[[role]]\nname = \"root\"\nmembers = [\"local:uid=0\"]\n";
+    mesh.host_a.reload(&tables(rules));
+    let mut command = std::process::Command::new(tools::python());
+    command.args(["-c", STORM, own.to_str().unwrap(), "6"]);
+    let mut storm = Process::start("storm", &command);
+    storm.wait_for_line(wait::SOON, "it knocks", |line| line == "round 100");
+    // Each time there are some in the queue that came while everybody could.
+    for _ in 0..3 {
+        mesh.host_a.reload(&tables(""));
+        assert_eq!(http::get(Address::Unix(own.clone()), "/a").unwrap().status(), 200);
+        mesh.host_a.reload(&tables(rules));
+    }
+    storm.wait_for_line(wait::SOON, "it is over", |line| line == "won 0" || line.starts_with("won "));
+    assert!(storm.stdout().contains(&"won 0".to_owned()), "{:?}", storm.stdout().last());
+    assert!(backend.seen().iter().all(|seen| !seen.line().contains("/storm")));
+}
+
+#[test]
+fn what_comes_over_loopback_goes_on_when_rules_are_removed() {
+    let service = Part::serve("plain_server", &[]);
+    let mut mesh = with_rules(&service.url("http"), "[[outbound.allow]]\nroles = [\"programs\"]\n");
+    let stream = Stream::open(mesh.frontend, LONG_STREAM);
+    let tables = mesh.host_a.tables().replace("[[outbound.allow]]\nroles = [\"programs\"]\n", "");
+    mesh.host_a.reload(&tables);
+    stream.wait_for_more();
+    assert!(stream.end().is_none(), "nothing was taken from it: {:?}", stream.end());
 }
 
 #[test]

@@ -26,7 +26,6 @@ use crate::identity::keeper::Keeper;
 use crate::identity::state::{StateDir, StateError};
 use crate::in_words::in_one_line;
 use crate::limit::live::LiveLimit;
-use crate::listener::SocketMode;
 use crate::random::random_number;
 use crate::record::fields::RecordedFields;
 use crate::record::patterns::Patterns;
@@ -251,13 +250,7 @@ impl Agent {
         let assembled = assembled.inspect_err(|_refused| self.want(&self.taken()))?;
         self.waiting.replace(assembled.waiting);
         self.taken.replace(Rc::clone(taken));
-        // What gets narrower does so before the new config counts, and what gets wider after it: nobody comes in under a config
-        // that takes the file's mode for granted.
-        let (wide, narrow): (Vec<_>, Vec<_>) =
-            assembled.modes.into_iter().partition(|(_, mode)| *mode == SocketMode::Everybody);
-        narrow.iter().for_each(|(listener, mode)| listener.set_mode(*mode));
         self.snapshots.send_replace(Arc::new(assembled.snapshot));
-        wide.iter().for_each(|(listener, mode)| listener.set_mode(*mode));
         Ok(())
     }
 

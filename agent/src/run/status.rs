@@ -5,7 +5,6 @@ use std::sync::Arc;
 use countersign_certs::san::San;
 
 use super::Agent;
-use crate::config::address::ListenAddress;
 use crate::control::status::{AuditSinkStatus, CaStatus, IdentityStatus, KeysStatus, RouteStatus, Status};
 use crate::direction::Direction;
 use crate::identity::keeper::Keeper;
@@ -46,20 +45,22 @@ impl Agent {
     fn route_status(&self, snapshot: &Snapshot) -> Vec<RouteStatus> {
         let taken = self.taken();
         let waiting = self.waiting.borrow();
-        let status = |direction: Direction, name: &Arc<str>, identity: &San, listen: &ListenAddress| {
-            let open = snapshot.routes.get(&Entrance::of(direction, name, listen));
+        let status = |direction: Direction, name: &Arc<str>, identity: &San, entrance: &Entrance| {
+            let open = snapshot.routes.get(entrance);
             let waits = waiting.iter().find(|waits| (waits.direction, &waits.route) == (direction, name));
             RouteStatus {
                 direction: direction.as_str().to_owned(),
                 name: name.to_string(),
                 identity: identity.to_string(),
-                listening: open.and_then(|open| Some(open.listener.upgrade()?.local_address())),
+                listening: open.and_then(|open| Some(entrance.as_reached(&*open.listener.upgrade()?))),
                 waiting_for: waits.map(|waits| waits.cause.to_string()),
             }
         };
         let (inbounds, outbounds) = (&taken.config.inbounds, &taken.config.outbounds);
-        let inbounds = inbounds.iter().map(|of| status(Direction::Inbound, &of.name, &of.identity, &of.listen));
-        let outbounds = outbounds.iter().map(|of| status(Direction::Outbound, &of.name, &of.identity, &of.listen));
+        let inbounds =
+            inbounds.iter().map(|of| status(Direction::Inbound, &of.name, &of.identity, &Entrance::of_inbound(of)));
+        let outbounds =
+            outbounds.iter().map(|of| status(Direction::Outbound, &of.name, &of.identity, &Entrance::of_outbound(of)));
         inbounds.chain(outbounds).collect()
     }
 
