@@ -261,8 +261,38 @@ mod tests {
             "/...",
             "/.a",
             "/a+b@c",
+            "/%22",
         ] {
             check(path, Ok(()));
+            assert_eq!(CheckedPath::parse(path).unwrap().as_str(), path);
+        }
+    }
+
+    #[test]
+    fn a_path_is_as_long_as_it_may_be_and_no_longer() {
+        let path = |bytes: usize| format!("/{}", "a".repeat(bytes - 1));
+        check(&path(PATH_BYTES_MAX), Ok(()));
+        check(&path(PATH_BYTES_MAX + 1), Err(PathError::TooLong));
+    }
+
+    #[test]
+    fn the_query_of_a_target_is_what_follows_the_question_mark() {
+        let query = |target: &'static str| {
+            let target = CheckedTarget::parse(PathAndQuery::from_static(target)).unwrap();
+            target.query().map(ToOwned::to_owned)
+        };
+        assert_eq!(query("/a?b=c&d"), Some("b=c&d".to_owned()));
+        assert_eq!(query("/a"), None);
+    }
+
+    #[test]
+    fn patterns_are_shown_as_they_are_written() {
+        for text in ["/v1/models/*", "/v1/**", "/"] {
+            let pattern = PathPattern::parse(text).unwrap();
+            assert_eq!(
+                (pattern.to_string(), format!("{pattern:?}")),
+                (text.to_owned(), format!("PathPattern({text})"))
+            );
         }
     }
 
