@@ -17,7 +17,7 @@ use countersign_conditions::condition::Condition;
 use countersign_conditions::parties::{Parties, Service};
 use countersign_conditions::policy_file::{Effect, PolicyFile};
 use countersign_conditions::principal::{Principal, Workload};
-use countersign_conditions::schema::{Action, Direction, Schema};
+use countersign_conditions::schema::{Direction, Schema};
 use countersign_conditions::vocabulary::Vocabulary;
 
 const HOURS: &str = "context.hour >= 8 && context.hour < 18 && principal in Role::\"employee\"";
@@ -40,8 +40,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let now = Zone::utc().at(second(36_000));
     let held = match what.split_once('-') {
         None if what == "condition" => {
-            let condition = Condition::parse(HOURS, &schema, Direction::Inbound, Action::Request)
-                .map_err(|error| error.into_finding().message)?;
+            let condition =
+                Condition::parse(HOURS, &schema, Direction::Inbound).map_err(|error| error.into_finding().message)?;
             count(times, || Ok(condition.holds(&gather(&parties, &now)?)?))?
         }
         None => count(times, || {

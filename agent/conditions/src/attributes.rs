@@ -11,7 +11,6 @@ use smol_str::SmolStr;
 
 use crate::clock::LocalTime;
 use crate::parties::Parties;
-use crate::schema::Action;
 use crate::value::{MEMBERS_MAX, TEXT_BYTES_MAX, record, text, whole};
 use crate::vocabulary::ClaimKind;
 
@@ -66,40 +65,29 @@ pub enum AttributeError {
     Twice(String),
 }
 
-/// What is known of one request or connection. What was not given and is asked for makes the decision an error.
+/// What is known of one request. What was not given and is asked for makes the decision an error.
 #[derive(Clone)]
 pub struct Attributes {
     parties: Parties,
-    action: Action,
     entities: Arc<Entities>,
     /// Shared with the engine while it decides.
     context: Arc<BTreeMap<SmolStr, Value>>,
 }
 
 impl Attributes {
-    /// A connection whose bytes are not looked at.
-    pub fn connection(parties: &Parties) -> Self {
-        Self::about(parties, Action::Connect)
-    }
-
     /// One HTTP request. The path is without query, as rules see it.
     ///
     /// # Errors
     /// A method or path that is too long.
     pub fn request(parties: &Parties, method: &str, path: &str) -> Result<Self, AttributeError> {
-        let mut attributes = Self::about(parties, Action::Request);
-        attributes.set("method", text("the method", method)?);
-        attributes.set("path", text("the path", path)?);
-        Ok(attributes)
-    }
-
-    fn about(parties: &Parties, action: Action) -> Self {
         let entities = Arc::clone(&parties.0.entities);
-        let mut attributes = Self { parties: parties.clone(), action, entities, context: Arc::default() };
+        let mut attributes = Self { parties: parties.clone(), entities, context: Arc::default() };
         if let Some(address) = &parties.0.address {
             attributes.set("address", address.clone());
         }
-        attributes
+        attributes.set("method", text("the method", method)?);
+        attributes.set("path", text("the path", path)?);
+        Ok(attributes)
     }
 
     /// The request's headers; names in any case. Those that the config does not declare are left out. Needed for
@@ -188,7 +176,7 @@ impl Attributes {
         let parties = &self.parties.0;
         Request::new_unchecked(
             parties.principal.entry().clone(),
-            parties.schema.types.action(self.action).clone(),
+            parties.schema.types.request.clone(),
             parties.service.entry().clone(),
             Some(Context::Value(Arc::clone(&self.context))),
         )
@@ -206,6 +194,6 @@ fn is_spelling_of(found: &str, name: &str) -> bool {
 /// Headers and claims may hold what no log should.
 impl fmt::Debug for Attributes {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Attributes({:?} of {:?})", self.action, self.parties)
+        write!(formatter, "Attributes({:?})", self.parties)
     }
 }

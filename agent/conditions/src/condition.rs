@@ -13,7 +13,7 @@ use countersign_certs::settings::diagnostic::Finding;
 use crate::attributes::Attributes;
 use crate::evaluate::{Evaluation, compiled};
 use crate::room::with_room;
-use crate::schema::{Action, Direction, Inner, Schema};
+use crate::schema::{Direction, Inner, Schema};
 use crate::text;
 use crate::uses::Uses;
 use crate::validate;
@@ -82,17 +82,17 @@ impl Condition {
     ///
     /// # Errors
     /// The first thing that is wrong, with its place in `text`; or the system gives no thread to read it on.
-    pub fn parse(text: &str, schema: &Schema, direction: Direction, action: Action) -> Result<Self, ConditionError> {
+    pub fn parse(text: &str, schema: &Schema, direction: Direction) -> Result<Self, ConditionError> {
         if text.len() > CONDITION_BYTES_MAX {
             return Err(ConditionError::Long { found: text.len() });
         }
-        with_room(|| Self::read(text, schema, direction, action)).map_err(ConditionError::Thread)?
+        with_room(|| Self::read(text, schema, direction)).map_err(ConditionError::Thread)?
     }
 
-    fn read(text: &str, schema: &Schema, direction: Direction, action: Action) -> Result<Self, ConditionError> {
+    fn read(text: &str, schema: &Schema, direction: Direction) -> Result<Self, ConditionError> {
         text::check(text).map_err(|excess| ConditionError::Invalid(validate::of_excess(excess)))?;
         let expression: Expr = text.parse().map_err(|errors| invalid(validate::of_syntax(&errors), text))?;
-        let action = schema.0.types.action(action).uid().ok_or_else(|| invalid(Vec::new(), text))?;
+        let action = schema.0.types.request.uid().ok_or_else(|| invalid(Vec::new(), text))?;
         let policies = as_policy(&expression, action).map_err(|message| {
             ConditionError::Invalid(Finding::with_hint(
                 0..text.len(),

@@ -15,17 +15,8 @@ use crate::vocabulary::{ClaimKind, Vocabulary, VocabularyError, header_attribute
 pub enum Direction {
     /// From another host to a service of this one. Principals are `Workload` and `User`.
     Inbound,
-    /// From this host out. Principals are `LocalCaller` and `User`.
+    /// From this host out. Principals are `LocalCaller`: nobody looks at credentials there.
     Outbound,
-}
-
-/// What is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// A connection whose bytes are not looked at: `Action::"connect"`.
-    Connect,
-    /// One HTTP request: `Action::"request"`.
-    Request,
 }
 
 /// Everything that conditions are checked against. Made once per config, cheap to clone.
@@ -47,7 +38,7 @@ pub(crate) struct Types {
     pub(crate) service: EntityType,
     pub(crate) user: EntityType,
     pub(crate) workload: EntityType,
-    pub(crate) connect: EntityUIDEntry,
+    /// All that is ever asked for: one HTTP request, `Action::"request"`.
     pub(crate) request: EntityUIDEntry,
 }
 
@@ -78,11 +69,6 @@ impl Schema {
         })))
     }
 
-    /// The schema as Cedar's own tools read it, for operators who check their policy files with an editor or with `cedar`.
-    pub fn text(vocabulary: &Vocabulary, direction: Direction) -> String {
-        text(vocabulary, direction)
-    }
-
     pub(crate) fn validator(&self, direction: Direction) -> &Validator {
         match direction {
             Direction::Inbound => &self.0.inbound,
@@ -109,16 +95,8 @@ impl Types {
             service: name("Service")?.into(),
             user: name("User")?.into(),
             workload: name("Workload")?.into(),
-            connect: entity(&action, "connect").into(),
             request: entity(&action, "request").into(),
         })
-    }
-
-    pub(crate) fn action(&self, action: Action) -> &EntityUIDEntry {
-        match action {
-            Action::Connect => &self.connect,
-            Action::Request => &self.request,
-        }
     }
 }
 
@@ -154,7 +132,7 @@ fn validator(vocabulary: &Vocabulary, direction: Direction) -> Result<Validator,
     Ok(Validator::new(schema))
 }
 
-/// What the schema says of a connection or request, in either direction.
+/// What the schema says of a request, in either direction.
 pub(crate) const CONTEXT_ATTRIBUTES: [&str; 12] = [
     "address",
     "date",
@@ -181,37 +159,36 @@ pub(crate) const WORKLOAD_ATTRIBUTES: [&str; 5] =
 
 const TIME: &str = "hour: Long, minute: Long, weekday: String, date: String, zone: String, unix_time: Long";
 
+/// As Cedar reads it.
 fn text(vocabulary: &Vocabulary, direction: Direction) -> String {
     let labels = optional_texts(vocabulary.labels.iter().map(String::as_str));
     let query = optional_texts(vocabulary.queries.iter().map(String::as_str));
     let headers: Vec<String> = vocabulary.headers.iter().map(|name| header_attribute(name)).collect();
     let headers = optional_texts(headers.iter().map(String::as_str));
     let claims = optional(vocabulary.claims.iter().map(|(name, kind)| (name.as_str(), kind.in_schema())));
-    let (callers, via, origin) = match direction {
+    let (callers, principals, origin) = match direction {
         Direction::Inbound => (
-            "entity Workload in [Role] { id: String, trust_domain: String, names: Set<String>, \
-             certificate_age_seconds: Long, certificate_seconds_left: Long };\n",
-            ", via?: Workload",
+            format!(
+                "entity Workload in [Role] {{ id: String, trust_domain: String, names: Set<String>, \
+                 certificate_age_seconds: Long, certificate_seconds_left: Long }};\n\
+                 entity User in [Role] {{ kind: String, id: String, issuer: String, team?: String, scopes: Set<String>, \
+                 groups: Set<String>, claims: {{{claims}}}, via?: Workload }};\n"
+            ),
+            "Workload, User",
             "address: __cedar::ipaddr",
         ),
-        Direction::Outbound => {
-            ("entity LocalCaller in [Role] { uid?: Long, gid?: Long };\n", "", "local?: { uid: Long, gid: Long }")
-        }
-    };
-    let principals = match direction {
-        Direction::Inbound => "Workload, User",
-        Direction::Outbound => "LocalCaller, User",
+        Direction::Outbound => (
+            "entity LocalCaller in [Role] { uid?: Long, gid?: Long };\n".to_owned(),
+            "LocalCaller",
+            "local?: { uid: Long, gid: Long }",
+        ),
     };
     format!(
         "entity Role;\n\
          entity Service {{ name: String, labels: {{{labels}}} }};\n\
          {callers}\
-         entity User in [Role] {{ kind: String, id: String, issuer: String, team?: String, scopes: Set<String>, \
-         groups: Set<String>, claims: {{{claims}}}{via} }};\n\
          action \"request\" appliesTo {{ principal: [{principals}], resource: [Service], context: {{ method: String, \
-         path: String, query: {{{query}}}, headers: {{{headers}}}, {origin}, {TIME} }} }};\n\
-         action \"connect\" appliesTo {{ principal: [{principals}], resource: [Service], context: {{ {origin}, {TIME} }} \
-         }};\n"
+         path: String, query: {{{query}}}, headers: {{{headers}}}, {origin}, {TIME} }} }};\n"
     )
 }
 
@@ -269,6 +246,19 @@ mod tests {
             assert!(found.remove("gid"), "{found:?}");
         }
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn every_attribute_is_on_the_page_that_operators_read() {
+        let page = include_str!("../../../deploy/policy/README.md");
+        let principals = [&LOCAL_CALLER_ATTRIBUTES[..], &USER_ATTRIBUTES, &WORKLOAD_ATTRIBUTES].concat();
+        for (of, attributes) in
+            [("principal", &principals[..]), ("resource", &SERVICE_ATTRIBUTES), ("context", &CONTEXT_ATTRIBUTES)]
+        {
+            for name in attributes {
+                assert!(page.contains(&format!("`{of}.{name}`")), "{of}.{name} is not on the page");
+            }
+        }
     }
 
     #[test]

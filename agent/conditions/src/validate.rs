@@ -121,10 +121,10 @@ fn of_warning(warning: &ValidationWarning) -> Finding {
 /// The engine offers any type that is as near as another, a different one each time.
 fn known_types(unknown: &str, direction: Direction) -> String {
     let known = match direction {
-        Direction::Inbound => ["Workload", "User", "Role", "Service", "Action"],
-        Direction::Outbound => ["LocalCaller", "User", "Role", "Service", "Action"],
+        Direction::Inbound => &["Workload", "User", "Role", "Service", "Action"][..],
+        Direction::Outbound => &["LocalCaller", "Role", "Service", "Action"],
     };
-    did_you_mean(unknown, known).unwrap_or_else(|| format!("here there are: {}", known.join(", ")))
+    did_you_mean(unknown, known.iter().copied()).unwrap_or_else(|| format!("here there are: {}", known.join(", ")))
 }
 
 /// What is to be done about an attribute that is not there. Another kind of principal may have it; or a similar name is meant,
@@ -135,8 +135,8 @@ fn unknown_attribute(access: &UnsafeAttributeAccess, direction: Direction) -> Op
     let path = quoted.next()?;
     let lacking = quoted.next().unwrap_or_default();
     let kinds = match direction {
-        Direction::Inbound => [("User", &USER_ATTRIBUTES[..]), ("Workload", &WORKLOAD_ATTRIBUTES[..])],
-        Direction::Outbound => [("User", &USER_ATTRIBUTES[..]), ("LocalCaller", &LOCAL_CALLER_ATTRIBUTES[..])],
+        Direction::Inbound => &[("User", &USER_ATTRIBUTES[..]), ("Workload", &WORKLOAD_ATTRIBUTES[..])][..],
+        Direction::Outbound => &[("LocalCaller", &LOCAL_CALLER_ATTRIBUTES[..])],
     };
     let first = path.split('.').next().unwrap_or_default();
     let having = kinds.iter().find(|(kind, attributes)| *kind != lacking && attributes.contains(&first));

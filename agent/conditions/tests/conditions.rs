@@ -19,7 +19,7 @@ use countersign_conditions::clock::Zone;
 use countersign_conditions::condition::{Condition, ConditionFailure};
 use countersign_conditions::parties::{Parties, Service};
 use countersign_conditions::principal::{Claim, LocalCaller, Principal, User, Workload};
-use countersign_conditions::schema::{Action, Direction, Schema};
+use countersign_conditions::schema::{Direction, Schema};
 use countersign_conditions::uses::Uses;
 use countersign_conditions::value::{MEMBERS_MAX, TEXT_BYTES_MAX};
 use countersign_conditions::vocabulary::ClaimKind;
@@ -93,8 +93,8 @@ fn everything_about_a_user_is_known() {
 fn everything_about_a_local_program_is_known() {
     let schema = schema();
     let holds = |text: &str, who: &Principal| {
-        let condition = Condition::parse(text, &schema, Direction::Outbound, Action::Connect).expect(text);
-        let mut attributes = Attributes::connection(&Parties::new(who, &llm(&schema), None).unwrap());
+        let condition = Condition::parse(text, &schema, Direction::Outbound).expect(text);
+        let mut attributes = Attributes::request(&Parties::new(who, &llm(&schema), None).unwrap(), "GET", "/").unwrap();
         attributes.local(7, 8);
         condition.holds(&attributes).unwrap()
     };
@@ -112,18 +112,13 @@ fn everything_about_a_local_program_is_known() {
 #[test]
 fn an_ipv4_peer_of_an_ipv6_socket_is_one_of_its_network() {
     let schema = schema();
-    let condition = Condition::parse(
-        "context.address.isInRange(ip(\"10.20.0.0/16\"))",
-        &schema,
-        Direction::Inbound,
-        Action::Connect,
-    );
+    let condition = Condition::parse("context.address.isInRange(ip(\"10.20.0.0/16\"))", &schema, Direction::Inbound);
     let condition = condition.unwrap();
     for (address, expected) in
         [("::ffff:10.20.1.2", true), ("10.20.1.2", true), ("::ffff:10.21.1.2", false), ("fd00::1", false)]
     {
         let parties = Parties::new(&web(&schema), &llm(&schema), Some(address.parse().unwrap())).unwrap();
-        assert_eq!(condition.holds(&Attributes::connection(&parties)), Ok(expected), "{address}");
+        assert_eq!(condition.holds(&Attributes::request(&parties, "GET", "/").unwrap()), Ok(expected), "{address}");
     }
 }
 
@@ -131,7 +126,7 @@ fn an_ipv4_peer_of_an_ipv6_socket_is_one_of_its_network() {
 fn what_cannot_be_decided_is_an_error() {
     let schema = schema();
     let failure = |text: &str, attributes: &Attributes| {
-        let condition = Condition::parse(text, &schema, Direction::Inbound, Action::Request).expect(text);
+        let condition = Condition::parse(text, &schema, Direction::Inbound).expect(text);
         assert!(condition.failed_part(attributes).is_some(), "{text}");
         condition.holds(attributes).expect_err(text).to_string()
     };
@@ -153,13 +148,13 @@ fn what_cannot_be_decided_is_an_error() {
     ] {
         assert!(failure(text, &bare).contains("does not have the attribute"), "{text}: {}", failure(text, &bare));
     }
-    let nowhere = Attributes::connection(&Parties::new(&web(&schema), &llm(&schema), None).unwrap());
+    let nowhere = Attributes::request(&Parties::new(&web(&schema), &llm(&schema), None).unwrap(), "GET", "/").unwrap();
     failure("!context.address.isLoopback()", &nowhere);
 }
 
 #[test]
 fn what_is_asked_for_with_has_but_was_not_gathered_counts_as_used() {
-    let uses = |text| parse(text, Direction::Inbound, Action::Request).unwrap().uses();
+    let uses = |text| parse(text, Direction::Inbound).unwrap().uses();
     assert!(uses("context has hour").contains(Uses::TIME));
     assert!(uses("principal has certificate_age_seconds").contains(Uses::CERTIFICATE));
     assert!(uses("context.headers has x_tenant").contains(Uses::HEADERS));
@@ -169,7 +164,7 @@ fn what_is_asked_for_with_has_but_was_not_gathered_counts_as_used() {
 #[test]
 fn attributes_of_another_config_decide_nothing() {
     let (old, new) = (schema(), another_schema());
-    let condition = Condition::parse("!(principal is Workload)", &new, Direction::Inbound, Action::Request).unwrap();
+    let condition = Condition::parse("!(principal is Workload)", &new, Direction::Inbound).unwrap();
     let attributes = request(&old, &web(&old));
     assert_eq!(condition.holds(&attributes), Err(ConditionFailure::OtherConfig));
     assert_eq!(condition.failed_part(&attributes), None);
@@ -180,7 +175,7 @@ fn attributes_of_another_config_decide_nothing() {
 fn the_part_that_failed_is_told_as_it_is_written() {
     let schema = schema();
     let failed = |text: &str| {
-        let condition = Condition::parse(text, &schema, Direction::Inbound, Action::Request).expect(text);
+        let condition = Condition::parse(text, &schema, Direction::Inbound).expect(text);
         condition.failed_part(&request(&schema, &web(&schema)))
     };
     let hours = "context.hour >= 8 && context.hour < 10 && principal in Role::\"batch\"";
@@ -259,18 +254,18 @@ fn tokens_that_say_something_else_than_expected_are_refused() {
 fn time_passes_for_certificates() {
     let schema = schema();
     let young = "principal is Workload && principal.certificate_age_seconds < 60";
-    let young = Condition::parse(young, &schema, Direction::Inbound, Action::Connect).unwrap();
+    let young = Condition::parse(young, &schema, Direction::Inbound).unwrap();
     let id = san("spiffe://prod.example/a");
     let workload = Workload { id: &id, names: &[], roles: &["batch"], certificate: certificate() };
     let parties = parties(&schema, &Principal::workload(&schema, workload).unwrap());
-    let mut attributes = Attributes::connection(&parties);
+    let mut attributes = Attributes::request(&parties, "GET", "/").unwrap();
     let begin = certificate().not_before;
     for (seconds, expected) in [(0, true), (59, true), (60, false), (100_000, false)] {
         attributes.certificate(Timestamp::from_unix_seconds(begin.as_unix_seconds() + seconds)).unwrap();
         assert_eq!(young.holds(&attributes), Ok(expected), "{seconds}");
     }
     // It still is who it was.
-    let role = Condition::parse("principal in Role::\"batch\"", &schema, Direction::Inbound, Action::Connect).unwrap();
+    let role = Condition::parse("principal in Role::\"batch\"", &schema, Direction::Inbound).unwrap();
     assert_eq!(role.holds(&attributes), Ok(true));
 }
 
@@ -278,10 +273,10 @@ fn time_passes_for_certificates() {
 fn office_hours_follow_the_clock_on_the_wall() {
     let schema = schema();
     let open = "context.hour >= 8 && context.hour < 18";
-    let open = Condition::parse(open, &schema, Direction::Inbound, Action::Connect).unwrap();
+    let open = Condition::parse(open, &schema, Direction::Inbound).unwrap();
     let zones = countersign_conditions::clock::Zones::of_system();
     let berlin = zones.find("Europe/Berlin").unwrap();
-    let mut attributes = Attributes::connection(&parties(&schema, &web(&schema)));
+    let mut attributes = Attributes::request(&parties(&schema, &web(&schema)), "GET", "/").unwrap();
     let mut at = |seconds| {
         attributes.time(&berlin.at(Timestamp::from_unix_seconds(seconds)));
         open.holds(&attributes).unwrap()
@@ -301,6 +296,6 @@ fn nothing_of_a_caller_is_printed() {
         assert!(!printed.contains(secret), "{printed}");
     }
     assert!(printed.contains("corp#alice"), "{printed}");
-    let condition = parse("context.hour > 3", Direction::Inbound, Action::Request).unwrap();
+    let condition = parse("context.hour > 3", Direction::Inbound).unwrap();
     assert_eq!(format!("{condition:?}"), "Condition(context.hour > 3)");
 }

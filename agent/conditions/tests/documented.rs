@@ -1,13 +1,13 @@
-//! The page that operators read: each example is one that the agent takes, and every attribute is on it.
+//! The page that operators read: each example is one that the agent takes.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "what does not hold here is a failed test")]
 
 mod common;
 
-use common::{alice, request, schema, vocabulary, web};
+use common::{alice, request, schema, web};
 use countersign_conditions::condition::Condition;
 use countersign_conditions::policy_file::{Effect, PolicyFile};
-use countersign_conditions::schema::{Action, Direction, Schema};
+use countersign_conditions::schema::Direction;
 
 const PAGE: &str = include_str!("../../../deploy/policy/README.md");
 
@@ -31,8 +31,7 @@ fn condition(block: &'static str) -> &'static str {
 
 #[track_caller]
 fn check(text: &str, direction: Direction) -> Condition {
-    Condition::parse(text, &schema(), direction, Action::Request)
-        .unwrap_or_else(|error| panic!("{text}: {:?}", error.into_finding()))
+    Condition::parse(text, &schema(), direction).unwrap_or_else(|error| panic!("{text}: {:?}", error.into_finding()))
 }
 
 #[test]
@@ -51,8 +50,7 @@ fn every_condition_on_the_page_is_one() {
 fn conditions_on_the_page_do_what_it_says() {
     let schema = schema();
     let holds = |number: usize, who| {
-        let condition =
-            Condition::parse(condition(blocks("toml")[number]), &schema, Direction::Inbound, Action::Request);
+        let condition = Condition::parse(condition(blocks("toml")[number]), &schema, Direction::Inbound);
         condition.unwrap().holds(&request(&schema, who)).unwrap()
     };
     // Tuesday, 10:30, from 10.20.1.2, for llama3:70b, of the tenant acme.
@@ -87,29 +85,4 @@ fn the_policy_file_on_the_page_decides_as_it_says() {
     assert_eq!(file.decide(&request(&schema, &alice(&schema))), Effect::Forbid { ids: ids(&["alice-is-on-leave"]) });
     let batch = common::workload(&schema, "spiffe://prod.example/batch", &["batch"]);
     assert_eq!(file.decide(&request(&schema, &batch)), Effect::Forbid { ids: ids(&["gold-is-for-employees"]) });
-}
-
-/// `name:` and `name?:` of the schema, without what the config declares, which stands in quotes.
-fn attributes(schema: &str) -> Vec<&str> {
-    let before_colons = schema.split(':').filter_map(|part| part.rsplit([' ', '{', ',']).next());
-    let names = before_colons.map(|name| name.trim_end_matches('?'));
-    names
-        .filter(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
-        .collect()
-}
-
-#[test]
-fn every_attribute_is_on_the_page() {
-    for direction in [Direction::Inbound, Direction::Outbound] {
-        let text = Schema::text(&vocabulary(), direction);
-        // These are not attributes: what a line of the schema begins with, and the parts of the local program.
-        let other = ["principal", "resource", "context", "__cedar"];
-        let attributes: Vec<&str> = attributes(&text).into_iter().filter(|name| !other.contains(name)).collect();
-        assert!(attributes.contains(&"trust_domain") || attributes.contains(&"gid"), "{attributes:?}");
-        for name in attributes {
-            let written =
-                ["principal", "resource", "context"].iter().any(|of| PAGE.contains(&format!("`{of}.{name}`")));
-            assert!(written, "{name} is not on the page");
-        }
-    }
 }

@@ -84,10 +84,6 @@ fn a_forbid_that_never_applies_is_refused_too() {
         "forbid (principal, action, resource) when { principal is User && principal is Workload };",
         &["llm.cedar:1:1: this can never hold: it is false whatever is asked by whomever"],
     );
-    check_refused(
-        "forbid (principal, action, resource) when { !(context.headers has x_tenant) };",
-        &["llm.cedar:1:47: attribute `headers` in context for Action::\"connect\" not found"],
-    );
 }
 
 #[test]
@@ -160,12 +156,11 @@ fn a_forbid_wins_and_nothing_allows_nobody() {
     check(other, Effect::Nothing);
     check("", Effect::Nothing);
     check("permit (principal in Role::\"batch\", action, resource);", Effect::Nothing);
-    check("permit (principal, action == Action::\"connect\", resource);", Effect::Nothing);
     check("permit (principal, action, resource == Service::\"embeddings\");", Effect::Nothing);
-    check(
-        "permit (principal, action in [Action::\"connect\", Action::\"request\"], resource);",
-        Effect::Permit { ids: ids(&["policy0"]) },
-    );
+    // Whatever is asked about has headers.
+    let tenant = "permit (principal, action, resource) when { context.headers has x_tenant };";
+    check(tenant, Effect::Permit { ids: ids(&["policy0"]) });
+    check("permit (principal, action in [Action::\"request\"], resource);", Effect::Permit { ids: ids(&["policy0"]) });
 }
 
 #[test]
@@ -219,7 +214,7 @@ fn what_was_not_gathered_is_an_error() {
     let text = "permit (principal, action, resource); forbid (principal, action, resource) when { context.hour > 22 };";
     let file = PolicyFile::parse("llm.cedar", text, &schema, Direction::Inbound).unwrap();
     assert_eq!(file.uses(), Uses::TIME);
-    let bare = Attributes::connection(&parties(&schema, &web(&schema)));
+    let bare = Attributes::request(&parties(&schema, &web(&schema)), "GET", "/").unwrap();
     assert!(matches!(file.decide(&bare), Effect::Error { policy, .. } if &*policy == "policy1"));
     let other = common::another_schema();
     let Effect::Error { policy, message } = file.decide(&request(&other, &web(&other))) else { panic!() };
@@ -233,7 +228,8 @@ fn a_file_can_be_about_local_programs() {
     let text =
         "permit (principal is LocalCaller, action, resource) when { principal has uid && principal.uid == 1000 };";
     let file = PolicyFile::parse("out.cedar", text, &schema, Direction::Outbound).unwrap();
-    let from = |who: &Principal| Attributes::connection(&Parties::new(who, &llm(&schema), None).unwrap());
+    let from =
+        |who: &Principal| Attributes::request(&Parties::new(who, &llm(&schema), None).unwrap(), "GET", "/").unwrap();
     assert_eq!(file.decide(&from(&local(&schema))), Effect::Permit { ids: ids(&["policy0"]) });
     assert_eq!(file.decide(&from(&alice(&schema))), Effect::Nothing);
     assert!(PolicyFile::parse("out.cedar", text, &schema, Direction::Inbound).is_err());

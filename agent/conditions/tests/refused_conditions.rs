@@ -6,13 +6,13 @@ mod common;
 
 use common::{check, parse, schema};
 use countersign_conditions::condition::{CONDITION_BYTES_MAX, Condition};
-use countersign_conditions::schema::{Action, Direction, Schema};
+use countersign_conditions::schema::{Direction, Schema};
 use countersign_conditions::vocabulary::Vocabulary;
 
 /// Refused with this message, about this part of the text, with this hint.
 #[track_caller]
-fn refused_as(text: &str, direction: Direction, action: Action, message: &str, part: &str, hint: &str) {
-    let finding = parse(text, direction, action).expect_err(text).into_finding();
+fn refused_as(text: &str, direction: Direction, message: &str, part: &str, hint: &str) {
+    let finding = parse(text, direction).expect_err(text).into_finding();
     assert_eq!(finding.message, message, "{text}");
     assert_eq!(text.get(finding.span.clone()), Some(part), "{text}: {:?}", finding.span);
     assert_eq!(finding.hint.as_deref().unwrap_or_default(), hint, "{text}");
@@ -20,7 +20,7 @@ fn refused_as(text: &str, direction: Direction, action: Action, message: &str, p
 
 #[track_caller]
 fn refused(text: &str, message: &str, part: &str, hint: &str) {
-    refused_as(text, Direction::Inbound, Action::Request, message, part, hint);
+    refused_as(text, Direction::Inbound, message, part, hint);
 }
 
 const IMPOSSIBLE: &str = "this can never hold: it is false whatever is asked by whomever";
@@ -111,11 +111,11 @@ fn what_is_asked_for_with_has_must_be_something() {
     }
     let message = "there is no attribute \"uidd\"";
     let text = "!(context has local.uidd)";
-    refused_as(text, Direction::Outbound, Action::Request, message, "context has local.uidd", "did you mean \"uid\"?");
+    refused_as(text, Direction::Outbound, message, "context has local.uidd", "did you mean \"uid\"?");
     for text in
         ["principal has uid || context has local.uid", "resource has labels.tier", "context has headers.x_purpose"]
     {
-        parse(text, Direction::Outbound, Action::Request).expect(text);
+        parse(text, Direction::Outbound).expect(text);
     }
 }
 
@@ -127,7 +127,7 @@ fn what_may_be_missing_must_be_asked_for() {
         "context.query.model",
         "try testing for the attribute's presence with `context.query has model && ..`",
     );
-    parse("context.query has model && context.query.model == \"a\"", Direction::Inbound, Action::Request).unwrap();
+    parse("context.query has model && context.query.model == \"a\"", Direction::Inbound).unwrap();
 }
 
 #[test]
@@ -187,7 +187,6 @@ fn names_and_texts_that_nothing_equals_are_refused() {
     refused_as(
         "principal == LocalCaller::\"root\"",
         Direction::Outbound,
-        Action::Request,
         "\"root\" is no user id",
         "LocalCaller::\"root\"",
         "write `principal has uid && principal.uid == 1000`",
@@ -199,10 +198,10 @@ fn names_and_texts_that_nothing_equals_are_refused() {
         "principal is User && principal.kind == \"service\"",
         "context.path == \"Monday\" || context.path == \"post\"",
     ] {
-        parse(text, Direction::Inbound, Action::Request).expect(text);
+        parse(text, Direction::Inbound).expect(text);
     }
     for text in ["principal == LocalCaller::\"1000\"", "principal == LocalCaller::\"loopback\""] {
-        parse(text, Direction::Outbound, Action::Request).expect(text);
+        parse(text, Direction::Outbound).expect(text);
     }
 }
 
@@ -217,7 +216,7 @@ fn a_condition_cannot_become_two_policies() {
         ("true; true", ";"),
         ("true)", ")"),
     ] {
-        let finding = parse(text, Direction::Inbound, Action::Request).expect_err(text).into_finding();
+        let finding = parse(text, Direction::Inbound).expect_err(text).into_finding();
         assert_eq!(finding.message, format!("unexpected token `{part}`"), "{text}");
         assert_eq!(text.get(finding.span).unwrap(), part, "{text}");
     }
@@ -238,7 +237,7 @@ fn what_is_no_expression_is_refused_with_its_place() {
         ("unknown(\"x\")", "`unknown` is not a valid function", 0..12),
         ("ü", "invalid token", 0..2),
     ] {
-        let finding = parse(text, Direction::Inbound, Action::Request).expect_err(text).into_finding();
+        let finding = parse(text, Direction::Inbound).expect_err(text).into_finding();
         assert_eq!(finding.message, message, "{text}");
         assert_eq!(finding.span, at, "{text}");
     }
@@ -258,19 +257,19 @@ fn extension_values_must_be_written_out() {
         "consider applying extension constructors inside attribute values when constructing entity or context data";
     let message = "extension constructors may not be called with non-literal expressions";
     refused("context.address.isInRange(ip(context.path))", message, "ip(context.path)", hint);
-    let finding = parse("context.address == ip(\"300.1.1.1\")", Direction::Inbound, Action::Request).unwrap_err();
+    let finding = parse("context.address == ip(\"300.1.1.1\")", Direction::Inbound).unwrap_err();
     assert!(finding.to_string().contains("failed to parse as IP address"), "{finding}");
 }
 
 #[test]
 fn length_and_depth_are_bounded() {
     let longest = format!("true{}", " ".repeat(CONDITION_BYTES_MAX - 4));
-    parse(&longest, Direction::Inbound, Action::Request).unwrap();
-    let error = parse(&format!("{longest} "), Direction::Inbound, Action::Request).unwrap_err();
+    parse(&longest, Direction::Inbound).unwrap();
+    let error = parse(&format!("{longest} "), Direction::Inbound).unwrap_err();
     assert_eq!(error.to_string(), "a condition has 4097 bytes; 4096 are allowed");
     assert_eq!(error.into_finding().span, 0..CONDITION_BYTES_MAX);
     let nested = |depth: usize| format!("{}true{}", "(".repeat(depth), ")".repeat(depth));
-    parse(&nested(32), Direction::Inbound, Action::Request).unwrap();
+    parse(&nested(32), Direction::Inbound).unwrap();
     refused(&nested(33), "brackets are nested deeper than 32", "(", "write several policies, or use roles");
     let deep = "operators are nested deeper than 24, or chained longer than 128";
     let hint = "write several policies, or `[...].contains(...)`";
@@ -298,7 +297,7 @@ fn the_deepest_condition_is_still_checked_on_a_small_stack() {
     let schema = schema();
     let checked = small.spawn(move || {
         let refused = |text: &str| {
-            let read = Condition::parse(text, &schema, Direction::Inbound, Action::Request);
+            let read = Condition::parse(text, &schema, Direction::Inbound);
             read.unwrap_err().to_string()
         };
         let text = format!("{}context.houre > 1", "context.hour>1 && ".repeat(115));
@@ -313,28 +312,21 @@ fn the_deepest_condition_is_still_checked_on_a_small_stack() {
 }
 
 #[test]
-fn a_connection_has_no_method_and_an_outbound_no_address() {
-    let text = "context.method == \"GET\"";
-    let message = "attribute `method` in context for Action::\"connect\" not found";
-    refused_as(text, Direction::Inbound, Action::Connect, message, "context.method", "");
+fn an_outbound_has_no_address_and_no_users() {
     let message = "attribute `address` in context for Action::\"request\" not found";
-    refused_as(
-        "context.address.isLoopback()",
-        Direction::Outbound,
-        Action::Request,
-        message,
-        "context.address.isLoopback()",
-        "",
-    );
+    refused_as("context.address.isLoopback()", Direction::Outbound, message, "context.address.isLoopback()", "");
     refused("context has local", IMPOSSIBLE, "context has local", "");
-    parse("context has local && context.local.uid == 1", Direction::Outbound, Action::Connect).unwrap();
-    parse("context.address.isLoopback()", Direction::Inbound, Action::Connect).unwrap();
+    parse("context has local && context.local.uid == 1", Direction::Outbound).unwrap();
+    parse("context.address.isLoopback()", Direction::Inbound).unwrap();
+    let known = "here there are: LocalCaller, Role, Service, Action";
+    refused_as("principal is User", Direction::Outbound, "unrecognized entity type `User`", "User", known);
+    parse("principal is User", Direction::Inbound).unwrap();
 }
 
 #[test]
 fn a_config_without_names_has_a_schema() {
     let schema = Schema::new(&Vocabulary::default()).unwrap();
-    Condition::parse("context.hour > 3", &schema, Direction::Inbound, Action::Request).unwrap();
-    let none = Condition::parse("principal in Role::\"a\"", &schema, Direction::Inbound, Action::Request).unwrap_err();
+    Condition::parse("context.hour > 3", &schema, Direction::Inbound).unwrap();
+    let none = Condition::parse("principal in Role::\"a\"", &schema, Direction::Inbound).unwrap_err();
     assert_eq!(none.to_string(), "there is no role \"a\"");
 }

@@ -14,7 +14,6 @@ use crate::clock::Zone;
 use crate::condition::Condition;
 use crate::parties::{Parties, Service};
 use crate::principal::{Claim, Principal, User, UserKind, Workload};
-use crate::schema::Action;
 use crate::vocabulary::{ClaimKind, Vocabulary};
 
 /// Made once: a thousand cases are decided with it.
@@ -41,7 +40,7 @@ static CONDITIONS_ON_TEXTS: LazyLock<Vec<Condition>> = LazyLock::new(|| {
         "principal is User && principal.claims has level && principal.claims.level * 3 - 1 > context.unix_time",
         "principal == User::\"keys#a\" || context.address.isInRange(ip(\"10.0.0.0/8\")) || context.address.isMulticast()",
     ];
-    let parse = |text: &str| Condition::parse(text, &SCHEMA, Direction::Inbound, Action::Request).unwrap();
+    let parse = |text: &str| Condition::parse(text, &SCHEMA, Direction::Inbound).unwrap();
     texts.into_iter().map(parse).collect()
 });
 
@@ -83,8 +82,7 @@ const SCOPES: [&str; 9] = [
     "principal == User::\"keys#1\"",
 ];
 
-const ACTIONS: [&str; 3] =
-    ["action", "action == Action::\"request\"", "action in [Action::\"request\", Action::\"connect\"]"];
+const ACTIONS: [&str; 3] = ["action", "action == Action::\"request\"", "action in [Action::\"request\"]"];
 
 const RESOURCES: [&str; 2] = ["resource", "resource == Service::\"llm\""];
 
@@ -227,7 +225,7 @@ fn only_policies_that_can_be_about_who_asks_are_looked_at() {
     let file = PolicyFile::parse("index.cedar", text, &SCHEMA, Direction::Inbound).unwrap();
     let looked_at = |principal: &Principal| {
         let service = Service::new(&SCHEMA, "llm", &[]).unwrap();
-        let attributes = Attributes::connection(&Parties::new(principal, &service, None).unwrap());
+        let attributes = Attributes::request(&Parties::new(principal, &service, None).unwrap(), "GET", "/").unwrap();
         file.candidates(&attributes).map(|policy| policy.id.to_string()).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(looked_at(&workload(&SCHEMA, "spiffe://td/1", &["b"])), "policy1 policy3 policy4 policy5");

@@ -11,7 +11,7 @@ use countersign_conditions::clock::Zones;
 use countersign_conditions::condition::{Condition, ConditionError};
 use countersign_conditions::parties::{Parties, Service};
 use countersign_conditions::principal::{Claim, LocalCaller, Principal, User, UserKind, Workload};
-use countersign_conditions::schema::{Action, Direction, Schema};
+use countersign_conditions::schema::{Direction, Schema};
 use countersign_conditions::vocabulary::{ClaimKind, Vocabulary};
 
 /// Tuesday, 2026-11-24 10:30 in Berlin.
@@ -119,15 +119,15 @@ pub(crate) fn request(schema: &Schema, principal: &Principal) -> Attributes {
     attributes
 }
 
-pub(crate) fn parse(text: &str, direction: Direction, action: Action) -> Result<Condition, ConditionError> {
-    Condition::parse(text, &schema(), direction, action)
+pub(crate) fn parse(text: &str, direction: Direction) -> Result<Condition, ConditionError> {
+    Condition::parse(text, &schema(), direction)
 }
 
 /// What a condition says of a request of `who`.
 #[track_caller]
 pub(crate) fn check_for(text: &str, who: impl Fn(&Schema) -> Principal, expected: bool) {
     let schema = schema();
-    let condition = Condition::parse(text, &schema, Direction::Inbound, Action::Request)
+    let condition = Condition::parse(text, &schema, Direction::Inbound)
         .unwrap_or_else(|error| panic!("{text}: {:?}", error.into_finding()));
     assert_eq!(condition.holds(&request(&schema, &who(&schema))), Ok(expected), "{text}");
 }

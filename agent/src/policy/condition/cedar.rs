@@ -10,7 +10,7 @@ use countersign_conditions::clock::Zone;
 use countersign_conditions::condition::{self, ConditionError};
 use countersign_conditions::parties::Service;
 use countersign_conditions::policy_file::{self, Effect};
-use countersign_conditions::schema::{Action, Direction, Schema};
+use countersign_conditions::schema::{Direction, Schema};
 use countersign_conditions::uses;
 
 use super::{FileEffect, Verdict};
@@ -134,7 +134,7 @@ impl Compiler {
 
     /// Compiles a `when`. The place of the finding is within the text.
     pub(crate) fn condition(&self, text: &str) -> Result<Condition, Finding> {
-        let compiled = condition::Condition::parse(text, &self.schema, self.direction, Action::Request);
+        let compiled = condition::Condition::parse(text, &self.schema, self.direction);
         let compiled = compiled.map_err(ConditionError::into_finding)?;
         Ok(Condition { text: text.into(), compiled })
     }
