@@ -175,12 +175,15 @@ impl fmt::Display for BackendAddress {
             Protocol::Http2 => "h2c",
             Protocol::Tcp => "tcp",
         };
-        match &self.socket {
-            BackendSocket::Tcp(addresses) => {
+        match (&self.socket, self.protocol) {
+            (BackendSocket::Tcp(addresses), _) => {
                 let first = addresses.first().map(ToString::to_string).unwrap_or_default();
                 write!(formatter, "{scheme}://{first}")
             }
-            BackendSocket::Unix(path) => write!(formatter, "{scheme}+unix:{}", path.display()),
+            (BackendSocket::Unix(path), Protocol::Tcp) => write!(formatter, "unix:{}", path.display()),
+            (BackendSocket::Unix(path), Protocol::Http1 | Protocol::Http2) => {
+                write!(formatter, "{scheme}+unix:{}", path.display())
+            }
         }
     }
 }
@@ -203,7 +206,9 @@ mod tests {
     fn each_form_is_read_as_what_it_is() {
         assert_eq!("unix:/run/a.sock".parse(), Ok(ListenAddress::Unix("/run/a.sock".into())));
         assert_eq!("systemd:llm".parse(), Ok(ListenAddress::Systemd("llm".into())));
-        for text in ["http://127.0.0.1:1", "h2c://[::1]:2", "tcp://127.0.0.1:3", "http+unix:/a", "h2c+unix:/a"] {
+        for text in
+            ["http://127.0.0.1:1", "h2c://[::1]:2", "tcp://127.0.0.1:3", "http+unix:/a", "h2c+unix:/a", "unix:/a"]
+        {
             assert_eq!(text.parse::<BackendAddress>().unwrap().to_string(), text);
         }
         assert!(
