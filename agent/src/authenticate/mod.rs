@@ -87,9 +87,8 @@ fn counted(
 /// Tells the auditor, and says with it what would have done.
 fn refused(refusal: CredentialRefusal, connection: &Connection, demand: Demand) -> Refusal {
     let accepted = demand.accepted();
-    let (address, methods) = (connection.address().to_string(), accepted.of_requests().to_string());
-    let notables = connection.worker().notables();
-    notables.not_authenticated(&methods, refusal.reason(), &address, connection.route_name());
+    let (notables, methods) = (connection.worker().notables(), accepted.of_requests().to_string());
+    notables.not_authenticated(&methods, refusal.reason(), connection.address(), connection.route_name());
     Refusal::Credential { source: Box::new(refusal), accepted }
 }
 
@@ -147,7 +146,7 @@ fn note(subject: &Subject, connection: &Connection) {
     subject.uses();
     let (notables, address, route) = (connection.worker().notables(), connection.address(), connection.route_name());
     if subject.take_fresh() {
-        notables.authenticated(subject.proof().kind().as_str(), subject.principal(), &address.to_string(), route);
+        notables.authenticated(subject.proof().kind().as_str(), subject.principal(), address, route);
     }
     notables.seen(subject.principal(), route, address.ip());
 }

@@ -11,6 +11,7 @@ use countersign_certs::time::{Clock, Timestamp};
 
 use super::patterns::{Odd, Patterns};
 use super::sink::Sink;
+use crate::listener::PeerAddress;
 
 /// Lines of one kind about one subject at once, and how long until one more.
 const LINES_AT_ONCE: u64 = 20;
@@ -31,13 +32,13 @@ impl Notables {
     }
 
     /// Somebody has proved who they are by something other than the certificate of the connection, for the first time in a while.
-    pub(crate) fn authenticated(&self, method: &str, subject: &str, address: &str, route: &str) {
+    pub(crate) fn authenticated(&self, method: &str, subject: &str, address: &PeerAddress, route: &str) {
         self.tell("authenticated", subject, |_omitted| {
             Event::Authentication(Authentication {
                 method: method.to_owned(),
                 outcome: "success".to_owned(),
                 subject: Some(subject.to_owned()),
-                address: Some(address.to_owned()),
+                address: Some(address.to_string()),
                 route: Some(route.to_owned()),
                 ..Authentication::default()
             })
@@ -45,15 +46,13 @@ impl Notables {
     }
 
     /// Somebody has failed to.
-    pub(crate) fn not_authenticated(&self, method: &str, reason: &'static str, address: &str, route: &str) {
-        // By the address without its port, which changes with each connection.
-        let who = address.rsplit_once(':').map_or(address, |(host, _)| host);
-        self.tell(reason, who, |_omitted| {
+    pub(crate) fn not_authenticated(&self, method: &str, reason: &'static str, address: &PeerAddress, route: &str) {
+        self.tell(reason, &address.origin().to_string(), |_omitted| {
             Event::Authentication(Authentication {
                 method: method.to_owned(),
                 outcome: "failure".to_owned(),
                 reason: Some(reason.to_owned()),
-                address: Some(address.to_owned()),
+                address: Some(address.to_string()),
                 route: Some(route.to_owned()),
                 ..Authentication::default()
             })
@@ -133,5 +132,31 @@ impl Notables {
         if let Some(omitted) = taken {
             self.sink.event(event(omitted), self.clock.precise());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::super::sink::channel;
+    use super::*;
+    use crate::config::audit::WhenFull;
+
+    #[test]
+    fn whoever_changes_ports_or_addresses_of_ipv6_has_one_share_of_the_lines() {
+        let (sink, _batches, shared) = channel(WhenFull::Refuse, Vec::new());
+        let notables = Notables::new(sink, Clock::new(|| SystemTime::UNIX_EPOCH), None);
+        let check = |address: &str, lines: usize| {
+            let address = PeerAddress::Tcp(address.parse().unwrap());
+            notables.not_authenticated("api_key", "key_unknown", &address, "llm");
+            assert_eq!(shared.take_events().iter().filter(|byte| **byte == b'\n').count(), lines, "{address}");
+        };
+        (0..20).for_each(|host| check(&format!("[2001:db8::{host:x}]:{}", 4000 + host), 1));
+        check("[2001:db8::ffff]:1", 0);
+        check("[2001:db8:0:1::1]:1", 1);
+        (0..20).for_each(|host| check(&format!("192.0.2.1:{}", 4000 + host), 1));
+        check("192.0.2.1:1", 0);
+        check("192.0.2.2:1", 1);
     }
 }
