@@ -157,7 +157,7 @@ async fn list(config: &Path, unused_for: Option<&str>, json: bool, now: Timestam
     if json {
         return Ok(serde_json::to_string(&listed).unwrap_or_default() + "\n");
     }
-    Ok(listed.iter().fold(String::new(), |text, listed| text + &in_one_line(listed)))
+    Ok(listed.iter().fold(String::new(), |text, listed| text + &listed_line(listed)))
 }
 
 /// What an agent with this config says of its keys, if one runs.
@@ -176,7 +176,7 @@ fn path_in_use(config: &Path, running: Option<&KeysStatus>) -> Result<PathBuf, K
     }
 }
 
-fn in_one_line(listed: &Listed<'_>) -> String {
+fn listed_line(listed: &Listed<'_>) -> String {
     let Listed { key, state, last_used } = listed;
     let mut line = format!("{} {state} owner={}", key.id, key.owner);
     let some = |list: &Option<Vec<String>>| list.as_ref().map(|list| list.join(","));

@@ -1,7 +1,8 @@
 //! The record: one audit line for every connection and every request, on every way out, and the counters beside it.
 //!
 //! A record is opened when something begins and closed when it ends. One that is dropped without being closed (its task was
-//! cancelled) writes that it was cancelled. Nothing else writes audit lines.
+//! cancelled) writes that it was cancelled. What is no connection and no request is handed to [`sink::Sink::event`]; nobody writes past
+//! this folder.
 
 mod connection;
 
