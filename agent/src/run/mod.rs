@@ -1,6 +1,10 @@
 //! The agent as a whole: it puts snapshots together and hands them to the workers, follows its files and its CA, answers
 //! its operator, and drains at the end.
 
+mod reload;
+
+mod status;
+
 use std::cell::RefCell;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,10 +40,6 @@ use crate::systemd::{self, HandedOver};
 use crate::teller::{self, Teller};
 use crate::watcher::FileWatcher;
 use crate::worker::{self, Places, WorkerSetup};
-
-mod reload;
-
-mod status;
 
 /// How often it is stored when API keys were used last.
 const KEY_USAGE_STORED: Duration = Duration::from_secs(60);
@@ -360,9 +360,11 @@ impl Agent {
     fn say_what_needs_a_restart(&self, config: &checked::Agent) {
         let taken = self.taken();
         let now = &taken.config;
-        let fixed = |of: &checked::Agent| (of.workers, of.log_level, of.audit.clone(), of.control.clone());
+        let fixed = |of: &checked::Agent| {
+            (of.state_dir.clone(), of.workers, of.log_level, of.audit.clone(), of.control.clone())
+        };
         if fixed(now) != fixed(config) {
-            tracing::warn!("changes of workers, [audit], [control] and [log] take effect at the next start");
+            tracing::warn!("changes of state_dir, workers, [audit], [control] and [log] take effect at the next start");
         }
     }
 
