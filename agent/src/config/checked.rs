@@ -78,7 +78,7 @@ pub(crate) struct Control {
 pub(crate) struct Limits {
     /// Connections of one listener.
     pub(crate) connections: u32,
-    /// Connections of one identity to one inbound.
+    /// Connections to one inbound of one identity, or of callers without one from one network.
     pub(crate) connections_per_peer: u32,
     /// Handshakes under way on one worker.
     pub(crate) handshakes: u32,

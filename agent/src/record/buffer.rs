@@ -26,8 +26,8 @@ const BACKLOG_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// When lines of this size could not be handed on, even what was under way is only counted.
 const LINES_BYTES_MAX: usize = 4 * BACKLOG_BYTES_MAX;
 
-/// Failed connections of one address, for one reason, that are written at once. Whoever reaches the port can cause them, and
-/// could otherwise fill the disk; then everybody would be refused.
+/// Failed connections and requests from one network or user, for one reason, that are written at once. Whoever reaches the port can
+/// cause them, and could otherwise fill the disk; then everybody would be refused.
 const STRANGERS_AT_ONCE: u64 = 100;
 
 /// How long until one more is written after that.

@@ -78,7 +78,7 @@ pub(crate) struct Limits {
     pub(crate) handshakes: usize,
     /// Watch streams at a time.
     pub(crate) watchers: usize,
-    /// Requests per second of one host, or of one address that has no certificate.
+    /// Requests per second of one host, or of one network that shows no host's certificate.
     pub(crate) requests_per_second: u32,
     /// Certificates per minute that one host is given. A host with fifty identities that renews all of them at once stays
     /// far below.

@@ -96,7 +96,7 @@ listen = "{listen}"
 # handshakes = {handshakes}
 # Hosts that watch for revocations at a time, once each.
 # watchers = {watchers}
-# Requests per second of one host, or of one address that shows no certificate.
+# Requests per second of one host, or of one network that shows no host's certificate.
 # requests_per_second = {requests_per_second}
 # Certificates per minute that one host is given.
 # certificates_per_minute = {certificates_per_minute}

@@ -1,4 +1,4 @@
-//! How much one asker may ask for in a time: a bucket for each host, and one for each address without a name.
+//! How much one asker may ask for in a time: a bucket for each host, and one for each network of those without a name.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
