@@ -28,20 +28,21 @@ fn read(path: impl AsRef<Path>) -> String {
 
 /// Files below a folder of the repository whose names end so.
 fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
-    fn collect(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                collect(&path, ending, found);
-            } else if path.to_str().unwrap().ends_with(ending) {
-                found.push(path);
-            }
-        }
-    }
     let mut found = Vec::new();
     collect(&root().join(folder), ending, &mut found);
     assert!(!found.is_empty(), "{folder} has no file that ends with {ending}");
     found
+}
+
+fn collect(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, ending, found);
+        } else if path.to_str().unwrap().ends_with(ending) {
+            found.push(path);
+        }
+    }
 }
 
 #[track_caller]
@@ -206,6 +207,10 @@ fn the_installer_installs_what_the_units_start() {
     std::fs::write(at("etc/countersign/agent.toml"), "# mine\n").unwrap();
     assert!(!install().contains("agent.toml"), "a config that is there is left as it is");
     assert_eq!(std::fs::read_to_string(at("etc/countersign/agent.toml")).unwrap(), "# mine\n");
+    let mut documents = Vec::new();
+    collect(&at("usr/local/share/doc/countersign"), ".md", &mut documents);
+    let links: usize = documents.iter().map(|document| check_links(document)).sum();
+    assert!(links > 25, "only {links} links were found in {documents:?}");
 }
 
 /// Every metric that an alert rule asks for is one that the agent tells, and the page of metrics has each of them.
@@ -344,14 +349,19 @@ fn every_link_of_the_documents_leads_somewhere() {
     {
         documents.push(root().join(name));
     }
-    for document in documents {
-        let text = std::fs::read_to_string(&document).unwrap();
-        for (_, rest) in text.match_indices("](").map(|(at, _)| text.split_at(at + 2)) {
-            let link = rest.split([')', '#']).next().unwrap();
-            if !link.is_empty() && !link.contains("://") {
-                let target = document.parent().unwrap().join(link);
-                assert!(target.exists(), "{}: {link} is not there", document.display());
-            }
-        }
+    documents.iter().for_each(|document| drop(check_links(document)));
+}
+
+/// Each link of a document that is no URL leads to a file or folder. Tells how many there are.
+#[track_caller]
+fn check_links(document: &Path) -> usize {
+    let text = std::fs::read_to_string(document).unwrap();
+    let links = text.match_indices("](").filter_map(|(at, _)| text[at + 2..].split([')', '#']).next());
+    let mut count = 0;
+    for link in links.filter(|link| !link.is_empty() && !link.contains("://")) {
+        let target = document.parent().unwrap().join(link);
+        assert!(target.exists(), "{}: {link} is not there", document.display());
+        count += 1;
     }
+    count
 }
