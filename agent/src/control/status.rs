@@ -24,7 +24,7 @@ pub(crate) struct Status {
     /// What is wrong with the newest config; the one before is in use then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) config_error: Option<String>,
-    /// Audit lines cannot be written, and new requests are refused.
+    /// Audit lines cannot be written, or a sink that must have them all is full.
     pub(crate) audit_failing: bool,
     /// Additional audit sinks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -130,7 +130,8 @@ impl Status {
             self.generation
         )];
         if self.audit_failing {
-            lines.push("audit lines cannot be written; new requests are refused".to_owned());
+            let becomes = "when_full of [audit] or of a sink says what becomes of new requests";
+            lines.push(format!("audit lines cannot be written; {becomes}"));
         }
         for sink in self.audit_sinks.iter().filter(|sink| sink.failing || sink.dropped > 0) {
             let works = if sink.failing { "does not work" } else { "works again" };
