@@ -95,6 +95,19 @@ fn each_connection_and_each_request_has_exactly_one_line() {
 }
 
 #[test]
+fn handshakes_are_counted_on_both_sides_of_a_hop() {
+    let mesh = Mesh::of_files(&Plan::to(EchoBackend::start().url()));
+    for _ in 0..3 {
+        assert_eq!(http::get(mesh.frontend, "/a").unwrap().status(), 200);
+    }
+    let counted =
+        |agent: &TestAgent, direction| agent.metric("countersign_handshakes_total", &[("direction", direction)]);
+    assert_eq!(counted(&mesh.host_b, "outbound"), 0.0);
+    assert!(counted(&mesh.host_a, "outbound") >= 1.0, "one hop carries many requests");
+    assert_eq!(counted(&mesh.host_a, "outbound"), counted(&mesh.host_b, "inbound"));
+}
+
+#[test]
 fn a_body_that_its_caller_breaks_off_is_not_the_fault_of_the_service() {
     let service = Part::serve("plain_server", &[]);
     let mesh = Mesh::of_files(&Plan::to(service.url("http")));

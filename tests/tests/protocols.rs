@@ -353,6 +353,9 @@ fn plain_tcp_passes_with_both_half_closes() {
     let line = mesh.host_b.wait_for_audit("the connection", |line| line["event"] == "connection");
     assert_eq!((line["outcome"].as_str(), line["rule"].as_str()), (Some("allowed"), Some("llm.allow[0]")), "{line}");
     assert_eq!((line["received_bytes"].as_u64(), line["sent_bytes"].as_u64()), (Some(3_000_000), Some(13)), "{line}");
+    let counted = |name: &str| mesh.host_b.metric(name, &[("direction", "inbound"), ("route", "llm")]);
+    let bytes = ["countersign_received_bytes_total", "countersign_sent_bytes_total"].map(counted);
+    assert_eq!(bytes, [3_000_000.0, 13.0]);
 
     // The service ends its side first, and goes on listening.
     let (told, heard) = std::sync::mpsc::channel();

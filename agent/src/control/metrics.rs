@@ -56,8 +56,8 @@ impl Collector for Scrape {
         self.route_counter(&mut encoder, "handshakes", "TLS handshakes done", |route| &route.handshakes)?;
         let help = "Credentials that a backend has refused, so that the other slot is used";
         self.route_counter(&mut encoder, "credential_rotations", help, |route| &route.rotations)?;
-        self.route_counter(&mut encoder, "received_bytes", "Body bytes from peers", |route| &route.received_bytes)?;
-        self.route_counter(&mut encoder, "sent_bytes", "Body bytes to peers", |route| &route.sent_bytes)?;
+        self.route_counter(&mut encoder, "received_bytes", "Bytes from peers", |route| &route.received_bytes)?;
+        self.route_counter(&mut encoder, "sent_bytes", "Bytes to peers", |route| &route.sent_bytes)?;
         let help = "From a request's head to who makes it, where a credential in the request tells";
         self.histogram(&mut encoder, "authentication_seconds", help, |route| &route.authentication)?;
         self.histogram(&mut encoder, "first_byte_seconds", "From a request's head to the answer's head", |route| {

@@ -160,6 +160,7 @@ impl HopPool {
             .await
             .map_err(|_elapsed| Refusal::HandshakeTimeout(handshake_timeout))?
             .map_err(|error| refused(endpoint, &handshake, error))?;
+        self.worker.counters(&self.route.counters).handshakes.add(1);
         let peer = handshake.peer().ok_or_else(|| unreachable(io::ErrorKind::InvalidData.into()))?;
         let ends = peer.usable().not_after.min(own.not_after);
         let hop = Hop { route_name: Arc::clone(&self.route.name), peer, ends, signal: Signal::default() };

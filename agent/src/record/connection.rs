@@ -94,7 +94,7 @@ impl ConnectionRecord {
     fn write(&mut self, refusal: Option<&Refusal>, cancelled: bool) {
         self.closed = true;
         self.worker.record_closed();
-        self.counters.connections_closed.add(1);
+        self.counters.connection_ended(self.transfer.received.get(), self.transfer.sent.get());
         if let Some(refusal) = refusal {
             self.counters.refused(refusal);
         }

@@ -283,6 +283,13 @@ impl RouteCounters {
         self.authentication.observe(took);
     }
 
+    /// Counts a connection that has ended. The bytes are those of plain TCP; those of HTTP are counted with each request.
+    pub(crate) fn connection_ended(&self, received: u64, sent: u64) {
+        self.connections_closed.add(1);
+        self.received_bytes.add(received);
+        self.sent_bytes.add(sent);
+    }
+
     /// Counts a request that has ended.
     pub(crate) fn request_ended(&self, outcome: Outcome, duration: Duration, received: u64, sent: u64) {
         if let Some(counter) = self.requests.get(outcome.index()) {
