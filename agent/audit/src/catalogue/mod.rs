@@ -44,7 +44,7 @@ pub enum Event {
     AgentStarted(AgentStarted),
     /// The agent ended in order.
     AgentStopped(AgentStopped),
-    /// Lines were left out.
+    /// Lines were left out: there was no more room for them, or an additional sink did not get them.
     AuditGap(AuditGap),
     /// The first line of a segment.
     AuditOpened(AuditOpened),
@@ -76,7 +76,7 @@ pub enum Event {
     KeyRevoked(KeyChange),
     /// An API key has a new secret.
     KeyRotated(KeyChange),
-    /// A limit was reached.
+    /// A limit refused something.
     LimitHit(LimitHit),
     /// Somebody failed too often and is not listened to for a while.
     Lockout(Lockout),
@@ -169,9 +169,9 @@ pub struct Access {
     /// The backend has refused the credential that it was given.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub credential_rotated: bool,
-    /// Bytes of bodies from the peer.
+    /// Bytes from the peer: of a request's body, a WebSocket or plain TCP. Zero in the line of an HTTP connection.
     pub received_bytes: u64,
-    /// Bytes of bodies to the peer.
+    /// Bytes to the peer, likewise.
     pub sent_bytes: u64,
     /// How long it took, in microseconds.
     pub duration_us: u64,
@@ -267,14 +267,14 @@ pub struct AuditSealed {
 /// See [`Event::Authentication`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Authentication {
-    /// By what: `api_key`, `token`, ...
+    /// By what: `api_key`, `jwt`, ... Of a failure, what would have been taken.
     pub method: String,
     /// `success` or `failure`.
     pub outcome: String,
     /// Why it failed, in one fixed word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Who it is, or claims to be. Never the secret itself.
+    /// Who it is. Not told of a failure: what was shown then is nobody's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
     /// Where the caller called from.
@@ -283,9 +283,6 @@ pub struct Authentication {
     /// The name of the route in the config.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
-    /// The ID of the decision that it was part of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub decision: Option<String>,
 }
 
 /// See [`Event::ConfigLoaded`] and [`Event::ConfigRefused`].
@@ -302,7 +299,7 @@ pub struct ConfigChange {
     /// When it was last changed (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modified: Option<String>,
-    /// What is wrong with it.
+    /// What is wrong with it, if it was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -343,7 +340,7 @@ pub struct KeyChange {
     /// Whose it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
-    /// Who did it, as the kernel says.
+    /// The user who owns the file of keys, as whom the command ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caller_uid: Option<u32>,
     /// When the key ends (RFC 3339).
@@ -356,7 +353,7 @@ pub struct KeyChange {
 pub struct LimitHit {
     /// The name of the limit.
     pub limit: String,
-    /// Whose count reached it.
+    /// Who asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
     /// The name of the route in the config.
@@ -369,7 +366,7 @@ pub struct LimitHit {
 /// See [`Event::Lockout`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Lockout {
-    /// Who is locked out: a subject or an address.
+    /// The name and the address that it was tried from.
     pub subject: String,
     /// Until when (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -398,7 +395,7 @@ pub struct Pattern {
 pub struct PolicyObserved {
     /// The ID of the decision that was made all the same.
     pub decision: String,
-    /// The policy that is only observed.
+    /// What would have been decided otherwise, in words.
     pub policy: String,
     /// What it would have said: `allowed` or `denied`.
     pub outcome: String,

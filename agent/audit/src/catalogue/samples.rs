@@ -60,12 +60,12 @@ pub(crate) fn all() -> Vec<Entry> {
         caller_uid: Some(0),
         expires: text("2027-01-01T00:00:00Z"),
     };
-    let config = || ConfigChange {
+    let config = |error: Option<String>| ConfigChange {
         path: "/etc/countersign/agent.toml".to_owned(),
         sha256: Some("0".repeat(64)),
         owner_uid: Some(0),
         modified: text("2026-11-23T02:59:00Z"),
-        error: text("agent.toml:1:1: unknown key \"a\""),
+        error,
     };
     let zeros = Fingerprint([0; 32]);
     let events = vec![
@@ -84,15 +84,22 @@ pub(crate) fn all() -> Vec<Entry> {
         Event::AuditSealed(AuditSealed { segment: 1, lines: 2, last: zeros, signature: text("AAAA") }),
         Event::Authentication(Authentication {
             method: "api_key".to_owned(),
-            outcome: "failure".to_owned(),
-            reason: text("key_unknown"),
-            subject: text("key_abc"),
+            outcome: "success".to_owned(),
+            reason: None,
+            subject: text("key:key_abc"),
             address: text("192.0.2.7:40412"),
             route: text("llm"),
-            decision: text("5f0c2a9e11d07b44-0000000007"),
         }),
-        Event::ConfigLoaded(config()),
-        Event::ConfigRefused(config()),
+        Event::Authentication(Authentication {
+            method: "api_key or jwt".to_owned(),
+            outcome: "failure".to_owned(),
+            reason: text("key_unknown"),
+            subject: None,
+            address: text("192.0.2.7:40412"),
+            route: text("llm"),
+        }),
+        Event::ConfigLoaded(config(None)),
+        Event::ConfigRefused(config(text("agent.toml:1:1: unknown key \"a\""))),
         Event::Connection(Access { method: None, path: None, status: None, ..access() }),
         Event::ControlCommand(ControlCommand {
             command: "renew".to_owned(),
@@ -116,7 +123,7 @@ pub(crate) fn all() -> Vec<Entry> {
             route: text("llm"),
             count: 2,
         }),
-        Event::Lockout(Lockout { subject: "192.0.2.7".to_owned(), until: text("2026-11-23T03:10:00Z") }),
+        Event::Lockout(Lockout { subject: "basic:alice at 192.0.2.7".to_owned(), until: text("2026-11-23T03:10:00Z") }),
         Event::Pattern(Pattern {
             pattern: "refusal_burst".to_owned(),
             subject: text("spiffe://prod.example/web/frontend"),
@@ -126,7 +133,7 @@ pub(crate) fn all() -> Vec<Entry> {
         }),
         Event::PolicyObserved(PolicyObserved {
             decision: "5f0c2a9e11d07b44-0000000007".to_owned(),
-            policy: "next".to_owned(),
+            policy: "would be denied, soon denies it".to_owned(),
             outcome: "denied".to_owned(),
             route: "llm".to_owned(),
             peer: text("spiffe://prod.example/web/frontend"),

@@ -101,24 +101,36 @@ const ACCESS: &[Key] = &[
         Form::Flag,
         "the backend has refused the credential that it was given; the next request is given the other",
     ),
-    must("received_bytes", Form::Count, "bytes of bodies from the peer"),
-    must("sent_bytes", Form::Count, "bytes of bodies to the peer"),
+    must(
+        "received_bytes",
+        Form::Count,
+        "bytes from the peer: of a request's body, a WebSocket or plain TCP; 0 in the line of an HTTP connection, whose requests have lines \
+         of their own",
+    ),
+    must(
+        "sent_bytes",
+        Form::Count,
+        "bytes to the peer: of an answer's body, a WebSocket or plain TCP; 0 in the line of an HTTP connection, whose requests have lines \
+         of their own",
+    ),
     must("duration_us", Form::Count, "how long it took, in microseconds"),
     may("omitted", Form::Count, "lines like this one that were left out before it"),
 ];
 
-const CONFIG: &[Key] = &[
-    must("path", Form::Text, "the file"),
-    may("sha256", Form::Hash, "of its content"),
-    may("owner_uid", Form::Count, "the user who owns it"),
-    may("modified", Form::Time, "when it was last changed"),
-    may("error", Form::Text, "what is wrong with it"),
-];
+const CONFIG_LOADED: &[Key] = &[CONFIG_PATH, CONFIG_SHA256, CONFIG_OWNER_UID, CONFIG_MODIFIED];
+
+const CONFIG_REFUSED: &[Key] =
+    &[CONFIG_PATH, CONFIG_SHA256, CONFIG_OWNER_UID, CONFIG_MODIFIED, may("error", Form::Text, "what is wrong with it")];
+
+const CONFIG_PATH: Key = must("path", Form::Text, "the file");
+const CONFIG_SHA256: Key = may("sha256", Form::Hash, "of its content");
+const CONFIG_OWNER_UID: Key = may("owner_uid", Form::Count, "the user who owns it");
+const CONFIG_MODIFIED: Key = may("modified", Form::Time, "when it was last changed");
 
 const KEY: &[Key] = &[
     must("key", Form::Text, "the public ID of the key, never its secret"),
     may("owner", Form::Text, "whose it is"),
-    may("caller_uid", Form::Count, "the user who did it, as the kernel says"),
+    may("caller_uid", Form::Count, "the user who owns the file of keys, as whom the command ran"),
     may("expires", Form::Time, "when the key ends"),
 ];
 
@@ -128,7 +140,7 @@ pub const KINDS: &[Kind] = &[
     Kind { name: "agent_stopped", meaning: "the agent ended in order", keys: AGENT },
     Kind {
         name: "audit_gap",
-        meaning: "lines were left out, because they could not be written and `when_full` is \"drop\"",
+        meaning: "lines were left out: there was no more room for them while they could not be written, or an additional sink did not get them",
         keys: &[
             must("count", Form::Count, "how many"),
             may("sink", Form::Text, "the additional sink that did not get them; without it they are in no record"),
@@ -178,17 +190,16 @@ pub const KINDS: &[Kind] = &[
         name: "authentication",
         meaning: "somebody proved, or failed to prove, who they are by something other than a certificate",
         keys: &[
-            must("method", Form::Text, "by what"),
+            must("method", Form::Text, "by what; of a failure, what would have been taken"),
             must("outcome", Form::Word(&["failure", "success"]), "whether it was proved"),
             may("reason", Form::Text, "why it failed, in one fixed word"),
-            may("subject", Form::Text, "who it is, or claims to be; never a secret"),
+            may("subject", Form::Text, "who it is; not told of a failure"),
             may("address", Form::Text, "where the caller called from"),
             may("route", Form::Text, "the name of the inbound or outbound"),
-            may("decision", Form::Text, "the ID of the decision that it was part of"),
         ],
     },
-    Kind { name: "config_loaded", meaning: "a config was taken up", keys: CONFIG },
-    Kind { name: "config_refused", meaning: "a config was refused; the one before stays in use", keys: CONFIG },
+    Kind { name: "config_loaded", meaning: "a config was taken up", keys: CONFIG_LOADED },
+    Kind { name: "config_refused", meaning: "a config was refused; the one before stays in use", keys: CONFIG_REFUSED },
     Kind { name: "connection", meaning: "a connection has ended", keys: ACCESS },
     Kind {
         name: "control_command",
@@ -216,10 +227,10 @@ pub const KINDS: &[Kind] = &[
     Kind { name: "key_rotated", meaning: "an API key has a new secret", keys: KEY },
     Kind {
         name: "limit_hit",
-        meaning: "a limit was reached",
+        meaning: "a limit refused something",
         keys: &[
             must("limit", Form::Text, "the name of the limit"),
-            may("subject", Form::Text, "whose count reached it"),
+            may("subject", Form::Text, "who asked"),
             may("route", Form::Text, "the name of the inbound or outbound"),
             must("count", Form::Count, "how often since the last such line"),
         ],
@@ -227,7 +238,10 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "lockout",
         meaning: "somebody failed too often and is not listened to for a while",
-        keys: &[must("subject", Form::Text, "who: a name or an address"), may("until", Form::Time, "until when")],
+        keys: &[
+            must("subject", Form::Text, "the name and the address that it was tried from"),
+            may("until", Form::Time, "until when"),
+        ],
     },
     Kind {
         name: "pattern",
@@ -245,7 +259,7 @@ pub const KINDS: &[Kind] = &[
         meaning: "a policy that is only observed would have decided so",
         keys: &[
             must("decision", Form::Text, "the ID of the decision that was made all the same"),
-            must("policy", Form::Text, "the policy that is only observed"),
+            must("policy", Form::Text, "what would have been decided otherwise, in words"),
             must("outcome", Form::Word(&["allowed", "denied"]), "what it would have said"),
             must("route", Form::Text, "the name of the inbound or outbound"),
             may("peer", Form::Text, "the verified name of the peer"),
