@@ -44,16 +44,30 @@ pub fn ca_path() -> &'static Path {
     PATH.get_or_init(|| program("countersign-ca"))
 }
 
+/// The demo's executable. It runs the programs that lie beside it, which are looked at too.
+///
+/// # Panics
+/// One of them was not built.
+pub fn demo_path() -> PathBuf {
+    (agent_path(), ca_path(), program("demo-openai-service"));
+    program("countersign-demo")
+}
+
 /// `target/debug/deps/TEST-HASH` stands below `target/debug/PROGRAM`. `cargo test` alone does not build the programs again:
 /// a program that is older than its sources would be tested in place of them.
 fn program(name: &str) -> PathBuf {
-    const BUILD: &str = "build it first: cargo build -p countersign-agent -p countersign-ca";
+    const BUILD: &str = "build it first: cargo build -p countersign-agent -p countersign-ca -p countersign-examples";
     let own = std::env::current_exe().unwrap();
     let path = own.ancestors().nth(2).unwrap().join(name);
     assert!(path.exists(), "{} is missing; {BUILD}", path.display());
     let built = modified(&path);
-    let parts_of_agent = ["certs", "agent", "agent/audit", "agent/conditions", "agent/credentials"];
-    let crates: &[&str] = if name == "countersign-agent" { &parts_of_agent } else { &["certs", "ca"] };
+    let crates: &[&str] = match name {
+        "countersign-agent" => {
+            &["certs", "agent", "agent/audit", "agent/conditions", "agent/credentials", "agent/limits"]
+        }
+        "countersign-ca" => &["certs", "ca"],
+        _ => &["examples"],
+    };
     let sources = crates.iter().map(|folder| Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder).join("src"));
     let newest = sources.flat_map(|folder| files_in(&folder)).max_by_key(|file| modified(file)).unwrap();
     assert!(modified(&newest) <= built, "{} is older than {}; {BUILD}", path.display(), newest.display());
