@@ -49,7 +49,9 @@ pub fn ca_path() -> &'static Path {
 /// # Panics
 /// One of them was not built.
 pub fn demo_path() -> PathBuf {
-    (agent_path(), ca_path(), program("demo-openai-service"));
+    agent_path();
+    ca_path();
+    program("demo-openai-service");
     program("countersign-demo")
 }
 

@@ -84,6 +84,7 @@ fn what_is_switched_off_in_the_agents_config_can_be_switched_on() {
     // The record is kept in one place.
     let text = text.replace("\noutput = \"stdout\"\n", "\n").replace("\nformat = \"json\"\n# In", "\n# In");
     let text = text.replace("/etc/countersign/store-ca.pem", bundle.to_str().unwrap());
+    let text = text.replace("/etc/countersign/company-ca.pem", bundle.to_str().unwrap());
     // Both ends would be on this machine, and the service behind one of them the other.
     let text = text.replace("listen    = \"127.0.0.1:11434\"", "listen    = \"127.0.0.1:11436\"");
     let policies = folder.path().join("llm.cedar");
