@@ -122,6 +122,27 @@ const WRONG: &[Wrong] = &[
         hint: "enforce one [[outbound.allow]] or the policy file; without any rule whoever can reach the outbound may use it",
     },
     Wrong {
+        name: "role of workloads where a token says who asks",
+        good: "backend  = \"http://127.0.0.1:9\"\n\n[[inbound.allow]]\n",
+        bad: "backend  = \"http://127.0.0.1:9\"\nrequire = [\"mtls\", \"jwt\"]\n[[inbound.allow]]\nroles = «[\"inference_client\"]»\n[[issuer]]\nname = \"corp\"\nissuer = \"https://issuer.test\"\naudiences = [\"a\"]\n[[inbound.allow]]\n",
+        message: "this rule can never match: nobody could hold its role",
+        hint: "name a role with a member that shows it, or change require or any_of",
+    },
+    Wrong {
+        name: "via where nobody acts for another",
+        good: "[[inbound.allow]]\n",
+        bad: "[[inbound.deny]]\nvia = «[\"inference_client\"]»\n[[inbound.allow]]\n",
+        message: "this rule can never match: nobody could hold its role",
+        hint: "name a role with a member that shows it, or change require or any_of",
+    },
+    Wrong {
+        name: "networks on a Unix socket",
+        good: "listen   = \"127.0.0.1:INBOUND\"\nbackend  = \"http://127.0.0.1:9\"\n\n[[inbound.allow]]\n",
+        bad: "listen   = \"unix:/run/countersign-nowhere.sock\"\nbackend  = \"http://127.0.0.1:9\"\n\n[[inbound.deny]]\nnetworks = «[\"10.0.0.0/8\"]»\n[[inbound.allow]]\n",
+        message: "this rule can never match: who comes over a Unix socket comes from no network",
+        hint: "leave networks out, or listen on an address",
+    },
+    Wrong {
         name: "rule that names no roles at all",
         good: "[[inbound.allow]]\nroles   = [\"inference_client\"]",
         bad: "«[[inbound.allow]]»",

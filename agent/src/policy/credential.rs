@@ -64,7 +64,7 @@ impl CredentialSet {
     }
 
     /// Those that the other set does not hold.
-    fn without(self, other: Self) -> Self {
+    pub(crate) fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use toml::Spanned;
 
-use super::super::address::{BackendAddress, BackendSocket, Protocol};
+use super::super::address::{BackendAddress, BackendSocket, ListenAddress, Protocol};
 use super::super::checked::{Inbound, SecretCommand};
 use super::super::{Secrets, file};
 use super::conditions;
@@ -13,13 +13,13 @@ use super::credentials;
 use super::domains::{Identities, foreign_bundle};
 use super::inject;
 use super::routes::Places;
-use super::rules::{self, RuleContext};
+use super::rules::{self, CouldBeHeld, RuleContext};
 use super::scalars::{name, parsed};
 use super::token::{self, TokenContext};
 use crate::direction::Direction;
 use crate::policy::condition::Compiler;
-use crate::policy::credential::{CredentialKind, Demand};
-use crate::policy::role::{RoleSet, Roles};
+use crate::policy::credential::{CredentialKind, CredentialSet, Demand};
+use crate::policy::role::Roles;
 use crate::policy::rule::Policy;
 use countersign_certs::settings::diagnostic::Finding;
 
@@ -45,8 +45,16 @@ pub(super) fn inbound(
     let service_facts = conditions::service(&written.name, &written.labels, compiler)?;
     let is_tcp = backend.protocol == Protocol::Tcp;
     let demand = credentials::demand(written.require.as_ref(), written.any_of.as_ref(), &backend)?;
-    let could_be_held = could_be_held(roles, demand);
-    let around = RuleContext { route: &name, direction: Direction::Inbound, is_tcp, roles, compiler, could_be_held };
+    let listen: ListenAddress = parsed(&written.listen)?;
+    let around = RuleContext {
+        route: &name,
+        direction: Direction::Inbound,
+        is_tcp,
+        roles,
+        compiler,
+        could_be_held: could_be_held(roles, demand),
+        has_network: !matches!(listen, ListenAddress::Unix(_)),
+    };
     let policy = policy(&mut written, &around, files)?;
     check_somebody_can_use(&policy, &written.name)?;
     check_bound_tokens(&written, demand)?;
@@ -55,7 +63,7 @@ pub(super) fn inbound(
     let token = written.token.as_ref().map(|table| token::token(table, &around, files)).transpose()?;
     let inbound = Inbound {
         identity: identities.check(&written.identity)?,
-        listen: parsed(&written.listen)?,
+        listen,
         demand,
         bound_tokens_only: written.bound_tokens_only,
         policy: Arc::new(policy),
@@ -85,10 +93,19 @@ fn backend(written: &file::Inbound) -> Result<BackendAddress, Finding> {
     Ok(backend)
 }
 
-/// The roles of those who could come in; none if every role could be held. API keys are given any.
-fn could_be_held(roles: &Roles, demand: Demand) -> Option<RoleSet> {
-    let accepted = demand.accepted();
-    (!accepted.has(CredentialKind::ApiKey)).then(|| roles.held_by(|member| member.is_shown_by(accepted)))
+/// The roles of those who could come in. API keys are given any. A certificate alone makes a caller only where nothing else is demanded.
+fn could_be_held(roles: &Roles, demand: Demand) -> CouldBeHeld {
+    let (mtls, accepted) = (CredentialSet::default().with(CredentialKind::Mtls), demand.accepted());
+    let by = |shown: CredentialSet| {
+        (!shown.has(CredentialKind::ApiKey)).then(|| roles.held_by(|member| member.is_shown_by(shown)))
+    };
+    let (of_requests, by_certificate) = (accepted.without(mtls), accepted.has(CredentialKind::Mtls));
+    let is_for_somebody = by_certificate && !of_requests.is_empty();
+    CouldBeHeld {
+        by_caller: by(if demand.missing(mtls).is_none() { accepted } else { of_requests }),
+        by_either: by(accepted),
+        by_carrier: roles.held_by(|member| is_for_somebody && member.is_shown_by(mtls)),
+    }
 }
 
 fn check_can_be_used(written: &file::Inbound) -> Result<(), Finding> {

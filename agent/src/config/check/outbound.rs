@@ -12,7 +12,7 @@ use super::super::file;
 use super::conditions;
 use super::domains::{Identities, KnownDomains, foreign_bundle};
 use super::routes::Places;
-use super::rules::{self, RuleContext};
+use super::rules::{self, CouldBeHeld, RuleContext};
 use super::scalars::{name, parsed};
 use crate::direction::Direction;
 use crate::in_words::in_one_line;
@@ -45,8 +45,15 @@ pub(super) fn outbound(
             return Err(Finding::new(span, format!("unknown protocol {other:?}; it is \"http\" or \"tcp\"")));
         }
     };
-    let could_be_held = Some(could_be_held(roles, &listen));
-    let around = RuleContext { route: &name, direction: Direction::Outbound, is_tcp, roles, compiler, could_be_held };
+    let around = RuleContext {
+        route: &name,
+        direction: Direction::Outbound,
+        is_tcp,
+        roles,
+        compiler,
+        could_be_held: could_be_held(roles, &listen),
+        has_network: false,
+    };
     let policy = policy(&mut written, &around, files)?;
     let outbound = Outbound {
         identity: identities.check(&written.identity)?,
@@ -99,13 +106,14 @@ fn endpoints(written: &Spanned<Vec<Spanned<String>>>) -> Result<Vec<Endpoint>, F
 }
 
 /// The roles of programs on this socket.
-fn could_be_held(roles: &Roles, listen: &ListenAddress) -> RoleSet {
-    roles.held_by(|member| match listen {
+fn could_be_held(roles: &Roles, listen: &ListenAddress) -> CouldBeHeld {
+    let held = roles.held_by(|member| match listen {
         ListenAddress::Tcp(_) => member.is_local(false),
         ListenAddress::Unix(_) => member.is_local(true),
         // What it is, is known when it is handed over, and the policy as a whole is looked at then.
         ListenAddress::Systemd(_) => member.is_local(false) || member.is_local(true),
-    })
+    });
+    CouldBeHeld { by_caller: Some(held.clone()), by_either: Some(held), by_carrier: RoleSet::default() }
 }
 
 /// What programs of this host may do; nothing is written where whoever can reach the socket may do everything.

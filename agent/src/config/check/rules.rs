@@ -31,8 +31,19 @@ pub(super) struct RuleContext<'config> {
     pub(super) is_tcp: bool,
     pub(super) roles: &'config Arc<Roles>,
     pub(super) compiler: &'config Compiler,
-    /// The roles that somebody who comes here could hold; none where every role could be.
-    pub(super) could_be_held: Option<RoleSet>,
+    pub(super) could_be_held: CouldBeHeld,
+    /// Who comes in comes from an address.
+    pub(super) has_network: bool,
+}
+
+/// The roles of those who come here; none where every role could be held.
+pub(super) struct CouldBeHeld {
+    /// By those for whom a request is made, whom a rule allows.
+    pub(super) by_caller: Option<RoleSet>,
+    /// By those, or by a workload that makes it for them, whom a rule denies.
+    pub(super) by_either: Option<RoleSet>,
+    /// By a workload that makes a request for somebody.
+    pub(super) by_carrier: RoleSet,
 }
 
 pub(super) fn policy(
@@ -92,14 +103,25 @@ fn rule(
             return Err(Finding::with_hint(span, message, "leave networks and via out"));
         }
     }
-    let role_names = |list: Option<Spanned<Vec<Spanned<String>>>>| list.map(|list| role_set(&list, around)).transpose();
+    if let Some(networks) = written.networks.as_ref().filter(|_| !around.has_network) {
+        let message = "this rule can never match: who comes over a Unix socket comes from no network";
+        return Err(Finding::with_hint(networks.span(), message, "leave networks out, or listen on an address"));
+    }
+    let CouldBeHeld { by_caller, by_either, by_carrier } = &around.could_be_held;
+    let of_callers = match effect {
+        Effect::Allow => by_caller,
+        Effect::Deny => by_either,
+    };
+    let role_names = |list: Option<Spanned<Vec<Spanned<String>>>>, could_be_held: Option<&RoleSet>| {
+        list.map(|list| role_set(&list, could_be_held, around)).transpose()
+    };
     let networks = written.networks.map(|list| each(&list, "network", Network::from_str)).transpose()?;
     let methods = written.methods.map(|list| each(&list, "method", method)).transpose()?;
     let paths = written.paths.map(|list| each(&list, "path", PathPattern::parse)).transpose()?;
     Ok(Rule {
         name: written.name.as_ref().map(name).transpose()?.unwrap_or(place),
-        roles: role_names(written.roles)?,
-        via: role_names(written.via)?,
+        roles: role_names(written.roles, of_callers.as_ref())?,
+        via: role_names(written.via, Some(by_carrier))?,
         networks: networks.map(Into::into),
         methods: methods.map(Into::into),
         paths: paths.map(Into::into),
@@ -108,7 +130,11 @@ fn rule(
     })
 }
 
-fn role_set(list: &Spanned<Vec<Spanned<String>>>, around: &RuleContext<'_>) -> Result<RoleSet, Finding> {
+fn role_set(
+    list: &Spanned<Vec<Spanned<String>>>,
+    could_be_held: Option<&RoleSet>,
+    around: &RuleContext<'_>,
+) -> Result<RoleSet, Finding> {
     let roles = around.roles;
     if list.get_ref().is_empty() {
         let hint = "list at least one role";
@@ -120,7 +146,7 @@ fn role_set(list: &Spanned<Vec<Spanned<String>>>, around: &RuleContext<'_>) -> R
     }
     let names = list.get_ref().iter().map(|role| role.get_ref().as_str());
     let set = roles.set(names).map_err(|unknown| Finding::new(list.span(), format!("unknown role {unknown:?}")))?;
-    match &around.could_be_held {
+    match could_be_held {
         Some(could_be_held) if !set.intersects(could_be_held) => Err(never_held(list, around)),
         Some(_) | None => Ok(set),
     }
