@@ -7,7 +7,7 @@
     POST /redirected                               what a client got that has followed a redirect
 
 Each question is reported on stdout. The first line of the file --mode says how /token answers, looked at each time: "ok",
-"expires N", "error STATUS CODE", "redirect" (to /redirected), "hang", "text TEXT", or "for TOKEN" and one of them: others are
+"expires N", "error STATUS CODE", "redirect" (to /redirected), "hang", "end" (it hangs up), "big", "text TEXT", or "for TOKEN" and one of them: others are
 answered as by "ok".
 """
 
@@ -62,6 +62,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         word, *rest = self.mode(known)
         if self.path == "/redirected":
             return self.json(200, {"access_token": "redirected", "token_type": "Bearer"})
+        if word == "end":
+            self.close_connection = True
+            return self.connection.shutdown(socket.SHUT_RDWR)
+        if word == "big":
+            return self.whole(200, b" " * 300_000)
         if word == "hang":
             time.sleep(60)
         if word == "redirect":

@@ -25,6 +25,7 @@ use crate::connection::{Connection, Current};
 use crate::in_words::in_one_line;
 use crate::refusal::Refusal;
 use crate::request::CallerToken;
+use crate::web::WebError;
 use crate::worker::Worker;
 
 /// How many one worker remembers before those that were not used for longest are forgotten.
@@ -272,8 +273,14 @@ fn is_whatever_is_asked(error: &AskError) -> bool {
             let of_client = ["invalid_client", "unauthorized_client", "unsupported_grant_type"];
             *status == StatusCode::TOO_MANY_REQUESTS || code.as_deref().is_some_and(|code| of_client.contains(&code))
         }
-        AskError::Answer(_) | AskError::Unwritable(_) => false,
-        AskError::Discovery(_) | AskError::NoEndpoint | AskError::Unproved | AskError::Web(_) => true,
+        // An endpoint, or what stands before it, may hang up on one token.
+        AskError::Answer(_)
+        | AskError::Unwritable(_)
+        | AskError::Web(WebError::Http { .. } | WebError::Status { .. } | WebError::TooLarge { .. }) => false,
+        AskError::Discovery(_)
+        | AskError::NoEndpoint
+        | AskError::Unproved
+        | AskError::Web(WebError::Deadline { .. } | WebError::NotReachable(_) | WebError::Unreachable { .. }) => true,
     }
 }
 
