@@ -3,13 +3,12 @@
 //! Checking a password is dear on purpose. A bounded number is checked at once, on threads of their own, and whoever fails waits
 //! longer each time. What was right is remembered, so that a caller pays once.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use countersign_credentials::lockout::{LockedUntil, Lockout, LockoutSettings};
+use countersign_credentials::lockout::{LockedUntil, Lockout, LockoutSettings, Place};
 use countersign_credentials::password::{Basic, PasswordHash};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -17,6 +16,7 @@ use super::refusal::CredentialRefusal;
 use super::shown::Secret;
 use super::subject::{Proof, Subject};
 use crate::connection::Connection;
+use crate::listener::Origin;
 use crate::policy::subject::SubjectNames;
 use crate::routes::Snapshot;
 
@@ -86,14 +86,19 @@ async fn check(
     let checks = worker.password_checks();
     let text = std::str::from_utf8(secret.expose()).map_err(|_not_text| CredentialRefusal::NotText)?;
     let Basic { user, password } = Basic::parse(text)?;
-    let (name, address) = (user, connection.address().ip().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
-    let tell = |locked: &LockedUntil| worker.notables().locked_out(&format!("basic:{name} at {address}"), locked.until);
-    let allowed = checks.lockout().check(worker.clock().now(), &name, address);
+    let (name, origin) = (user, connection.address().origin());
+    let place = match origin {
+        Origin::Network(network) => network.into(),
+        Origin::Unknown => Place::unknown(),
+        Origin::User(uid) => Place::user(uid),
+    };
+    let tell = |locked: &LockedUntil| worker.notables().locked_out(&format!("basic:{name} at {origin}"), locked.until);
+    let allowed = checks.lockout().check(worker.clock().now(), &name, place);
     allowed.inspect_err(tell)?;
     let turn = tokio::time::timeout(TURN, Arc::clone(&checks.turns).acquire_owned()).await;
     let Ok(Ok(turn)) = turn else { return Err(CredentialRefusal::Busy) };
     // Counted as failed until it is known to be right, so that many tries at once are not one.
-    let begun = checks.lockout().begin(worker.clock().now(), &name, address);
+    let begun = checks.lockout().begin(worker.clock().now(), &name, place);
     begun.inspect_err(tell)?;
     let known = snapshot.accepted.passwords.as_ref();
     let hash = known.and_then(|known| known.hashes.get(name.as_str())).map(Arc::clone);
@@ -108,7 +113,7 @@ async fn check(
     if !(is_right && is_known) {
         return Err(CredentialRefusal::PasswordWrong);
     }
-    checks.lockout().succeeded(&name, address);
+    checks.lockout().succeeded(&name, place);
     let names = SubjectNames::Password { name: name.as_str().into() };
     let subject = Subject::new(names, Proof::Password { name: name.as_str().into(), hash: checked }, snapshot);
     worker.subjects().remember(remembered_as, &subject);

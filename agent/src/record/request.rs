@@ -193,10 +193,9 @@ impl RequestRecord {
     fn tell_denial(&self) {
         let subject = self.caller.as_ref().and_then(Caller::subject).map(|subject| subject.principal());
         let peer = self.connection.peer().map(|peer| peer.principal());
-        let address = || self.connection.address().ip().map(|address| address.to_string());
-        if let Some(who) = subject.or(peer).map(ToOwned::to_owned).or_else(address) {
-            self.connection.worker().notables().refused(&who, self.connection.route_name());
-        }
+        let origin = || self.connection.address().origin().to_string();
+        let who = subject.or(peer).map_or_else(origin, ToOwned::to_owned);
+        self.connection.worker().notables().refused(&who, self.connection.route_name());
     }
 
     /// As for a connection: whoever has proved nothing can cause as many refusals as it likes.

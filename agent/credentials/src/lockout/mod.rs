@@ -81,9 +81,16 @@ pub struct Lockout {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Principal([u8; 16]);
 
-/// Whoever has one IPv6 address has its whole network of 64 bits, so that network is one place.
+/// Where attempts come from. Whoever has one IPv6 address has its whole network of 64 bits, so that network is one place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Place(IpAddr);
+pub struct Place(Origin);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Origin {
+    Network(IpAddr),
+    Unknown,
+    User(u32),
+}
 
 impl Lockout {
     /// Nobody has failed yet.
@@ -102,8 +109,8 @@ impl Lockout {
     ///
     /// # Errors
     /// The principal at this address, or the address, must wait.
-    pub fn check(&mut self, now: Timestamp, principal: &str, address: IpAddr) -> Result<(), LockedUntil> {
-        let (principal, place) = (Principal::new(principal), Place::new(address));
+    pub fn check(&mut self, now: Timestamp, principal: &str, place: impl Into<Place>) -> Result<(), LockedUntil> {
+        let (principal, place) = (Principal::new(principal), place.into());
         let pair = (principal, place);
         let known = self.known.find(&pair).is_some();
         let attacked = self.principals.find(&principal).is_some_and(|counter| {
@@ -130,16 +137,17 @@ impl Lockout {
     ///
     /// # Errors
     /// The principal at this address, or the address, must wait.
-    pub fn begin(&mut self, now: Timestamp, principal: &str, address: IpAddr) -> Result<(), LockedUntil> {
-        self.check(now, principal, address)?;
-        self.failed(now, principal, address);
+    pub fn begin(&mut self, now: Timestamp, principal: &str, place: impl Into<Place>) -> Result<(), LockedUntil> {
+        let place = place.into();
+        self.check(now, principal, place)?;
+        self.failed(now, principal, place);
         Ok(())
     }
 
     /// Counts a failure. Not after [`Lockout::begin`], which has counted it. Where a principal is known, its failures are its own: they
     /// say nothing against the others at that address.
-    pub fn failed(&mut self, now: Timestamp, principal: &str, address: IpAddr) {
-        let (principal, place) = (Principal::new(principal), Place::new(address));
+    pub fn failed(&mut self, now: Timestamp, principal: &str, place: impl Into<Place>) {
+        let (principal, place) = (Principal::new(principal), place.into());
         let pair_growth = self.growth(self.settings.pair_failures);
         let place_growth = self.growth(self.settings.address_failures);
         let principal_growth = self.growth(self.settings.principal_failures);
@@ -153,8 +161,8 @@ impl Lockout {
     /// Counts a success: the failures of this pair are forgotten, and it is known from now on. When it becomes known, one failure of its
     /// address and of its principal is taken back, the one that [`Lockout::begin`] has counted, and never more: who has an account of
     /// their own could otherwise clear their address with it between two attacks on others.
-    pub fn succeeded(&mut self, principal: &str, address: IpAddr) {
-        let (principal, place) = (Principal::new(principal), Place::new(address));
+    pub fn succeeded(&mut self, principal: &str, place: impl Into<Place>) {
+        let (principal, place) = (Principal::new(principal), place.into());
         let had_failed = self.pairs.remove(&(principal, place)).is_some();
         if had_failed && self.known.find(&(principal, place)).is_none() {
             for counter in [self.places.find(&place), self.principals.find(&principal)].into_iter().flatten() {
@@ -185,8 +193,20 @@ impl Principal {
 }
 
 impl Place {
-    fn new(address: IpAddr) -> Self {
-        Self(network_of(address))
+    /// A user of this host, by number.
+    pub fn user(uid: u32) -> Self {
+        Self(Origin::User(uid))
+    }
+
+    /// Of which nothing is known; all such are one.
+    pub fn unknown() -> Self {
+        Self(Origin::Unknown)
+    }
+}
+
+impl From<IpAddr> for Place {
+    fn from(address: IpAddr) -> Self {
+        Self(Origin::Network(network_of(address)))
     }
 }
 

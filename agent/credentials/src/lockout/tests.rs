@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use super::*;
 
 const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
@@ -17,18 +19,18 @@ fn lockout() -> Lockout {
 impl Place<'_> {
     /// Seconds to wait at a time, 0 if none.
     fn waits(&mut self, principal: &str, now: u64) -> u64 {
-        let address = self.1.parse().unwrap();
+        let address = self.1.parse::<IpAddr>().unwrap();
         self.0.check(at(now), principal, address).map_or_else(|locked| locked.until.since(at(now)).as_secs(), |()| 0)
     }
 
     fn fails(&mut self, principal: &str, now: u64, times: u32) {
         for _ in 0..times {
-            self.0.failed(at(now), principal, self.1.parse().unwrap());
+            self.0.failed(at(now), principal, self.1.parse::<IpAddr>().unwrap());
         }
     }
 
     fn succeeds(&mut self, principal: &str) {
-        self.0.succeeded(principal, self.1.parse().unwrap());
+        self.0.succeeded(principal, self.1.parse::<IpAddr>().unwrap());
     }
 }
 
@@ -52,7 +54,7 @@ fn a_delay_is_over_when_its_time_is() {
     let mut home = Place(&mut lockout, HOME);
     home.fails("ada", 0, 8);
     assert_eq!([0, 1, 7, 8, 9].map(|now| home.waits("ada", now)), [8, 7, 1, 0, 0]);
-    let address = HOME.parse().unwrap();
+    let address = HOME.parse::<IpAddr>().unwrap();
     assert_eq!(home.0.check(at(2), "ada", address), Err(LockedUntil { until: at(8), now: at(2) }));
 }
 
@@ -98,7 +100,7 @@ fn who_is_attacked_is_not_locked_out() {
 fn who_is_attacked_from_everywhere_still_has_a_first_attempt_anywhere() {
     let mut lockout = lockout();
     for number in 0..100_u32 {
-        let address = std::net::Ipv4Addr::from(0x0a00_0000 + number).into();
+        let address = IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + number));
         lockout.failed(NOW, "ada", address);
     }
     let mut home = Place(&mut lockout, HOME);
@@ -156,7 +158,7 @@ fn a_success_forgets_the_pair_and_not_the_address() {
 #[test]
 fn attempts_made_at_once_are_counted_before_they_are_judged() {
     let mut lockout = lockout();
-    let address = HOME.parse().unwrap();
+    let address = HOME.parse::<IpAddr>().unwrap();
     let begun: Vec<_> = (0..8).map(|_| lockout.begin(NOW, "ada", address).is_ok()).collect();
     assert_eq!(begun, [true, true, true, true, true, false, false, false]);
     lockout.succeeded("ada", address);
@@ -167,7 +169,7 @@ fn attempts_made_at_once_are_counted_before_they_are_judged() {
 fn where_no_failure_is_free_a_success_still_costs_nothing() {
     let settings = LockoutSettings { pair_failures: 0, address_failures: 0, ..LockoutSettings::default() };
     let mut lockout = Lockout::new(settings);
-    let address = HOME.parse().unwrap();
+    let address = HOME.parse::<IpAddr>().unwrap();
     assert_eq!(lockout.begin(NOW, "ada", address), Ok(()));
     lockout.succeeded("ada", address);
     let mut home = Place(&mut lockout, HOME);
@@ -180,7 +182,7 @@ fn where_no_failure_is_free_a_success_still_costs_nothing() {
 fn a_thousand_good_attempts_are_no_failures() {
     let mut lockout = lockout();
     for number in 0..1000 {
-        let (name, address) = (number.to_string(), HOME.parse().unwrap());
+        let (name, address) = (number.to_string(), HOME.parse::<IpAddr>().unwrap());
         assert_eq!(lockout.begin(NOW, &name, address), Ok(()));
         lockout.succeeded(&name, address);
         assert_eq!(lockout.begin(NOW, "ada", address), Ok(()));
@@ -188,6 +190,17 @@ fn a_thousand_good_attempts_are_no_failures() {
     }
     assert_eq!(Place(&mut lockout, HOME).waits("bob", 0), 0);
     assert_eq!(Place(&mut lockout, ATTACKER).waits("ada", 0), 0);
+}
+
+#[test]
+fn users_of_a_host_are_places_of_their_own() {
+    let mut lockout = Lockout::new(LockoutSettings::default());
+    for attempt in 0..200 {
+        lockout.failed(at(0), &format!("name-{attempt}"), super::Place::user(1234));
+    }
+    assert!(lockout.check(at(1), "alice", super::Place::user(1234)).is_err(), "who guesses waits");
+    assert!(lockout.check(at(1), "alice", super::Place::user(0)).is_ok(), "another user does not");
+    assert!(lockout.check(at(1), "alice", super::Place::unknown()).is_ok());
 }
 
 #[test]
@@ -210,7 +223,7 @@ fn a_clock_set_back_costs_one_delay_at_most_and_frees_nobody() {
     assert_eq!(home.waits("ada", 8), 0);
     home.fails("ada", 8, 1);
     assert_eq!(home.waits("ada", 8), 16);
-    let address = HOME.parse().unwrap();
+    let address = HOME.parse::<IpAddr>().unwrap();
     let ends = [Timestamp::from_unix_seconds(0), Timestamp::from_unix_seconds(u64::MAX)];
     for now in [ends[0], ends[1], ends[0]] {
         home.0.failed(now, "ada", address);
@@ -223,7 +236,7 @@ fn what_is_remembered_is_bounded_and_a_flood_of_failures_displaces_no_success() 
     let mut lockout = Lockout::new(LockoutSettings { entries_max: 8, ..LockoutSettings::default() });
     Place(&mut lockout, ATTACKER).succeeds("ada");
     for number in 0..1000_u32 {
-        let address = std::net::Ipv4Addr::from(0x0a00_0000 + number).into();
+        let address = IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + number));
         lockout.failed(NOW, &number.to_string(), address);
     }
     let mut shared = Place(&mut lockout, ATTACKER);
