@@ -34,7 +34,7 @@ members = ["user:corp/alice"]
 
 [[role]]
 name    = "frontend"
-members = ["spiffe://mesh.test/web/*"]
+members = ["spiffe://mesh.test/web/*", "group:corp/operators"]
 "#;
 
 const RULES: &str = r#"
