@@ -1,7 +1,8 @@
 //! A folder of segments, written: each begins with `audit_opened`, ends with `audit_sealed`, and is followed by the next.
 //!
 //! Files are appended to and never changed. After a crash the segment that was being written stays as it is, torn last line
-//! included; the next one says in an `audit_recovered` line what was found.
+//! included; the next one says in an `audit_recovered` line what was found, and is sealed with that at once. Old segments are
+//! removed when the `audit_retired` line that says so is sealed. So nobody has to believe such a line without its seal.
 
 mod recover;
 mod retire;
@@ -15,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use crate::catalogue::{AuditOpened, AuditRecovered, Entry, Event, LINE_BYTES_MAX};
 use crate::chain::Chain;
 use crate::key::{AuditKey, AuditKeyError};
+use retire::Retired;
 
 /// The file that keeps two agents from writing to one folder.
 const LOCK_FILE: &str = "audit.lock";
@@ -67,6 +69,8 @@ pub struct Folder {
     settings: Settings,
     key: AuditKey,
     segment: Segment,
+    /// What goes when the segment is sealed that says so.
+    retired: Option<Retired>,
     /// Lines for the next writing, and how many bytes of them are written.
     staged: Vec<u8>,
     written: usize,
@@ -100,9 +104,21 @@ impl Folder {
         let recovered = recover::recover(path)?;
         let segment = Segment::create(path, recovered.next, recovered.chain, now)
             .map_err(|source| io_error(path, "beginning a segment", source))?;
-        let mut folder = Self { settings, key, segment, staged: Vec::new(), written: 0, own: Vec::new(), _lock: lock };
+        let mut folder = Self {
+            settings,
+            key,
+            segment,
+            retired: None,
+            staged: Vec::new(),
+            written: 0,
+            own: Vec::new(),
+            _lock: lock,
+        };
         folder.stage_head(&recovered.found, now);
-        folder.flush().map_err(|source| io_error(&folder.settings.folder, "writing", source))?;
+        if !recovered.found.is_empty() {
+            folder.stage_seal(now);
+        }
+        folder.advance(now).map_err(|source| io_error(&folder.settings.folder, "writing", source))?;
         Ok(folder)
     }
 
@@ -131,21 +147,21 @@ impl Folder {
     pub fn advance(&mut self, now: SystemTime) -> io::Result<()> {
         self.flush()?;
         if !self.segment.sealed && self.is_due(now) {
+            self.retired = retire::plan(&self.settings, &self.segment, now);
+            if let Some(retired) = &self.retired {
+                self.stage_entry(Event::AuditRetired(retired.event()), now);
+            }
             self.stage_seal(now);
             self.flush()?;
         }
         if self.segment.sealed {
             self.segment.file.sync_all()?;
+            if let Some(retired) = self.retired.take() {
+                retired.remove(&self.settings.folder);
+            }
             let next = Segment::create(&self.settings.folder, self.segment.number + 1, self.segment.chain, now)?;
             self.segment = next;
             self.stage_head(&[], now);
-            if let Some(retired) = retire::plan(&self.settings, self.segment.number, now) {
-                self.stage_entry(Event::AuditRetired(retired.event()), now);
-                self.segment.head_lines += 1;
-                // It is written that they are removed before they are.
-                self.flush()?;
-                retired.remove(&self.settings.folder);
-            }
             self.flush()?;
         }
         Ok(())

@@ -15,7 +15,7 @@ use crate::chain::Chain;
 pub(super) struct Recovered {
     pub(super) next: u64,
     pub(super) chain: Chain,
-    /// Segments that were not sealed, in order.
+    /// Segments that were not sealed since the last one that was, in order.
     pub(super) found: Vec<AuditRecovered>,
 }
 
@@ -27,35 +27,31 @@ pub(super) struct Followed {
     pub(super) torn_sha256: Fingerprint,
 }
 
-/// Follows the last segment, and those before it that hold no whole line.
+/// Follows all segments after the last one that is sealed.
 pub(super) fn recover(folder: &Path) -> Result<Recovered, FolderError> {
     let segments = segments(folder)?;
     let next = segments.last().map_or(1, |(number, _)| number.saturating_add(1));
-    let mut unsealed = Vec::new();
-    let mut chain = Chain::beginning();
+    let mut followed = Vec::new();
     for (number, path) in segments.iter().rev() {
         let file = File::open(path).map_err(|source| io_error(path, "opening", source))?;
-        let followed = follow(BufReader::new(file)).map_err(|source| io_error(path, "reading", source))?;
-        let holds_lines = followed.chain.lines() > 0;
-        chain = followed.chain;
-        if !followed.sealed {
-            unsealed.push((*number, followed));
-        }
-        if holds_lines {
+        let segment = follow(BufReader::new(file)).map_err(|source| io_error(path, "reading", source))?;
+        let sealed = segment.sealed;
+        followed.push((*number, segment));
+        if sealed {
             break;
         }
     }
-    if chain.lines() == 0 {
-        chain = Chain::beginning();
-    }
-    unsealed.reverse();
-    let found = unsealed.into_iter().map(|(segment, followed)| {
-        let Followed { chain: own, torn_bytes, torn_sha256, .. } = followed;
+    let (mut chain, mut found) = (Chain::beginning(), Vec::new());
+    for (segment, Followed { chain: own, sealed, torn_bytes, torn_sha256 }) in followed.into_iter().rev() {
         // A segment without a line of its own stands where the chain stood.
-        let last = if own.lines() == 0 { chain.last() } else { own.last() };
-        AuditRecovered { segment, lines: own.lines(), last, torn_bytes, torn_sha256 }
-    });
-    Ok(Recovered { next, found: found.collect(), chain })
+        if own.lines() > 0 {
+            chain = own;
+        }
+        if !sealed {
+            found.push(AuditRecovered { segment, lines: own.lines(), last: chain.last(), torn_bytes, torn_sha256 });
+        }
+    }
+    Ok(Recovered { next, found, chain })
 }
 
 /// Follows whole lines for as long as the chain holds; the rest is torn.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::{Settings, segments};
+use super::{Segment, Settings, segments};
 use crate::catalogue::AuditRetired;
 
 /// Segments that are to be removed.
@@ -14,17 +14,18 @@ pub(super) struct Retired {
     files: Vec<PathBuf>,
 }
 
-/// Looks at everything before the current segment. The oldest go first, so that what stays has no hole.
-pub(super) fn plan(settings: &Settings, current: u64, now: SystemTime) -> Option<Retired> {
+/// Looks at everything before the current segment, which is about to be sealed and stays. The oldest go first, so that what stays has
+/// no hole.
+pub(super) fn plan(settings: &Settings, current: &Segment, now: SystemTime) -> Option<Retired> {
     let mut kept: Vec<(u64, PathBuf, fs::Metadata)> = segments(&settings.folder)
         .ok()?
         .into_iter()
-        .filter(|(number, _)| *number < current)
+        .filter(|(number, _)| *number < current.number)
         .filter_map(|(number, path)| Some((number, fs::metadata(&path).ok()?, path)))
         .map(|(number, metadata, path)| (number, path, metadata))
         .collect();
     kept.sort_by_key(|(number, _, _)| *number);
-    let mut bytes: u64 = kept.iter().map(|(_, _, metadata)| metadata.len()).sum();
+    let mut bytes: u64 = kept.iter().map(|(_, _, metadata)| metadata.len()).sum::<u64>().saturating_add(current.bytes);
     let mut retired: Option<Retired> = None;
     for (number, path, metadata) in kept {
         let age = metadata.modified().ok().and_then(|sealed| now.duration_since(sealed).ok()).unwrap_or_default();
