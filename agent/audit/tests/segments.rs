@@ -6,7 +6,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use countersign_audit::folder::{Folder, FolderError, Settings, segments};
+use countersign_audit::catalogue::{AuditRecovered, AuditRetired, Entry, Event};
+use countersign_audit::chain::Chain;
+use countersign_audit::folder::{Folder, FolderError, Settings, file_name, segments};
 use countersign_audit::key::AuditKey;
 use countersign_audit::verify::{self, End, Report, Verifier};
 use proptest::prelude::*;
@@ -149,7 +151,7 @@ fn a_crash_before_the_first_line_leaves_nothing_to_lose() {
     sealed(&settings);
     let last = segments(&settings.folder).unwrap().last().unwrap().0;
     for (number, content) in [(last + 1, ""), (last + 2, "{\"sch")] {
-        fs::write(settings.folder.join(countersign_audit::folder::file_name(number)), content).unwrap();
+        fs::write(settings.folder.join(file_name(number)), content).unwrap();
     }
     let mut folder = open(&settings, at(10));
     folder.finish(at(11)).unwrap();
@@ -166,6 +168,8 @@ fn old_segments_are_removed_and_it_is_said_before() {
         let mut folder = open(&settings, at(0));
         // Files have the time of the machine, which is before this.
         write(&mut folder, 0..40, at(1_000_000_000));
+        let report = look(&settings);
+        assert!(report.is_sound() && report.segments[0].segment > 1, "while it runs: {report}");
         folder.finish(at(1_000_000_001)).unwrap();
         let report = look_closed(&settings);
         assert!(report.is_sound(), "{report}");
@@ -271,19 +275,178 @@ fn what_is_not_sealed_and_who_was_believed_is_said() {
     write(&mut folder, 0..2, at(1));
     let (report, open) = (look(&settings), fs::read_to_string(&files(&settings)[0]).unwrap());
     assert!(report.is_sound() && report.key_from_segments);
-    assert_eq!(report.unsealed_lines(), u64::try_from(open.lines().count()).unwrap());
+    assert_eq!(report.unsealed_lines, u64::try_from(open.lines().count()).unwrap());
     let text = report.to_string();
-    for part in
-        ["no key was given", "nothing that is sealed was changed", "lines are not sealed yet, and prove nothing"]
-    {
+    for part in ["no key was given", "nothing is sealed yet: the 3 lines prove nothing"] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
     folder.finish(at(2)).unwrap();
     let key = AuditKey::load_or_make(place.path()).unwrap().public();
     let report = verify::folder(&settings.folder, Verifier::new(vec![key])).unwrap();
-    assert_eq!((report.unsealed_lines(), report.key_from_segments), (0, false));
+    assert_eq!((report.unsealed_lines, report.key_from_segments), (0, false));
     let text = report.to_string();
     assert!(text.contains("nothing was changed; the chain ends with") && !text.contains("no key"), "{text}");
+}
+
+/// What somebody writes who can write files, but has no key: a chain, without a seal.
+struct Forger {
+    chain: Chain,
+    lines: u64,
+    bytes: Vec<u8>,
+}
+
+impl Forger {
+    /// Goes on after the last line of a file, as `lines` of its own.
+    fn after(file: &Path) -> Self {
+        let text = fs::read_to_string(file).unwrap();
+        let value = text.trim_end().rsplit_once("\"chain\":\"").unwrap().1.trim_end_matches("\"}");
+        Self { chain: Chain::after(value.parse().unwrap()), lines: 0, bytes: Vec::new() }
+    }
+
+    fn line(&mut self, line: &str) {
+        self.lines += 1;
+        self.chain.append(line.as_bytes(), &mut self.bytes).unwrap();
+    }
+
+    fn event(&mut self, event: Event) {
+        self.line(&Entry::new(event, at(5)).to_line());
+    }
+
+    /// The first line of a segment, as another has it.
+    fn opened(&mut self, like: &Path, number: u64) {
+        let text = fs::read_to_string(like).unwrap();
+        let mut entry = Entry::parse(text.lines().next().unwrap()).unwrap();
+        let Event::AuditOpened(opened) = &mut entry.event else { panic!("{text}") };
+        (opened.segment, opened.previous) = (number, self.chain.last());
+        entry.chain = None;
+        self.line(&entry.to_line());
+    }
+
+    /// That a segment which holds `lines` and ends here was found so.
+    fn found(&self, segment: u64) -> AuditRecovered {
+        let torn_sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".parse().unwrap();
+        AuditRecovered { segment, lines: self.lines, last: self.chain.last(), torn_bytes: 0, torn_sha256 }
+    }
+
+    fn write_to(&mut self, file: &Path) {
+        let mut file = fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
+        file.write_all(&std::mem::take(&mut self.bytes)).unwrap();
+        self.lines = 0;
+    }
+}
+
+fn look_with_key(settings: &Settings) -> Report {
+    let key = AuditKey::load_or_make(settings.folder.parent().unwrap()).unwrap().public();
+    verify::folder(&settings.folder, Verifier::new(vec![key])).unwrap()
+}
+
+#[test]
+fn a_log_without_any_seal_proves_nothing_whatever_it_says_of_crashes() {
+    let place = tempfile::tempdir().unwrap();
+    let settings = settings(place.path());
+    sealed(&settings);
+    let real = files(&settings);
+    let first = real[0].clone();
+    let (mut forger, mut found) = (Forger { chain: Chain::beginning(), lines: 0, bytes: Vec::new() }, Vec::new());
+    let copy = place.path().join("copy");
+    fs::copy(&first, &copy).unwrap();
+    for (number, file) in (1..).zip(&real) {
+        fs::remove_file(file).unwrap();
+        forger.opened(&copy, number);
+        forger.line(line(1).trim_end());
+        found.push(forger.found(number));
+        forger.write_to(file);
+    }
+    let last = settings.folder.join(file_name(u64::try_from(real.len()).unwrap() + 1));
+    forger.opened(&copy, u64::try_from(real.len()).unwrap() + 1);
+    found.into_iter().for_each(|found| forger.event(Event::AuditRecovered(found)));
+    forger.write_to(&last);
+    let report = look_with_key(&settings);
+    check_fault(&report, &first, 3, "no sealed line says why");
+    // One segment alone may be open, and then nothing at all is said of its lines.
+    real[1..].iter().chain([&last]).for_each(|file| fs::remove_file(file).unwrap());
+    let report = look_with_key(&settings);
+    assert!(report.is_sound(), "{report}");
+    assert!(report.to_string().contains("nothing is sealed yet: the 2 lines prove nothing"), "{report}");
+}
+
+#[test]
+fn segments_are_not_missed_only_if_a_sealed_line_says_that_they_were_removed() {
+    let place = tempfile::tempdir().unwrap();
+    let settings = settings(place.path());
+    sealed(&settings);
+    let files = files(&settings);
+    let (next, mut forger) = (u64::try_from(files.len()).unwrap() + 1, Forger::after(files.last().unwrap()));
+    forger.opened(&files[0], next);
+    forger.event(Event::AuditRetired(AuditRetired { through: 2, reason: "age".to_owned() }));
+    forger.write_to(&settings.folder.join(file_name(next)));
+    assert!(look_with_key(&settings).is_sound(), "nothing is missing");
+    files[..2].iter().for_each(|file| fs::remove_file(file).unwrap());
+    check_fault(&look_with_key(&settings), &files[2], 0, "no sealed line says that they were removed");
+    // The agent does not make it true by going on after it.
+    open(&settings, at(10)).finish(at(11)).unwrap();
+    check_fault(&look_with_key(&settings), &files[2], 0, "no sealed line says that they were removed");
+}
+
+#[test]
+fn what_was_written_between_a_crash_and_the_next_start_is_not_called_unchanged() {
+    let place = tempfile::tempdir().unwrap();
+    let settings = settings(place.path());
+    let mut folder = open(&settings, at(0));
+    write(&mut folder, 0..2, at(1));
+    drop(folder);
+    let file = files(&settings)[0].clone();
+    let mut forger = Forger::after(&file);
+    forger.line(line(999).trim_end());
+    forger.write_to(&file);
+    open(&settings, at(10)).finish(at(11)).unwrap();
+    let text = look_closed(&settings).to_string();
+    assert!(!text.contains("nothing was changed"), "{text}");
+    assert!(text.contains("nothing that is sealed was changed; 4 lines of segments that were recovered"), "{text}");
+}
+
+#[test]
+fn an_agent_that_runs_again_after_a_crash_has_no_fault() {
+    let place = tempfile::tempdir().unwrap();
+    let settings = settings(place.path());
+    for start in 0..3 {
+        let mut folder = open(&settings, at(10 * start));
+        write(&mut folder, 0..2, at(10 * start + 1));
+    }
+    let report = look_with_key(&settings);
+    assert!(report.is_sound(), "{report}");
+    let ends: Vec<End> = report.segments.iter().map(|segment| segment.end).collect();
+    assert_eq!(ends, [End::Recovered, End::Sealed, End::Recovered, End::Sealed, End::Open], "{report}");
+    assert_eq!((report.recovered_lines, report.unsealed_lines), (6, 3));
+    let text = report.to_string();
+    for part in ["6 lines of segments that were recovered", "the last 3 lines are not sealed yet, and prove nothing"] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+}
+
+#[test]
+fn a_crash_before_the_finding_of_another_is_sealed_loses_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let settings = settings(place.path());
+    let mut folder = open(&settings, at(0));
+    write(&mut folder, 0..2, at(1));
+    drop(folder);
+    drop(open(&settings, at(10)));
+    // As it is when the machine stops while the second begins: its first line is there, and the second or nothing else.
+    let whole: Vec<PathBuf> = files(&settings);
+    let second = fs::read_to_string(&whole[1]).unwrap();
+    for lines in [1, 2] {
+        whole[2..].iter().for_each(|file| drop(fs::remove_file(file)));
+        let left: String = second.split_inclusive('\n').take(lines).collect();
+        fs::write(&whole[1], left).unwrap();
+        assert!(!look_closed(&settings).is_sound());
+        open(&settings, at(20)).finish(at(21)).unwrap();
+        let report = look_closed(&settings);
+        assert!(report.is_sound(), "{report}");
+        let ends: Vec<End> = report.segments.iter().map(|segment| segment.end).collect();
+        assert_eq!(ends, [End::Recovered, End::Recovered, End::Sealed, End::Sealed], "{report}");
+        files(&settings)[2..].iter().for_each(|file| fs::remove_file(file).unwrap());
+    }
 }
 
 /// The contents of several sealed segments, made once.

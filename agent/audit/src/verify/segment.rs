@@ -6,20 +6,35 @@ use aws_lc_rs::digest::{Context, SHA256};
 use countersign_certs::digest::Fingerprint;
 
 use super::Verifier;
-use crate::catalogue::{AuditOpened, AuditSealed, Entry, Event, LINE_BYTES_MAX, SCHEMA};
+use crate::catalogue::{AuditOpened, AuditRecovered, AuditSealed, Entry, Event, LINE_BYTES_MAX, SCHEMA};
 use crate::chain::{Chain, LineError, is_signed_by};
 use crate::key::PublicKey;
 
 /// What a segment was.
 pub(super) struct Segment {
     pub(super) chain: Chain,
-    pub(super) sealed: bool,
+    pub(super) seal: Seal,
+    /// What it says of segments that were not sealed.
+    pub(super) recovered: Vec<AuditRecovered>,
+    /// The number of the last segment that was removed, as it says.
+    pub(super) retired_through: u64,
     pub(super) first: Option<String>,
     pub(super) last: Option<String>,
     pub(super) torn_bytes: u64,
     /// See [`super::Unsealed`].
     pub(super) is_odd: bool,
     pub(super) torn_sha256: Fingerprint,
+}
+
+/// What vouches for the lines of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seal {
+    /// Nobody has signed them.
+    Absent,
+    /// They are as they were signed.
+    Good,
+    /// The signature is that of something or somebody else.
+    Wrong,
 }
 
 /// What follows the last whole line.
@@ -39,7 +54,9 @@ impl Segment {
         let mut torn = Torn { bytes: 0, context: Context::new(&SHA256) };
         let mut segment = Self {
             chain: Chain::after(verifier.chain.unwrap_or(Fingerprint([0; 32]))),
-            sealed: false,
+            seal: Seal::Absent,
+            recovered: Vec::new(),
+            retired_through: 0,
             first: None,
             last: None,
             torn_bytes: 0,
@@ -54,7 +71,7 @@ impl Segment {
             }
             match line.strip_suffix(b"\n") {
                 // What follows a seal, or a piece that is no line, is told as one piece.
-                Some(whole) if !segment.sealed && torn.bytes == 0 && !segment.ends_here(whole) => {
+                Some(whole) if segment.seal == Seal::Absent && torn.bytes == 0 && !segment.ends_here(whole) => {
                     segment.line(verifier, file, number, whole);
                 }
                 Some(_) | None => {
@@ -104,15 +121,10 @@ impl Segment {
         self.last = Some(entry.time);
         match entry.event {
             Event::AuditSealed(seal) => {
-                self.sealed = true;
-                check_seal(verifier, file, number, before, &seal, &text);
+                self.seal = check_seal(verifier, file, number, before, &seal, &text);
             }
-            Event::AuditRecovered(recovered) => {
-                verifier.recovered.insert(recovered.segment, recovered);
-            }
-            Event::AuditRetired(retired) => {
-                verifier.retired_through = verifier.retired_through.max(retired.through);
-            }
+            Event::AuditRecovered(recovered) => self.recovered.push(recovered),
+            Event::AuditRetired(retired) => self.retired_through = self.retired_through.max(retired.through),
             Event::AuditOpened(_) if place > 1 => {
                 verifier.fault(file, place, "a segment begins in the middle of another".to_owned());
             }
@@ -179,20 +191,27 @@ impl Segment {
     }
 }
 
-fn check_seal(verifier: &mut Verifier, file: &str, number: u64, before: Chain, seal: &AuditSealed, line: &str) {
+fn check_seal(verifier: &mut Verifier, file: &str, number: u64, before: Chain, seal: &AuditSealed, line: &str) -> Seal {
     let place = before.lines() + 1;
-    if !verifier.keys.iter().any(|key| is_signed_by(line, key)) {
-        verifier.fault(file, place, "the signature of the seal is wrong".to_owned());
+    let is_signed = verifier.keys.iter().any(|key| is_signed_by(line, key));
+    let mut worth = Seal::Good;
+    let mut wrong = |what: String| {
+        verifier.fault(file, place, what);
+        worth = Seal::Wrong;
+    };
+    if !is_signed {
+        wrong("the signature of the seal is wrong".to_owned());
     }
     if seal.segment != number {
-        verifier.fault(file, place, format!("the seal is that of segment {}, not of {number}", seal.segment));
+        wrong(format!("the seal is that of segment {}, not of {number}", seal.segment));
     }
     if seal.lines != before.lines() {
-        verifier.fault(file, place, format!("the seal is for {} lines, {} are there", seal.lines, before.lines()));
+        wrong(format!("the seal is for {} lines, {} are there", seal.lines, before.lines()));
     }
     if seal.last != before.last() {
-        verifier.fault(file, place, format!("the seal is for {}, the chain is at {}", seal.last, before.last()));
+        wrong(format!("the seal is for {}, the chain is at {}", seal.last, before.last()));
     }
+    worth
 }
 
 impl Torn {
