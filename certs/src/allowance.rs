@@ -1,5 +1,5 @@
 //! How many lines are written about what anybody can cause. Whoever can ask could otherwise fill the disk. What is left out is
-//! counted in the next line of its kind.
+//! counted in the next line of its kind, or in a last word if none comes.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -45,6 +45,12 @@ impl<K: Clone + Hash + Eq> Allowances<K> {
         let is_full = self.left.len() >= KEYS_MAX && !self.left.contains_key(&key);
         let (lines_max, line_every) = (self.lines_max, self.line_every);
         self.entry(if is_full { shared.clone() } else { key }, shared, now).take(now, lines_max, line_every)
+    }
+
+    /// What was left out and is counted in no line yet, by key. Each is told once: here or in the next line.
+    pub fn take_omitted(&mut self) -> Vec<(K, u64)> {
+        let omitted = self.left.iter_mut().filter(|(_, allowance)| allowance.omitted > 0);
+        omitted.map(|(key, allowance)| (key.clone(), std::mem::take(&mut allowance.omitted))).collect()
     }
 
     fn entry(&mut self, key: K, shared: K, now: Timestamp) -> &mut Allowance<K> {
@@ -125,6 +131,18 @@ mod tests {
         assert_eq!(take(119), None);
         assert_eq!(take(125), Some(2));
         assert_eq!(take(180), Some(0), "the minute began at its minute, not with the line");
+    }
+
+    #[test]
+    fn what_no_line_has_told_can_be_told_once() {
+        let mut allowances = Allowances::new(1, Duration::from_secs(60));
+        for key in ["a", "a", "b", "a"] {
+            allowances.take(key, "others", at(0));
+        }
+        assert_eq!(allowances.take_omitted(), [("a", 2)]);
+        assert_eq!(allowances.take_omitted(), []);
+        assert_eq!(allowances.take("a", "others", at(0)), None, "no line is gained by it");
+        assert_eq!(allowances.take("a", "others", at(60)), Some(1));
     }
 
     #[test]
