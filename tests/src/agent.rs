@@ -436,6 +436,17 @@ impl TestAgent {
         whole.lines().map(parse).collect()
     }
 
+    /// How much audit lines tell of that fit: themselves, and what they count of lines that were left out.
+    #[track_caller]
+    pub fn told(&self, fits: impl Fn(&Value) -> bool) -> u64 {
+        let lines = self.audit().into_iter().filter(fits);
+        let told = |line: Value| match line["event"].as_str() {
+            Some("omitted_lines") => line["count"].as_u64().unwrap(),
+            _ => 1 + line["omitted"].as_u64().unwrap_or(0),
+        };
+        lines.map(told).sum()
+    }
+
     /// Waits for the audit line that fits.
     ///
     /// # Panics

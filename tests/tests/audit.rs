@@ -379,6 +379,7 @@ fn what_seldom_happens_is_known_to_the_schemas_too() {
         r#""event":"key_rotated","key":"key_a""#.to_owned(),
         r#""event":"limit_hit","limit":"tokens","subject":"spiffe://a/b","route":"llm","count":2"#.to_owned(),
         r#""event":"lockout","subject":"192.0.2.7","until":"2027-01-01T00:00:00Z""#.to_owned(),
+        r#""event":"omitted_lines","of":"refusal","reason":"key_unknown","count":299"#.to_owned(),
         r#""event":"pattern","pattern":"refusal_burst","subject":"spiffe://a/b","route":"llm","count":200,"seconds":60"#.to_owned(),
         r#""event":"policy_observed","decision":"a-b","policy":"next","outcome":"denied","route":"llm","peer":"spiffe://a/b""#.to_owned(),
         r#""event":"unrecorded_refusals","count":9"#.to_owned(),

@@ -55,6 +55,27 @@ fn event(gateway: &Gateway, kind: &str, fits: impl Fn(&Value) -> bool) -> Value 
 }
 
 #[test]
+fn what_is_left_out_of_the_audit_is_counted_in_it_at_the_latest_when_the_agent_ends() {
+    let mut gateway = gateway();
+    let asked = 400;
+    // One curl for many: they are over before the first allowance gives a line again, or little after.
+    let url = format!("{}/[1-{asked}]", gateway.url());
+    gateway.call("/0", &["--no-globoff", "--output", "/dev/null", &url]);
+    let of = |event: &'static str, sum: &'static str| move |line: &Value| line["event"] == event || line["of"] == sum;
+    let (requests, failures) = (of("request", "refusal"), of("authentication", "authentication"));
+    let told = |fits: &dyn Fn(&Value) -> bool| gateway.agent.told(fits);
+    wait::until_so("what no line counts is told after a while", || {
+        (told(&requests), told(&failures)) == (asked + 1, asked + 1)
+    });
+    let written = gateway.agent.audit().iter().filter(|line| line["event"] == "request").count();
+    assert!(written < 300, "{written} lines");
+    gateway.call("/0", &["--no-globoff", "--output", "/dev/null", &url]);
+    gateway.agent.stop();
+    let told = |fits: &dyn Fn(&Value) -> bool| gateway.agent.told(fits);
+    assert_eq!((told(&requests), told(&failures)), (2 * asked + 2, 2 * asked + 2));
+}
+
+#[test]
 fn what_becomes_of_keys_and_callers_is_told_and_every_line_is_of_the_schema() {
     let gateway = gateway();
     let made: Value =

@@ -9,6 +9,7 @@ use countersign_certs::time::{Clock, Timestamp};
 use tokio::sync::Notify;
 
 use super::line::{Line, TimeText, write_gap, write_unrecorded};
+use super::omitted::{self, Kind};
 use super::sink::Sink;
 use crate::config::audit::WhenFull;
 use crate::listener::{Origin, PeerAddress};
@@ -120,6 +121,19 @@ impl AuditBuffer {
         self.strangers.borrow_mut().take(key, shared, now)
     }
 
+    /// Tells what was left out of strangers and no line has counted. While nothing can be written, the counts stay here.
+    pub(crate) fn tell_omitted(&self, now: SystemTime) {
+        if self.flows() {
+            self.tell_last_omitted(now);
+        }
+    }
+
+    fn tell_last_omitted(&self, now: SystemTime) {
+        let omitted = self.strangers.borrow_mut().take_omitted().into_iter();
+        let kind = |stranger: &Stranger| Kind { of: "refusal", reason: Some(stranger.reason) };
+        omitted::tell(&self.sink, omitted.map(|(stranger, count)| (kind(&stranger), count)), now);
+    }
+
     /// Appends one line.
     pub(crate) fn write(&self, line: &Line<'_>, now: SystemTime) {
         let flows = self.flows();
@@ -175,6 +189,7 @@ impl AuditBuffer {
     /// Hands the last lines on.
     pub(crate) async fn finish(&self, now: SystemTime) {
         self.append_unrecorded(now);
+        self.tell_last_omitted(now);
         for _ in 0..LAST_TRIES {
             self.flush();
             if self.lines.borrow().is_empty() {

@@ -14,6 +14,8 @@ pub(crate) mod fields;
 
 pub(crate) mod notable;
 
+mod omitted;
+
 pub(crate) mod patterns;
 
 pub(crate) mod line;

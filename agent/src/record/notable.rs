@@ -9,6 +9,7 @@ use countersign_audit::catalogue::{Authentication, Event, LimitHit, Lockout, Pat
 use countersign_certs::allowance::Allowances;
 use countersign_certs::time::{Clock, Timestamp};
 
+use super::omitted::{self, Kind};
 use super::patterns::{Odd, Patterns};
 use super::sink::Sink;
 use crate::listener::PeerAddress;
@@ -21,7 +22,7 @@ const LINE_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Notables {
     sink: Sink,
     clock: Clock,
-    allowances: RefCell<Allowances<(&'static str, Box<str>)>>,
+    allowances: RefCell<Allowances<(Kind, Box<str>)>>,
     patterns: Option<Arc<Patterns>>,
 }
 
@@ -33,13 +34,14 @@ impl Notables {
 
     /// Somebody has proved who they are by something other than the certificate of the connection, for the first time in a while.
     pub(crate) fn authenticated(&self, method: &str, subject: &str, address: &PeerAddress, route: &str) {
-        self.tell("authenticated", subject, |_omitted| {
+        self.tell(kind("authentication", None), subject, |omitted| {
             Event::Authentication(Authentication {
                 method: method.to_owned(),
                 outcome: "success".to_owned(),
                 subject: Some(subject.to_owned()),
                 address: Some(address.to_string()),
                 route: Some(route.to_owned()),
+                omitted,
                 ..Authentication::default()
             })
         });
@@ -47,13 +49,14 @@ impl Notables {
 
     /// Somebody has failed to.
     pub(crate) fn not_authenticated(&self, method: &str, reason: &'static str, address: &PeerAddress, route: &str) {
-        self.tell(reason, &address.origin().to_string(), |_omitted| {
+        self.tell(kind("authentication", Some(reason)), &address.origin().to_string(), |omitted| {
             Event::Authentication(Authentication {
                 method: method.to_owned(),
                 outcome: "failure".to_owned(),
                 reason: Some(reason.to_owned()),
                 address: Some(address.to_string()),
                 route: Some(route.to_owned()),
+                omitted,
                 ..Authentication::default()
             })
         });
@@ -61,19 +64,19 @@ impl Notables {
 
     /// Somebody is not listened to for a while.
     pub(crate) fn locked_out(&self, subject: &str, until: Timestamp) {
-        self.tell("locked_out", subject, |_omitted| {
-            Event::Lockout(Lockout { subject: subject.to_owned(), until: Some(until.to_string()) })
+        self.tell(kind("lockout", None), subject, |omitted| {
+            Event::Lockout(Lockout { subject: subject.to_owned(), until: Some(until.to_string()), omitted })
         });
     }
 
     /// A limit has refused something.
     pub(crate) fn limit_hit(&self, limit: &str, subject: &str, route: &str) {
-        self.tell("limit_hit", &format!("{limit} {subject}"), |omitted| {
+        self.tell(kind("limit_hit", None), &format!("{limit} {subject}"), |omitted| {
             Event::LimitHit(LimitHit {
                 limit: limit.to_owned(),
                 subject: Some(subject.to_owned()),
                 route: Some(route.to_owned()),
-                count: omitted + 1,
+                count: omitted.unwrap_or_default().saturating_add(1),
             })
         });
     }
@@ -87,13 +90,14 @@ impl Notables {
         route: &str,
         peer: Option<&str>,
     ) {
-        self.tell("policy_observed", observed, |_omitted| {
+        self.tell(kind("policy_observed", None), observed, |omitted| {
             Event::PolicyObserved(PolicyObserved {
                 decision: decision.to_owned(),
                 policy: observed.to_owned(),
                 outcome: if allowed { "denied" } else { "allowed" }.to_owned(),
                 route: route.to_owned(),
                 peer: peer.map(ToOwned::to_owned),
+                omitted,
             })
         });
     }
@@ -115,24 +119,42 @@ impl Notables {
     }
 
     fn odd(&self, odd: &Odd, subject: &str, route: &str) {
-        self.tell(odd.name, subject, |_omitted| {
+        self.tell(kind("pattern", Some(odd.name)), subject, |omitted| {
             Event::Pattern(Pattern {
                 pattern: odd.name.to_owned(),
                 subject: Some(subject.to_owned()),
                 route: Some(route.to_owned()),
                 count: odd.count,
                 seconds: odd.within.as_secs(),
+                omitted,
             })
         });
     }
 
-    /// `event` is told how many like it were left out before.
-    fn tell(&self, kind: &'static str, who: &str, event: impl FnOnce(u64) -> Event) {
-        let taken = self.allowances.borrow_mut().take((kind, who.into()), (kind, "".into()), self.clock.now());
-        if let Some(omitted) = taken {
-            self.sink.event(event(omitted), self.clock.precise());
+    /// Tells what was left out and no line has counted. While nothing can be written, the counts stay here.
+    pub(crate) fn tell_omitted(&self) {
+        if !self.sink.is_failing() {
+            self.finish();
         }
     }
+
+    /// Has the last word: nothing comes after it.
+    pub(crate) fn finish(&self) {
+        let omitted = self.allowances.borrow_mut().take_omitted().into_iter();
+        omitted::tell(&self.sink, omitted.map(|((kind, _), count)| (kind, count)), self.clock.precise());
+    }
+
+    /// `event` is told how many like it were left out before, if any were.
+    fn tell(&self, kind: Kind, who: &str, event: impl FnOnce(Option<u64>) -> Event) {
+        let taken = self.allowances.borrow_mut().take((kind, who.into()), (kind, "".into()), self.clock.now());
+        if let Some(omitted) = taken {
+            self.sink.event(event(Some(omitted).filter(|omitted| *omitted > 0)), self.clock.precise());
+        }
+    }
+}
+
+fn kind(of: &'static str, reason: Option<&'static str>) -> Kind {
+    Kind { of, reason }
 }
 
 #[cfg(test)]

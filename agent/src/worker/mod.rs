@@ -26,6 +26,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// How many ticks until it is looked again whether conditions over the time still hold for what is under way.
 const CONDITIONS_EVERY: u64 = 30;
 
+/// How many ticks until lines that were left out are told of, if no later line has counted them.
+const OMITTED_EVERY: u64 = 5;
+
 /// A request that was told to end and has not for this many ticks takes its connection with it.
 const STUCK_TICKS: u64 = 2;
 
@@ -71,6 +74,7 @@ pub(crate) async fn run(setup: WorkerSetup) {
     // The pools know their worker; letting go of them here ends the circle.
     worker.hop_pools.take();
     worker.backends.take();
+    worker.notables().finish();
     worker.audit().finish(worker.clock().precise()).await;
 }
 
@@ -179,6 +183,10 @@ impl Worker {
     fn sweep(&self) {
         self.tick.set(self.tick.get() + 1);
         let (tick, now) = (self.tick.get(), self.clock().now());
+        if tick.is_multiple_of(OMITTED_EVERY) {
+            self.audit().tell_omitted(self.clock().precise());
+            self.notables().tell_omitted();
+        }
         let snapshot = self.snapshot();
         let limits = &snapshot.limits;
         for connection in self.connections.all() {

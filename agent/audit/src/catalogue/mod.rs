@@ -80,6 +80,8 @@ pub enum Event {
     LimitHit(LimitHit),
     /// Somebody failed too often and is not listened to for a while.
     Lockout(Lockout),
+    /// Lines were left out because there were too many like them, and no later line counts them.
+    OmittedLines(OmittedLines),
     /// Something odd was seen.
     Pattern(Pattern),
     /// A policy that is only observed would have decided so.
@@ -283,6 +285,9 @@ pub struct Authentication {
     /// The name of the route in the config.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
+    /// Lines like this one that were left out before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub omitted: Option<u64>,
 }
 
 /// See [`Event::ConfigLoaded`] and [`Event::ConfigRefused`].
@@ -371,6 +376,21 @@ pub struct Lockout {
     /// Until when (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
+    /// Lines like this one that were left out before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub omitted: Option<u64>,
+}
+
+/// See [`Event::OmittedLines`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct OmittedLines {
+    /// The word of their event; `refusal` for connections and requests.
+    pub of: String,
+    /// The reason, or the name of the pattern, that they have in common.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How many.
+    pub count: u64,
 }
 
 /// See [`Event::Pattern`].
@@ -388,6 +408,9 @@ pub struct Pattern {
     pub count: u64,
     /// Within how many seconds.
     pub seconds: u64,
+    /// Lines like this one that were left out before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub omitted: Option<u64>,
 }
 
 /// See [`Event::PolicyObserved`].
@@ -404,6 +427,9 @@ pub struct PolicyObserved {
     /// The peer's verified name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
+    /// Lines like this one that were left out before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub omitted: Option<u64>,
 }
 
 /// See [`Event::UnrecordedRefusals`].
@@ -465,6 +491,7 @@ impl Event {
             Self::KeyRotated(_) => "key_rotated",
             Self::LimitHit(_) => "limit_hit",
             Self::Lockout(_) => "lockout",
+            Self::OmittedLines(_) => "omitted_lines",
             Self::Pattern(_) => "pattern",
             Self::PolicyObserved(_) => "policy_observed",
             Self::Request(_) => "request",

@@ -7,7 +7,7 @@ use countersign_certs::digest::Fingerprint;
 use super::{
     Access, AgentStarted, AgentStopped, AuditGap, AuditOpened, AuditRecovered, AuditRetired, AuditSealed,
     Authentication, ConfigChange, ControlCommand, CredentialRotated, Entry, Event, KeyChange, LimitHit, Lockout,
-    Pattern, PolicyObserved, UnrecordedRefusals,
+    OmittedLines, Pattern, PolicyObserved, UnrecordedRefusals,
 };
 
 /// 2026-11-23T03:00:00.000001Z.
@@ -89,6 +89,7 @@ pub(crate) fn all() -> Vec<Entry> {
             subject: text("key:key_abc"),
             address: text("192.0.2.7:40412"),
             route: text("llm"),
+            omitted: Some(4),
         }),
         Event::Authentication(Authentication {
             method: "api_key or jwt".to_owned(),
@@ -97,6 +98,7 @@ pub(crate) fn all() -> Vec<Entry> {
             subject: None,
             address: text("192.0.2.7:40412"),
             route: text("llm"),
+            omitted: None,
         }),
         Event::ConfigLoaded(config(None)),
         Event::ConfigRefused(config(text("agent.toml:1:1: unknown key \"a\""))),
@@ -123,13 +125,19 @@ pub(crate) fn all() -> Vec<Entry> {
             route: text("llm"),
             count: 2,
         }),
-        Event::Lockout(Lockout { subject: "basic:alice at 192.0.2.7".to_owned(), until: text("2026-11-23T03:10:00Z") }),
+        Event::Lockout(Lockout {
+            subject: "basic:alice at 192.0.2.7".to_owned(),
+            until: text("2026-11-23T03:10:00Z"),
+            omitted: Some(4),
+        }),
+        Event::OmittedLines(OmittedLines { of: "refusal".to_owned(), reason: text("key_unknown"), count: 299 }),
         Event::Pattern(Pattern {
             pattern: "refusal_burst".to_owned(),
             subject: text("spiffe://prod.example/web/frontend"),
             route: text("llm"),
             count: 200,
             seconds: 60,
+            omitted: Some(4),
         }),
         Event::PolicyObserved(PolicyObserved {
             decision: "5f0c2a9e11d07b44-0000000007".to_owned(),
@@ -137,6 +145,7 @@ pub(crate) fn all() -> Vec<Entry> {
             outcome: "denied".to_owned(),
             route: "llm".to_owned(),
             peer: text("spiffe://prod.example/web/frontend"),
+            omitted: Some(4),
         }),
         Event::Request(access()),
         Event::UnrecordedRefusals(UnrecordedRefusals { count: 9 }),

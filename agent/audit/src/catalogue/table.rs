@@ -114,8 +114,10 @@ const ACCESS: &[Key] = &[
          of their own",
     ),
     must("duration_us", Form::Count, "how long it took, in microseconds"),
-    may("omitted", Form::Count, "lines like this one that were left out before it"),
+    OMITTED,
 ];
+
+const OMITTED: Key = may("omitted", Form::Count, "lines like this one that were left out before it");
 
 const CONFIG_LOADED: &[Key] = &[CONFIG_PATH, CONFIG_SHA256, CONFIG_OWNER_UID, CONFIG_MODIFIED];
 
@@ -196,6 +198,7 @@ pub const KINDS: &[Kind] = &[
             may("subject", Form::Text, "who it is; not told of a failure"),
             may("address", Form::Text, "where the caller called from"),
             may("route", Form::Text, "the name of the inbound or outbound"),
+            OMITTED,
         ],
     },
     Kind { name: "config_loaded", meaning: "a config was taken up", keys: CONFIG_LOADED },
@@ -241,6 +244,20 @@ pub const KINDS: &[Kind] = &[
         keys: &[
             must("subject", Form::Text, "the name and the address that it was tried from"),
             may("until", Form::Time, "until when"),
+            OMITTED,
+        ],
+    },
+    Kind {
+        name: "omitted_lines",
+        meaning: "lines were left out because there were too many like them, and the `omitted` of no other line counts these",
+        keys: &[
+            must(
+                "of",
+                Form::Word(&["authentication", "limit_hit", "lockout", "pattern", "policy_observed", "refusal"]),
+                "their event; `refusal` for connections and requests",
+            ),
+            may("reason", Form::Text, "the reason, or the pattern, that they have in common"),
+            must("count", Form::Count, "how many"),
         ],
     },
     Kind {
@@ -252,6 +269,7 @@ pub const KINDS: &[Kind] = &[
             may("route", Form::Text, "the name of the inbound or outbound"),
             must("count", Form::Count, "how often"),
             must("seconds", Form::Count, "within how many seconds"),
+            OMITTED,
         ],
     },
     Kind {
@@ -263,6 +281,7 @@ pub const KINDS: &[Kind] = &[
             must("outcome", Form::Word(&["allowed", "denied"]), "what it would have said"),
             must("route", Form::Text, "the name of the inbound or outbound"),
             may("peer", Form::Text, "the verified name of the peer"),
+            OMITTED,
         ],
     },
     Kind { name: "request", meaning: "a request has ended", keys: ACCESS },

@@ -106,6 +106,7 @@ fn category(event: &Event) -> (&'static str, Vec<&'static str>) {
         | Event::AuditRecovered(_)
         | Event::AuditRetired(_)
         | Event::AuditSealed(_)
+        | Event::OmittedLines(_)
         | Event::Unknown
         | Event::UnrecordedRefusals(_) => ("configuration", vec!["info"]),
     }

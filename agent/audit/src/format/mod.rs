@@ -149,6 +149,9 @@ impl Entry {
                 subject: Some(&lockout.subject),
                 ..of(Some(true), High, format!("{} locked out", lockout.subject))
             },
+            Event::OmittedLines(lines) => {
+                of(None, Medium, format!("{} more lines of {} were left out", lines.count, lines.of))
+            }
             Event::Pattern(pattern) => Gist {
                 subject: pattern.subject.as_deref(),
                 ..of(None, Medium, format!("pattern {} seen {} times", pattern.pattern, pattern.count))

@@ -106,6 +106,7 @@ fn class(event: &Event) -> Class {
         | Event::AuditSealed(_)
         | Event::ConfigRefused(_)
         | Event::ControlCommand(_)
+        | Event::OmittedLines(_)
         | Event::PolicyObserved(_)
         | Event::Unknown
         | Event::UnrecordedRefusals(_) => Class::other(APPLICATION_LIFECYCLE, event.name()),
@@ -162,6 +163,7 @@ fn details(entry: &Entry, gist: &Gist<'_>) -> Vec<(&'static str, Value)> {
         | Event::ConfigRefused(_)
         | Event::ControlCommand(_)
         | Event::CredentialRotated(_)
+        | Event::OmittedLines(_)
         | Event::PolicyObserved(_)
         | Event::Unknown
         | Event::UnrecordedRefusals(_) => vec![(

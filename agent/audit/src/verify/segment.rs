@@ -145,6 +145,7 @@ impl Segment {
             | Event::KeyRotated(_)
             | Event::LimitHit(_)
             | Event::Lockout(_)
+            | Event::OmittedLines(_)
             | Event::Pattern(_)
             | Event::PolicyObserved(_)
             | Event::Request(_)
