@@ -192,7 +192,7 @@ fn names_and_texts_that_nothing_equals_are_refused() {
         "write `principal has uid && principal.uid == 1000`",
     );
     for text in [
-        "principal == Workload::\"dns:a.example\" || principal == User::\"keys#ci\"",
+        "principal == Workload::\"dns:a.example\" || principal == User::\"corp#ci\"",
         "context.method == \"PURGE\" || context.method == \"GET\" || context.method == \"purge\"",
         "context.date == \"2026-12-24\" || [\"monday\", \"friday\"].contains(context.weekday)",
         "principal is User && principal.kind == \"service\"",
