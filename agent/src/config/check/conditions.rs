@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use countersign_certs::settings::diagnostic::Finding;
 use countersign_certs::store;
-use http::{HeaderName, header};
 use toml::Spanned;
 
 use super::super::checked::Issuer;
@@ -16,7 +15,6 @@ use super::scalars::{absolute, is_observed};
 use crate::in_words::in_one_line;
 use crate::policy::condition::{Compiler, Condition, ServiceFacts};
 use crate::policy::rule::NamedFile;
-use crate::request::{is_hop_by_hop, is_identity_header};
 
 /// Compiles against everything that can exist in this config, for inbounds.
 #[cfg(feature = "conditions")]
@@ -42,6 +40,9 @@ pub(super) fn compiler(file: &file::Agent, issuers: &[Arc<Issuer>]) -> Result<Co
 /// A condition on a header that is gone before conditions look would never hold.
 #[cfg(feature = "conditions")]
 fn check_seen(written: &Spanned<String>) -> Result<(), Finding> {
+    use crate::request::{is_hop_by_hop, is_identity_header};
+    use http::{HeaderName, header};
+
     let name = HeaderName::from_bytes(written.get_ref().as_bytes())
         .map_err(|_not_a_name| Finding::new(written.span(), format!("{:?} names no header", written.get_ref())))?;
     if name == header::HOST {
