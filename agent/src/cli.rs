@@ -99,7 +99,7 @@ pub(crate) enum Command {
         after_help = "Example: countersign-agent key create --owner alice@example.com --team research --role inference_client --expires 90d"
     )]
     Key(KeyCommand),
-    /// Read a password from standard input and print its hash, for a line NAME:HASH in the file of [passwords].
+    /// Read a password from standard input and print its hash, for a line NAME:HASH of the file of passwords.
     #[command(after_help = "Example: printf '%s' \"$PASSWORD\" | countersign-agent password-hash")]
     PasswordHash,
     /// Have the running agent renew its identities now.
