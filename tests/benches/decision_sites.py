@@ -173,10 +173,11 @@ class Site:
 
 
 class Rounds:
-    """A connection over which each `ask` makes so many requests, one at a time."""
+    """Kept connections over which each `ask` makes so many requests, one at a time on each."""
 
-    def __init__(self, site: Site, way: Way, count: int, cpu: int):
-        command = ["taskset", "--cpu-list", str(cpu), *site.load("rounds", way, "--count", str(count))]
+    def __init__(self, site: Site, way: Way, count: int, cpu: int, connections: int = 1):
+        rounds = site.load("rounds", way, "--count", str(count), "--connections", str(connections))
+        command = ["taskset", "--cpu-list", str(cpu), *rounds]
         self.way, self.count = way, count
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 

@@ -169,7 +169,7 @@ pub(super) async fn verify(
             let _turn = turn.lock().await;
             match remembered(&digest, connection, snapshot) {
                 Some(subject) => subject,
-                None => ask(text, digest, connection, snapshot).await?,
+                None => Box::pin(ask(text, digest, connection, snapshot)).await?,
             }
         }
     };

@@ -16,10 +16,15 @@ use crate::worker::Worker;
 /// Verifies a key that a request shows.
 pub(super) fn verify(secret: &Secret, worker: &Worker, snapshot: &Snapshot) -> Result<Rc<Subject>, CredentialRefusal> {
     let text = std::str::from_utf8(secret.expose()).map_err(|_not_text| CredentialRefusal::NotText)?;
-    // Its check sum tells a wrong text from a key before anything is looked up.
-    let digest = ApiKey::parse(text)?.digest();
-    let found = look_up(&digest, worker, snapshot)?;
-    Ok(worker.subjects().of_key(&digest, found, snapshot))
+    let digest = KeyDigest::of_shown(text)?;
+    match look_up(&digest, worker, snapshot) {
+        Ok(found) => Ok(worker.subjects().of_key(&digest, found, snapshot)),
+        // The checksum tells a mistyped key from an unknown one.
+        Err(CredentialRefusal::KeyUnknown) => {
+            Err(ApiKey::parse(text).err().map_or(CredentialRefusal::KeyUnknown, Into::into))
+        }
+        Err(refusal) => Err(refusal),
+    }
 }
 
 /// The key with this secret, if it counts now.
@@ -35,13 +40,13 @@ pub(super) fn look_up<'index>(
 
 /// Whether a key in this state counts.
 pub(crate) fn counts(key: &KeyRecord, state: KeyState) -> Result<(), CredentialRefusal> {
-    let id = key.id.to_string();
+    let id = || key.id.to_string();
     match state {
         KeyState::Active => Ok(()),
-        KeyState::Disabled(since) => Err(CredentialRefusal::KeyDisabled { id, since }),
-        KeyState::Expired(at) => Err(CredentialRefusal::KeyExpired { id, at }),
-        KeyState::Replaced(until) => Err(CredentialRefusal::KeyReplaced { id, until }),
-        KeyState::Revoked(since) => Err(CredentialRefusal::KeyRevoked { id, since }),
+        KeyState::Disabled(since) => Err(CredentialRefusal::KeyDisabled { id: id(), since }),
+        KeyState::Expired(at) => Err(CredentialRefusal::KeyExpired { id: id(), at }),
+        KeyState::Replaced(until) => Err(CredentialRefusal::KeyReplaced { id: id(), until }),
+        KeyState::Revoked(since) => Err(CredentialRefusal::KeyRevoked { id: id(), since }),
     }
 }
 

@@ -72,7 +72,7 @@ pub(super) async fn verify(
     let _turn = turn.lock().await;
     match worker.subjects().of_password(&remembered_as, snapshot) {
         Some(subject) => Ok(subject),
-        None => check(secret, remembered_as, connection, snapshot).await,
+        None => Box::pin(check(secret, remembered_as, connection, snapshot)).await,
     }
 }
 

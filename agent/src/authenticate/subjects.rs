@@ -23,11 +23,14 @@ pub(crate) struct Subjects {
     turns: RefCell<HashMap<[u8; 32], Weak<Mutex<()>>>>,
 }
 
+/// Nobody can choose the digest of a credential that is believed, so that a fast hash of it will do.
+type ByDigest = HashMap<[u8; 32], Rc<Subject>, foldhash::fast::RandomState>;
+
 /// Two halves: what is seen moves to the young one, and when that is full, the old one is forgotten as a whole.
 #[derive(Debug, Default)]
 struct Remembered {
-    young: HashMap<[u8; 32], Rc<Subject>>,
-    old: HashMap<[u8; 32], Rc<Subject>>,
+    young: ByDigest,
+    old: ByDigest,
 }
 
 impl Subjects {

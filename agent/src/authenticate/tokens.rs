@@ -113,7 +113,7 @@ pub(super) async fn verify(
     let digest = sha256(text.as_bytes());
     let subject = match remembered(&digest, connection, snapshot) {
         Some(subject) => subject,
-        None => verify_anew(text, digest, connection, snapshot).await?,
+        None => Box::pin(verify_anew(text, digest, connection, snapshot)).await?,
     };
     // Whoever shows it must be whom it is bound to, each time.
     check_binding(&subject, shown, text, asked, connection)?;

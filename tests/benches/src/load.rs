@@ -59,10 +59,12 @@ enum Part {
         #[arg(long)]
         count: Option<u32>,
     },
-    /// One connection that asks so many requests for each line that comes on standard input, and answers with a line.
+    /// Connections that together ask so many requests for each line that comes on standard input, and answer with a line.
     Rounds {
         #[command(flatten)]
         load: Load,
+        #[arg(long)]
+        connections: u32,
         #[arg(long)]
         count: u32,
         #[command(flatten)]
@@ -180,8 +182,9 @@ fn run(part: Part) -> io::Result<()> {
             let done = requests::counted(load.target()?, connections, count, load.watched());
             report(tasks.block_on(&runtime, within(limit, done))?)
         }
-        Part::Rounds { load, count, shown } => {
-            tasks.block_on(&runtime, rounds::run(load.target()?, count, shown.headers))
+        Part::Rounds { load, connections, count, shown } => {
+            let round = rounds::Round { connections, count };
+            tasks.block_on(&runtime, rounds::run(load.target()?, round, shown.headers))
         }
         Part::Paced { load, connections, per_second, shown } => {
             let [length, limit] = load.times();

@@ -12,7 +12,8 @@ use super::record::{KeyId, KeyRecord, KeySecret, KeyState};
 /// All keys by the digests of their secrets. It never changes: a changed file makes a new one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeyIndex {
-    secrets: HashMap<KeyDigest, Entry>,
+    /// Digests are as random as a hash could make them, and none of these is a caller's choice.
+    secrets: HashMap<KeyDigest, Entry, foldhash::fast::RandomState>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

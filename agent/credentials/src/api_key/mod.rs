@@ -89,13 +89,7 @@ impl ApiKey {
     /// # Errors
     /// Another length, another beginning, another character than a letter or digit, or a checksum that does not fit.
     pub fn parse(text: &str) -> Result<Self, ApiKeyError> {
-        let rest = text.strip_prefix(PREFIX).ok_or(ApiKeyError::Prefix)?;
-        if text.len() != KEY_BYTES {
-            return Err(ApiKeyError::Length { bytes: text.len() });
-        }
-        if let Some(position) = rest.bytes().position(|byte| !byte.is_ascii_alphanumeric()) {
-            return Err(ApiKeyError::Alphabet { position: PREFIX.len() + position });
-        }
+        check_form(text)?;
         let (secret, shown) = text.split_at_checked(KEY_BYTES - CHECKSUM_CHARACTERS).ok_or(ApiKeyError::Damaged)?;
         // The checksum is computed from what the caller has sent, so how long the comparison takes tells the caller nothing.
         if checksum(secret.as_bytes()) != shown.as_bytes() {
@@ -104,16 +98,28 @@ impl ApiKey {
         Ok(Self(Zeroizing::new(text.to_owned())))
     }
 
-    /// SHA-256 of the whole text: all that is kept. A slow hash protects secrets that can be guessed; one of 256 random bits cannot,
-    /// however fast the hash is, and each request would pay for it.
+    /// All that is kept of it.
     pub fn digest(&self) -> KeyDigest {
-        KeyDigest(Fingerprint(countersign_certs::digest::sha256(self.0.as_bytes())))
+        KeyDigest::of(&self.0)
     }
 
     /// The secret text, to be shown once to the key's owner.
     pub fn expose(&self) -> &str {
         &self.0
     }
+}
+
+fn check_form(text: &str) -> Result<(), ApiKeyError> {
+    let rest = text.strip_prefix(PREFIX).ok_or(ApiKeyError::Prefix)?;
+    if text.len() != KEY_BYTES {
+        return Err(ApiKeyError::Length { bytes: text.len() });
+    }
+    // Without a way out of the loop, many bytes are looked at together.
+    if rest.bytes().fold(true, |good, byte| good & byte.is_ascii_alphanumeric()) {
+        return Ok(());
+    }
+    let position = rest.bytes().position(|byte| !byte.is_ascii_alphanumeric()).unwrap_or_default();
+    Err(ApiKeyError::Alphabet { position: PREFIX.len() + position })
 }
 
 /// Six characters that tell a mistyped key from an unknown one without looking it up.
@@ -133,6 +139,21 @@ fn checksum(secret: &[u8]) -> [u8; CHECKSUM_CHARACTERS] {
 pub struct KeyDigest(Fingerprint);
 
 impl KeyDigest {
+    /// Of a text that a caller shows, if it has a key's length, beginning and characters. Its checksum is not looked at: a text that is
+    /// a key of ours needs none, and [`ApiKey::parse`] tells for any other whether it is mistyped.
+    ///
+    /// # Errors
+    /// Another length, another beginning, or another character than a letter or digit.
+    pub fn of_shown(text: &str) -> Result<Self, ApiKeyError> {
+        check_form(text).map(|()| Self::of(text))
+    }
+
+    /// SHA-256 of the whole text. A slow hash protects secrets that can be guessed; one of 256 random bits cannot be, however fast the
+    /// hash is, and each request would pay for it.
+    fn of(text: &str) -> Self {
+        Self(Fingerprint(countersign_certs::digest::sha256(text.as_bytes())))
+    }
+
     /// The 32 bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0.0
@@ -169,7 +190,12 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: Result<(), ApiKeyError>) {
-        assert_eq!(ApiKey::parse(text).map(drop), expected, "{text:?}");
+        let parsed = ApiKey::parse(text).map(|key| key.digest());
+        assert_eq!(parsed.map(drop), expected, "{text:?}");
+        // Only the checksum is not looked at.
+        let shown = KeyDigest::of_shown(text);
+        let is_damaged = expected == Err(ApiKeyError::Damaged);
+        assert!(if is_damaged { shown.is_ok() } else { shown == parsed }, "{text:?}");
     }
 
     #[test]
