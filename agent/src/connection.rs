@@ -32,6 +32,8 @@ pub(crate) struct Connection {
     address: PeerAddress,
     /// Who has proved itself by a certificate, or the program of this host; none where neither was demanded.
     peer: Option<Rc<Peer>>,
+    /// Whether nobody has proved yet, by a certificate or a request, who uses it.
+    of_stranger: Cell<bool>,
     counters: Arc<RouteCounters>,
     /// End of the shorter of the two certificates; none on a connection from this host.
     ends: Option<Timestamp>,
@@ -116,6 +118,7 @@ impl Connection {
             direction,
             route_name: Arc::clone(route_name),
             address: address.clone(),
+            of_stranger: Cell::new(peer.is_none()),
             peer,
             counters: worker.counters(counters),
             // A local program shows no certificate; the connection to the other agent ends with its own.
@@ -162,6 +165,16 @@ impl Connection {
     /// Who opened it, if it has proved that.
     pub(crate) fn peer(&self) -> Option<&Rc<Peer>> {
         self.peer.as_ref()
+    }
+
+    /// Whether nobody has proved yet who uses it.
+    pub(crate) fn is_of_stranger(&self) -> bool {
+        self.of_stranger.get()
+    }
+
+    /// A request on it was believed.
+    pub(crate) fn believed(&self) {
+        self.of_stranger.set(false);
     }
 
     /// The caller of every request on it, where nothing is demanded but what the connection has proved.

@@ -77,6 +77,9 @@ async fn serve_recorded(
     };
     let connection = Connection::inbound(worker, route, record.address(), peer.zip(verified.as_deref()));
     authorize::still_trusted(&connection)?;
+    if connection.is_of_stranger() {
+        worker.enter_stranger(&connection);
+    }
     // Boxed, because the state of a carried connection is large, and that of one that waits for its handshake need not be.
     match carries {
         Carried::Bytes => {

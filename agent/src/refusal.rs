@@ -119,6 +119,9 @@ pub(crate) enum Withdrawn {
     /// The certificate of one side ended.
     #[error("a certificate of this connection ended at {0}")]
     Expired(Timestamp),
+    /// Nobody has proved who they are on this connection, and newer ones wait.
+    #[error("nobody had proved who they are, and more than {limit} such connections were open; this was the oldest")]
+    GaveWay { limit: u32 },
     /// Nothing was sent for too long.
     #[error("nothing was sent for {0:?}")]
     Idle(std::time::Duration),
@@ -267,6 +270,7 @@ impl Withdrawn {
             Self::Answered => "withdrawn_answered",
             Self::Credential(_) => "withdrawn_credential",
             Self::Expired(_) => "withdrawn_expired",
+            Self::GaveWay { .. } => "gave_way",
             Self::Idle(_) => "idle_timeout",
             Self::Peer(refusal) if matches!(**refusal, PeerRefusal::Revoked { .. }) => "withdrawn_revoked",
             Self::Peer(_) => "withdrawn_untrusted",

@@ -181,3 +181,25 @@ fn connections_of_strangers_at_one_address_take_no_place_of_another() {
     drop(open);
     wait::until_so("a place is free again", || gateway.call("/", &["-H", &key]).status == 200);
 }
+
+#[test]
+fn strangers_who_say_nothing_give_way_to_newer_ones_and_known_callers_do_not() {
+    let agent = TestAgent::new("gateway");
+    let keys = agent.folder().join("api-keys.json");
+    let before = format!("[limits]\nhandshakes = 2\n[api_keys]\nfile = {keys:?}\n[[role]]\nname = \"reader\"\n");
+    let gateway = Gateway::start_as(agent, &before, &format!("any_of = [\"api_key\"]\n{RULES}"));
+    let key = gateway.key(&["create", "--owner", "a", "--role", "reader"]);
+    let header = format!("X-API-Key: {key}");
+    wait::until_so("the agent takes up the key", || gateway.call("/", &["-H", &header]).status == 200);
+    let stranger = HostilePeer::showing(None);
+    let mut known = stranger.client(gateway.address()).unwrap();
+    assert_eq!(known.ask("GET", "/", &[("x-api-key", &key)], b"").unwrap().status(), 200);
+    let mut silent: Vec<Client> = (0..12).map(|_| stranger.client(gateway.address()).unwrap()).collect();
+    let line = gateway.agent.wait_for_audit("a stranger that gives way", |line| line["reason"] == "gave_way");
+    assert_eq!(line["event"], "connection");
+    gateway.allowed("/", &["-H", &header]);
+    assert_eq!(known.ask("GET", "/", &[("x-api-key", &key)], b"").unwrap().status(), 200);
+    // Two workers with two strangers each; the last caller above was one for a moment.
+    let ended = silent.iter_mut().filter_map(|client| client.ask("GET", "/", &[], b"").err()).count();
+    assert!((8..12).contains(&ended), "{ended} of 12 gave way");
+}

@@ -88,7 +88,7 @@ impl Histogram {
 }
 
 /// The reasons that metrics tell apart, the last for any other. Fixed, so that no peer can make a label.
-pub(crate) const REASONS: [&str; 111] = [
+pub(crate) const REASONS: [&str; 112] = [
     "audit_unavailable",
     "backend_broke",
     "backend_credential",
@@ -113,6 +113,7 @@ pub(crate) const REASONS: [&str; 111] = [
     "denied_by_rule",
     "forbidden_by_policy",
     "foreign_not_admitted",
+    "gave_way",
     "handshake_abandoned",
     "handshake_failed",
     "handshake_timeout",

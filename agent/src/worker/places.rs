@@ -1,15 +1,16 @@
-//! Places: how many connections there may be of a route, of a peer, and how many handshakes at once.
+//! Places: how many connections there may be of a route, of a peer and of strangers, and how many handshakes at once.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::refusal::Refusal;
+use crate::connection::Connection;
+use crate::refusal::{Refusal, Withdrawn};
 
 /// Connections by route and by peer, of all workers together. Touched when a connection begins and ends, never by a request.
 #[derive(Default)]
@@ -143,6 +144,24 @@ impl HandshakeTurn {
 impl Drop for HandshakeTurn {
     fn drop(&mut self) {
         self.handshakes.0.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.gives_way));
+    }
+}
+
+/// Connections of one worker on which nobody has proved who they are. The oldest gives way, as among handshakes.
+#[derive(Default)]
+pub(crate) struct Strangers(RefCell<VecDeque<Weak<Connection>>>);
+
+impl Strangers {
+    /// One more.
+    pub(crate) fn enter(&self, connection: &Rc<Connection>, limit: u32) {
+        let mut strangers = self.0.borrow_mut();
+        strangers.retain(|other| other.upgrade().is_some_and(|other| other.is_of_stranger()));
+        strangers.push_back(Rc::downgrade(connection));
+        if strangers.len() > usize::try_from(limit).unwrap_or(usize::MAX)
+            && let Some(oldest) = strangers.pop_front().and_then(|oldest| oldest.upgrade())
+        {
+            oldest.signal().cut(Withdrawn::GaveWay { limit });
+        }
     }
 }
 

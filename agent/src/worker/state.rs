@@ -10,7 +10,7 @@ use countersign_certs::time::{Clock, Timestamp};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::places::{HandshakeTurn, Handshakes, Place, Places};
+use super::places::{HandshakeTurn, Handshakes, Place, Places, Strangers};
 use crate::authenticate::{Introspections, KeyUsage, PasswordChecks, SpentProofs, Subjects};
 use crate::authorize::Ongoing;
 use crate::config::address::BackendAddress;
@@ -75,6 +75,7 @@ pub(crate) struct Worker {
     pub(super) backends: RefCell<HashMap<BackendAddress, Rc<BackendPool>>>,
     pub(super) hop_pools: RefCell<HashMap<Arc<str>, Rc<HopPool>>>,
     handshakes: Rc<Handshakes>,
+    strangers: Strangers,
     /// Connections whose audit line is not written yet, from the moment they are accepted.
     unwritten: Cell<usize>,
     places: Arc<Places>,
@@ -114,6 +115,7 @@ impl Worker {
             backends: RefCell::default(),
             hop_pools: RefCell::default(),
             handshakes: Rc::default(),
+            strangers: Strangers::default(),
             unwritten: Cell::new(0),
             places: setup.places,
             key_usage: setup.key_usage,
@@ -311,6 +313,11 @@ impl Worker {
     /// Begins one more handshake.
     pub(crate) fn begin_handshake(&self) -> HandshakeTurn {
         Handshakes::begin(&self.handshakes, self.snapshot.borrow().limits.handshakes)
+    }
+
+    /// Bounds the connections on which nobody has proved who they are, of which this is one. As many as handshakes.
+    pub(crate) fn enter_stranger(&self, connection: &Rc<Connection>) {
+        self.strangers.enter(connection, self.snapshot.borrow().limits.handshakes);
     }
 
     /// Values of requests that are recorded.
