@@ -330,3 +330,24 @@ fn explain_asks_the_file_of_keys_for_whom_and_what_a_key_is() {
     let said = explain("POST");
     assert!(said.contains("revoked") && !said.contains("decision: allowed"), "{said}");
 }
+
+#[test]
+fn explain_demands_of_those_it_is_asked_about_what_the_inbound_demands() {
+    let gateway = gateway("require = [\"mtls\", \"api_key\"]");
+    let explain = |who: &[&str]| gateway.agent.ask("explain", &[&["--inbound", "llm"], who].concat()).success();
+    let (frontend, key) =
+        (["--peer", "spiffe://mesh.test/web/frontend"], ["--subject", "key:any", "--fact", "grant:reader"]);
+    let said = explain(&[&frontend[..], &["--path", "/frontend"]].concat());
+    assert!(said.contains("decision: denied, it shows no api_key"), "{said}");
+    let said = explain(&key);
+    assert!(said.contains("decision: denied, it shows no mtls"), "{said}");
+    let said = explain(&[&frontend[..], &["--subject", "basic:alice"]].concat());
+    assert!(said.contains("decision: denied") && said.contains("no credential that is accepted here"), "{said}");
+    let said = explain(&[&frontend[..], &key].concat());
+    assert!(!said.contains("it shows no"), "{said}");
+
+    let of_keys_alone = self::gateway("require = [\"api_key\"]");
+    let said = of_keys_alone.agent.ask("explain", &["--inbound", "llm", "--peer", frontend[1]]).success();
+    assert!(said.contains("decision: denied, it shows no api_key"), "{said}");
+    assert!(!said.contains("frontend: member"), "a certificate that nobody asks for gives no role: {said}");
+}

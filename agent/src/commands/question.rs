@@ -10,11 +10,13 @@ use http::{Method, uri::PathAndQuery};
 
 use super::known;
 use crate::authenticate::keys;
+use crate::authenticate::refusal::CredentialRefusal;
 use crate::authorize;
 use crate::config::{KeysError, checked};
 use crate::facts::{self, Parts, RequestFacts};
 use crate::in_words::in_one_line;
 use crate::policy::condition::ServiceFacts;
+use crate::policy::credential::{CredentialKind, CredentialSet, Demand};
 use crate::policy::decide::Holders;
 use crate::policy::explain::{self, Explanation};
 use crate::policy::local::LocalCaller;
@@ -121,6 +123,8 @@ pub(crate) fn answer(
     let explanation = by_rules(config, &question, now)?;
     let RouteName::Inbound(inbound) = &question.route else { return Ok(explanation) };
     let explanation = explanation.under(known::limits(config, inbound, &question, key.as_ref())?);
+    // A credential of a kind that the inbound does not take is not looked at.
+    let key = key.filter(|_key| explanation.reason() != Some(CredentialRefusal::NotAccepted.reason()));
     let Some(key) = key else { return Ok(explanation) };
     let method = question.checked_method()?;
     let told = |reason, error: &dyn std::error::Error| (reason, in_one_line(error));
@@ -132,13 +136,13 @@ pub(crate) fn answer(
     })
 }
 
-/// What the rules of a config say to it.
+/// What the rules of a config say to it, and on an inbound what that demands of its callers.
 pub(crate) fn by_rules(
     config: &checked::Agent,
     question: &Question,
     now: Timestamp,
 ) -> Result<Explanation, QuestionError> {
-    let (policy, service_facts) = rules_of(config, &question.route)?;
+    let RouteRules { policy, service_facts, demand } = rules_of(config, &question.route)?;
     let names = question.names()?;
     let local = match question.route {
         RouteName::Inbound(_) => None,
@@ -148,6 +152,10 @@ pub(crate) fn by_rules(
     if names.is_empty() && subject.is_none() && local.is_none() {
         return Err(QuestionError::Nobody);
     }
+    let unmet = demand.and_then(|demand| shown(demand, &names, subject.as_ref()).err());
+    // A certificate that the inbound does not ask for makes nobody a workload.
+    let names =
+        if demand.is_none_or(|demand| demand.accepted().has(CredentialKind::Mtls)) { names } else { Vec::new() };
     let address = question.address.as_deref().map(address).transpose()?;
     let method = question.checked_method()?;
     let target = PathAndQuery::try_from(question.path.as_str())
@@ -168,7 +176,7 @@ pub(crate) fn by_rules(
     };
     let request =
         RequestFacts { method: &method, path: target.path(), query: target.query(), headers: Some(&headers), now };
-    Ok(facts::with_parts(&parts, policy, service_facts, request, |facts| {
+    let explanation = facts::with_parts(&parts, policy, service_facts, request, |facts| {
         let asked = explain::Asked {
             holders,
             workload: &names,
@@ -180,7 +188,22 @@ pub(crate) fn by_rules(
             facts,
         };
         explain::explain(policy, &asked)
-    }))
+    });
+    Ok(match unmet {
+        Some(refusal) => explanation.refused_for(refusal.reason(), in_one_line(&refusal)),
+        None => explanation,
+    })
+}
+
+/// Whether an inbound is shown what it demands, if those who are named are believed.
+fn shown(demand: Demand, names: &[San], subject: Option<&SubjectNames>) -> Result<(), CredentialRefusal> {
+    let of_subject = subject.map(|subject| subject.kinds().within(demand.accepted()));
+    if of_subject.is_some_and(CredentialSet::is_empty) {
+        return Err(CredentialRefusal::NotAccepted);
+    }
+    let certificate = (!names.is_empty()).then_some(CredentialKind::Mtls);
+    let kinds = certificate.into_iter().chain(of_subject.into_iter().flat_map(CredentialSet::kinds)).collect();
+    demand.missing(kinds).map_or(Ok(()), |missing| Err(CredentialRefusal::Missing(missing)))
 }
 
 /// The roles of whom it is made for, and of a workload that makes it for somebody else.
@@ -197,23 +220,28 @@ fn held(
     }
 }
 
-fn rules_of<'config>(
-    config: &'config checked::Agent,
-    route: &RouteName,
-) -> Result<(&'config Policy, &'config ServiceFacts), QuestionError> {
+/// Who decides on a route: its rules, what they are about, and on an inbound what it demands.
+struct RouteRules<'config> {
+    policy: &'config Policy,
+    service_facts: &'config ServiceFacts,
+    demand: Option<Demand>,
+}
+
+fn rules_of<'config>(config: &'config checked::Agent, route: &RouteName) -> Result<RouteRules<'config>, QuestionError> {
     match route {
         RouteName::Inbound(name) => {
             let inbound = config.inbounds.iter().find(|known| *known.name == **name);
             let known = || config.inbounds.iter().map(|inbound| &*inbound.name).collect::<Vec<_>>().join(", ");
             let inbound = inbound.ok_or_else(|| QuestionError::Inbound { name: name.clone(), known: known() })?;
-            Ok((&inbound.policy, &inbound.service_facts))
+            let (policy, service_facts) = (&*inbound.policy, &inbound.service_facts);
+            Ok(RouteRules { policy, service_facts, demand: Some(inbound.demand) })
         }
         RouteName::Outbound(name) => {
             let outbound = config.outbounds.iter().find(|known| *known.name == **name);
             let known = || config.outbounds.iter().map(|outbound| &*outbound.name).collect::<Vec<_>>().join(", ");
             let outbound = outbound.ok_or_else(|| QuestionError::Outbound { name: name.clone(), known: known() })?;
             let policy = outbound.policy.as_ref().ok_or_else(|| QuestionError::NoRules(name.clone()))?;
-            Ok((policy, &outbound.service_facts))
+            Ok(RouteRules { policy, service_facts: &outbound.service_facts, demand: None })
         }
     }
 }

@@ -68,6 +68,11 @@ impl CredentialSet {
         Self(self.0 & !other.0)
     }
 
+    /// Those that the other set holds too.
+    pub(crate) fn within(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// Whether nothing is in it.
     pub(crate) fn is_empty(self) -> bool {
         self.0 == 0

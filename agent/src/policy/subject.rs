@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::credential::{CredentialKind, CredentialSet};
+
 /// Most facts of one subject that a record tells.
 const FACTS_MAX: usize = 64;
 
@@ -83,6 +85,15 @@ impl SubjectNames {
                 Some(client) => format!("client:{}/{client}", names.issuer),
                 None => format!("user:{}/{}", names.issuer, names.subject),
             },
+        }
+    }
+
+    /// The kinds of credentials that name somebody so. Whether a token was read here or by its issuer makes no other name of it.
+    pub(crate) fn kinds(&self) -> CredentialSet {
+        match self {
+            Self::Key { .. } => [CredentialKind::ApiKey].into_iter().collect(),
+            Self::Password { .. } => [CredentialKind::Basic].into_iter().collect(),
+            Self::Token(_) => [CredentialKind::Jwt, CredentialKind::OpaqueToken].into_iter().collect(),
         }
     }
 
