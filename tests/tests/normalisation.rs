@@ -380,6 +380,16 @@ fn a_credential_in_trailers_of_http2_never_reaches_the_service() {
 }
 
 #[test]
+fn a_trailer_with_the_name_of_an_api_key_header_never_reaches_the_service() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("api-keys.json");
+    let keys = format!("[api_keys]\nfile = {keys:?}\nheaders = [\"x-team-key\"]\n");
+    let site = site_of(EchoBackend::start(), &keys);
+    let trailers = [("x-team-key", "s3cret"), ("x_team_key", "s3cret"), ("x-checksum", "900150983cd24fb0")];
+    assert_eq!(site.post_with_trailers(&[], &trailers).trailers, ["x-checksum: 900150983cd24fb0"]);
+}
+
+#[test]
 fn a_credential_in_trailers_of_a_chunked_body_never_reaches_the_service() {
     let site = site();
     let (announced, trailers) = (CREDENTIALS.join(", "), CREDENTIALS.join(": s3cret of the caller\r\n"));

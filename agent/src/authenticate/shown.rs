@@ -11,7 +11,7 @@ use crate::query::decoded;
 use crate::request::{NormalRequest, remove_spellings};
 
 /// Proofs of holding a key (RFC 9449 §4.1).
-const DPOP: HeaderName = HeaderName::from_static("dpop");
+pub(crate) const DPOP: HeaderName = HeaderName::from_static("dpop");
 
 /// A credential as it stood in a request. What is in it is a secret, and is never printed.
 pub(crate) enum Shown {

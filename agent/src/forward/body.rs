@@ -12,6 +12,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::pool::Lease;
+use crate::authenticate::shown::{DPOP, KeyPlaces};
 use crate::authorize::{Ongoing, Permit};
 use crate::given::Given;
 use crate::live::Side;
@@ -50,6 +51,18 @@ impl RequestBody {
     pub(crate) fn without_given(&mut self, given: &Arc<Given>) {
         self.given = Some(Arc::clone(given));
     }
+
+    /// An identity header or a credential in a trailer is as forged as one in the head.
+    fn without_forged_trailers(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        let mut trailers = match frame.into_trailers() {
+            Ok(trailers) => trailers,
+            Err(data) => return data,
+        };
+        remove_identity(&mut trailers);
+        remove_credentials(&mut trailers, self.ongoing.connection().worker().snapshot().accepted.key_places());
+        self.given.iter().for_each(|given| given.remove_from(&mut trailers));
+        Frame::trailers(trailers)
+    }
 }
 
 impl Drop for RequestBody {
@@ -73,7 +86,7 @@ impl Body for RequestBody {
         let frame = frame?;
         this.ongoing.touch();
         this.transfer.add_received(frame.data_ref().map_or(0, Bytes::len));
-        Poll::Ready(Some(Ok(without_forged_trailers(frame, this.given.as_deref()))))
+        Poll::Ready(Some(Ok(this.without_forged_trailers(frame))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -85,35 +98,17 @@ impl Body for RequestBody {
     }
 }
 
-/// An identity header or a credential in a trailer is as forged as one in the head.
-fn without_forged_trailers(frame: Frame<Bytes>, given: Option<&Given>) -> Frame<Bytes> {
-    match frame.into_trailers() {
-        Ok(mut trailers) => {
-            remove_identity(&mut trailers);
-            remove_credentials(&mut trailers);
-            given.iter().for_each(|given| given.remove_from(&mut trailers));
-            Frame::trailers(trailers)
-        }
-        Err(data) => data,
-    }
-}
-
 /// A credential is for the head (RFC 9110 §6.5.1); one in a trailer has been looked at by nobody.
-fn remove_credentials(trailers: &mut HeaderMap) {
-    for name in [
-        AUTHORIZATION,
-        COOKIE,
-        PROXY_AUTHORIZATION,
-        HeaderName::from_static("dpop"),
-        HeaderName::from_static("x-api-key"),
-    ] {
-        remove_spellings(trailers, &name);
+fn remove_credentials(trailers: &mut HeaderMap, places: Option<&KeyPlaces>) {
+    let everywhere = [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, DPOP, HeaderName::from_static("x-api-key")];
+    for name in everywhere.iter().chain(places.into_iter().flat_map(|places| &places.headers)) {
+        remove_spellings(trailers, name);
     }
 }
 
 /// What the peer gets.
 pub(crate) enum ResponseBody {
-    /// An answer of our own: a refusal.
+    /// An answer of our own: a refusal, or what is left of limits.
     Own(Full<Bytes>),
     /// The backend's answer. Boxed, because an answer is moved many times on its way through the HTTP library.
     Forwarded(Box<ForwardedBody>),
