@@ -8,6 +8,7 @@
 
 use countersign_tests::agent::TestAgent;
 use countersign_tests::gateway::{Gateway, bearer};
+use countersign_tests::process::run;
 use countersign_tests::wait;
 use serde_json::{Value, json};
 
@@ -350,4 +351,26 @@ fn explain_demands_of_those_it_is_asked_about_what_the_inbound_demands() {
     let said = of_keys_alone.agent.ask("explain", &["--inbound", "llm", "--peer", frontend[1]]).success();
     assert!(said.contains("decision: denied, it shows no api_key"), "{said}");
     assert!(!said.contains("frontend: member"), "a certificate that nobody asks for gives no role: {said}");
+}
+
+#[test]
+fn a_config_that_shares_the_control_socket_of_another_edits_no_keys_of_that() {
+    let gateway = gateway("require = [\"api_key\"]");
+    let (id, _) = new_key(&gateway, &["--team", "research"]);
+    let own = gateway.agent.config_path();
+    let staged = gateway.agent.folder().join("staged.toml");
+    std::fs::copy(&own, &staged).unwrap();
+    for command in ["list", "revoke", "disable"] {
+        let id: &[&str] = if command == "list" { &[] } else { &[&id] };
+        let asked = run(gateway.agent.command(&["key", command, "--config", staged.to_str().unwrap()]).args(id));
+        assert_eq!(asked.code, Some(1), "{asked:?}");
+        let told = [own.to_str().unwrap(), staged.to_str().unwrap(), "which keys are meant?"];
+        assert!(told.iter().all(|told| asked.stderr.contains(told)), "{}", asked.stderr);
+    }
+    assert!(gateway.key(&["list"]).contains(&format!("{id} active")));
+    // Another way to the same file is the same config.
+    let link = gateway.agent.folder().join("link.toml");
+    std::os::unix::fs::symlink(&own, &link).unwrap();
+    run(gateway.agent.command(&["key", "revoke", "--config", link.to_str().unwrap()]).arg(&id)).success();
+    assert!(gateway.key(&["list"]).contains(&format!("{id} revoked")));
 }

@@ -24,6 +24,8 @@ use crate::run::{self, RunError};
 /// Why keys stay as they are.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KeyCommandError {
+    #[error("the agent that answers at {socket} runs with {running}, not with {given}; which keys are meant?")]
+    AnotherConfig { socket: PathBuf, running: PathBuf, given: PathBuf },
     #[error("{what} {text:?} is no duration: {error}")]
     Duration { what: &'static str, text: String, error: String },
     #[error(transparent)]
@@ -139,7 +141,7 @@ fn made(made: &Made<'_>, json: bool) -> String {
 
 async fn list(config: &Path, unused_for: Option<&str>, json: bool, now: Timestamp) -> Result<String, KeyCommandError> {
     let unused_for = unused_for.map(|text| span("--unused-for", text)).transpose()?;
-    let running = ask_running(config).await;
+    let running = ask_running(config).await?;
     let path = path_in_use(config, running.as_ref())?;
     let keys = read_keys(&path)?;
     // What the running agent knows, or else what it stored last.
@@ -160,11 +162,25 @@ async fn list(config: &Path, unused_for: Option<&str>, json: bool, now: Timestam
     Ok(listed.iter().fold(String::new(), |text, listed| text + &listed_line(listed)))
 }
 
-/// What an agent with this config says of its keys, if one runs.
-async fn ask_running(config: &Path) -> Option<KeysStatus> {
-    let socket = crate::config::control_socket(config).ok()?;
-    let answer = client::ask(&socket, Method::GET, KEYS_PATH).await.ok()?;
-    serde_json::from_str(&answer).ok()
+/// What an agent with this config says of its keys, if one runs. Another one's keys are not what is meant.
+async fn ask_running(config: &Path) -> Result<Option<KeysStatus>, KeyCommandError> {
+    let Ok(socket) = crate::config::control_socket(config) else { return Ok(None) };
+    let answer = client::ask(&socket, Method::GET, KEYS_PATH).await.ok();
+    let running: Option<KeysStatus> = answer.and_then(|answer| serde_json::from_str(&answer).ok());
+    match running {
+        Some(running) if !is_same_file(&running.config, config) => {
+            Err(KeyCommandError::AnotherConfig { socket, running: running.config, given: config.to_owned() })
+        }
+        running => Ok(running),
+    }
+}
+
+/// Whether two paths lead to one file. A config that was replaced since is still the one at its place.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    match (one.canonicalize(), other.canonicalize()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => one == other,
+    }
 }
 
 /// The file of keys that counts. An agent that has refused the config that is there now goes on with another one, and perhaps with another
@@ -218,7 +234,7 @@ async fn edit_in_use<T>(
     config: &Path,
     change: impl FnOnce(&mut KeyFile) -> Result<T, EditError>,
 ) -> Result<T, KeyCommandError> {
-    let running = ask_running(config).await;
+    let running = ask_running(config).await?;
     edit(&path_in_use(config, running.as_ref())?, change)
 }
 
@@ -248,6 +264,9 @@ impl KeyCommandError {
 
     /// What to do about it, where that is known.
     pub(crate) fn hint(&self) -> Option<&'static str> {
+        if matches!(self, Self::AnotherConfig { .. }) {
+            return Some("name that file as --config, or give this one a control socket of its own");
+        }
         matches!(self, Self::NotOwner { .. })
             .then_some("run it as the agent's user: sudo -u countersign countersign-agent key ...")
     }

@@ -44,6 +44,8 @@ pub(crate) struct Status {
 /// The API keys of a running agent, which `countersign-agent key` asks for.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct KeysStatus {
+    /// The file of its config, as it was started with.
+    pub(crate) config: PathBuf,
     /// Where the keys are that count; none if no inbound takes any.
     pub(crate) file: Option<PathBuf>,
     /// When each was used last.
