@@ -1,4 +1,4 @@
-//! The story of one connection from another host: accept, handshake, identify, authorize, forward, record.
+//! The story of one connection from another host: accept, handshake, identify, authorize, count, forward, record.
 //!
 //! `outbound.rs` is its mirror.
 

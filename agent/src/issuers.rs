@@ -244,7 +244,12 @@ impl Fetching {
             // The same keys stay the same, so that tokens verified with them need not be verified again.
             if known.keys.is_none() || known.document != document {
                 self.epoch.fetch_add(1, Ordering::Release);
-                tracing::info!(issuer = &*self.settings.name, keys = keys.len(), "keys of an issuer taken up");
+                tracing::info!(
+                    issuer = &*self.settings.name,
+                    keys = keys.len(),
+                    ignored = keys.ignored().len(),
+                    "keys of an issuer taken up"
+                );
                 known.keys = Some(Arc::new(keys));
                 known.document = document;
             }
@@ -280,16 +285,10 @@ impl Fetching {
         Ok(Fetched { keys, document: sha256(&document) })
     }
 
-    /// The metadata is in one of two places; the first that answers counts.
+    /// What the issuer says of itself.
     async fn discover(&self, transport: Transport) -> Result<Discovery, KeysError> {
         let issuer = &self.settings.tokens.settings().issuer;
-        let [first, second] = locations(issuer, transport)?;
-        let ask = async |url: &HttpUrl| self.web.ask(url, Question::get()).await;
-        let document = match ask(&first).await {
-            Ok(document) => document,
-            Err(WebError::Status { .. }) => ask(&second).await?,
-            Err(error) => return Err(error.into()),
-        };
+        let document = self.web.first_of(&locations(issuer, transport)?).await?;
         Ok(Discovery::parse(&document, issuer, transport)?)
     }
 }

@@ -21,6 +21,9 @@ pub(crate) const AMBIGUOUS: &str = "request_ambiguous";
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
     // The peer's fault.
+    /// The caller went away before its request was whole.
+    #[error("the caller went away before its request was whole")]
+    CallerGone,
     /// The peer's certificate.
     #[error(transparent)]
     Certificate(Box<PeerRefusal>),
@@ -82,9 +85,6 @@ pub(crate) enum Refusal {
     /// It broke off or broke the protocol.
     #[error("{target} failed to answer")]
     Broken { target: String, source: hyper::Error },
-    /// The caller went away before its request was whole.
-    #[error("the caller went away before its request was whole")]
-    CallerGone,
     /// The answer broke off in the middle.
     #[error("the answer of {target} broke off: {detail}")]
     AnswerBroken { target: String, detail: String },
@@ -107,7 +107,7 @@ pub(crate) enum Refusal {
     Transfer(#[source] io::Error),
 }
 
-/// Why something that was allowed had to end.
+/// Why something that was under way had to end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Withdrawn {
     /// The answer was whole before the question was.

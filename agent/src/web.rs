@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use countersign_certs::svid::X509Svid;
 use countersign_certs::time::Clock;
@@ -101,6 +103,19 @@ pub(crate) fn encode(text: &str, into: &mut Vec<u8>) {
     }
 }
 
+/// How a client proves who it is (RFC 6749 §2.3.1): both parts encoded as in a form.
+pub(crate) fn client_secret_basic(id: &str, secret: &Zeroizing<String>) -> HeaderValue {
+    let mut both = Zeroizing::new(Vec::with_capacity(1024));
+    encode(id, &mut both);
+    both.push(b':');
+    encode(secret, &mut both);
+    let text = Zeroizing::new(format!("Basic {}", STANDARD.encode(&*both)));
+    // Base64 has no byte that a header may not have.
+    let mut value = HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("Basic"));
+    value.set_sensitive(true);
+    value
+}
+
 impl Web {
     /// Asks servers that are believed by these roots. `own` is shown to one that wants a certificate.
     pub(crate) fn new(server: &WebServer, own: Option<&Arc<X509Svid>>, clock: &Clock) -> Result<Self, TlsError> {
@@ -115,6 +130,14 @@ impl Web {
         match self.ask_any(url, question).await? {
             (StatusCode::OK, answer) => Ok(answer),
             (status, _) => Err(WebError::Status { url: url.to_string(), status }),
+        }
+    }
+
+    /// A document that is in one of two places: the first that answers counts, and what cannot be reached is not looked for elsewhere.
+    pub(crate) async fn first_of(&self, [first, second]: &[HttpUrl; 2]) -> Result<Bytes, WebError> {
+        match self.ask(first, Question::get()).await {
+            Err(WebError::Status { .. }) => self.ask(second, Question::get()).await,
+            answered => answered,
         }
     }
 

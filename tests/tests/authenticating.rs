@@ -53,7 +53,7 @@ impl Site {
 
     /// Begins a request whose token is asked about, takes up these tables, by which the workload is answered so, and has the provider
     /// answer after that.
-    fn meanwhile(&mut self, tables: &str, workload: u16) -> Verdict {
+    fn meanwhile(&mut self, tables: &str, workload: u16) -> Answered {
         let Self { provider, gateway, header, .. } = self;
         provider.mode("hold");
         let asked = provider.asked(QUESTIONS);
@@ -72,12 +72,12 @@ impl Site {
         call.wait_for_end(wait::SOON);
         let line = gateway.agent.wait_for_audit("its line", |line| line["path"] == "/slow");
         let forwarded = gateway.backend.seen().iter().any(|seen| seen.line().contains("/slow"));
-        Verdict { status: status_of(&call), line, forwarded }
+        Answered { status: status_of(&call), line, forwarded }
     }
 }
 
 /// How a request was answered.
-struct Verdict {
+struct Answered {
     status: u16,
     line: Value,
     forwarded: bool,
@@ -92,7 +92,7 @@ fn status_of(call: &Process) -> u16 {
 fn a_role_that_is_taken_back_while_its_holder_is_authenticated_is_not_held() {
     let mut site = site(READERS);
     let tables = site.tables("members = [\"scope:corp/llm:write\"]", &format!("{ANY_OF}{RULES}"));
-    let Verdict { status, line, forwarded } = site.meanwhile(&tables, 403);
+    let Answered { status, line, forwarded } = site.meanwhile(&tables, 403);
     assert_eq!((status, line["reason"].as_str()), (403, Some("no_role")), "{line}");
     assert_eq!(line["subject_roles"], Value::Array(Vec::new()), "{line}");
     assert!(!forwarded, "what was refused reached the service");
@@ -102,7 +102,7 @@ fn a_role_that_is_taken_back_while_its_holder_is_authenticated_is_not_held() {
 fn a_role_that_is_given_while_its_holder_is_authenticated_is_held() {
     let mut site = site("members = [\"scope:corp/llm:write\"]");
     let tables = site.tables(READERS, &format!("{ANY_OF}{RULES}"));
-    let Verdict { status, line, forwarded } = site.meanwhile(&tables, 200);
+    let Answered { status, line, forwarded } = site.meanwhile(&tables, 200);
     assert!(status == 200 && forwarded, "{line}");
     assert_eq!(line["subject_roles"], Value::from(vec!["reader"]), "{line}");
 }
@@ -111,7 +111,7 @@ fn a_role_that_is_given_while_its_holder_is_authenticated_is_held() {
 fn a_credential_that_is_no_longer_taken_when_it_is_found_good_is_refused() {
     let mut site = site(READERS);
     let tables = site.tables("members = [\"scope:corp/llm:read\"]", &format!("any_of = [\"mtls\", \"jwt\"]\n{RULES}"));
-    let Verdict { status, line, forwarded } = site.meanwhile(&tables, 403);
+    let Answered { status, line, forwarded } = site.meanwhile(&tables, 403);
     assert_eq!((status, line["reason"].as_str()), (403, Some("withdrawn_credential")), "{line}");
     assert!(!forwarded, "what was refused reached the service");
 }

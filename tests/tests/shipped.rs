@@ -263,7 +263,7 @@ fn every_reason_is_explained_on_the_page_of_the_audit_log() {
 #[test]
 fn every_reason_of_a_refusal_is_counted() {
     // What only ever ends something that was allowed, or the answer of another agent, is told by the word for that.
-    let told_by_another = ["token_key_withdrawn", "unexpected_peer"];
+    let told_by_another = ["key_changed", "token_key_withdrawn", "unexpected_peer"];
     let counters = read("agent/src/record/counters.rs");
     let mut found = 0;
     for file in ["agent/src", "agent/credentials/src", "certs/src"].iter().flat_map(|folder| files(folder, ".rs")) {
@@ -278,6 +278,18 @@ fn every_reason_of_a_refusal_is_counted() {
         }
     }
     assert!(found > 90, "only {found} reasons were found");
+}
+
+/// What is replayed is told apart by the words of the policy, and what it does not know is any other.
+#[test]
+fn every_reason_of_the_policy_is_replayed() {
+    let decide = read("agent/src/policy/decide.rs");
+    let of = |from: &str, to: &str| decide.split_once(from).unwrap().1.split_once(to).unwrap().0.to_owned();
+    let told = of("fn reason(&self)", "\n    }\n");
+    let mut told = quoted(told.lines().filter(|line| line.contains("=> \"")));
+    told.sort_unstable();
+    let known = of("REASONS: [&'static str; ", "];\n");
+    assert_eq!(quoted(known.lines()), told);
 }
 
 /// The commands of a text: lines of code that begin with one of our programs, or with what the README calls one by.

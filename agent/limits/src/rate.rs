@@ -55,8 +55,8 @@ impl RateTable {
         });
     }
 
-    /// How many buckets there are.
-    pub fn entries(&self) -> usize {
+    #[cfg(test)]
+    fn entries(&self) -> usize {
         self.full_at.entries()
     }
 }

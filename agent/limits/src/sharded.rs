@@ -87,6 +87,7 @@ impl<V: Default> Sharded<V> {
     }
 
     /// How many have a value of their own.
+    #[cfg(test)]
     pub(crate) fn entries(&self) -> usize {
         self.entries.load(Ordering::Relaxed)
     }

@@ -6,17 +6,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use countersign_certs::digest::sha256;
 use countersign_certs::time::Timestamp;
 use countersign_credentials::introspection;
 use countersign_credentials::jwt::TokenRefusal;
 use countersign_credentials::text::is_bearer_token;
+use http::StatusCode;
 use http::header::AUTHORIZATION;
-use http::{HeaderValue, StatusCode};
-use zeroize::Zeroizing;
 
 use super::refusal::CredentialRefusal;
 use super::shown::{ProofFor, TokenShown};
@@ -28,7 +25,7 @@ use crate::in_words::in_one_line;
 use crate::issuers::LiveIssuer;
 use crate::listener::Origin;
 use crate::routes::Snapshot;
-use crate::web::{Question, WebError, encode};
+use crate::web::{Question, WebError, client_secret_basic};
 
 /// Longest opaque token in bytes.
 const TOKEN_BYTES_MAX: usize = 4096;
@@ -266,17 +263,4 @@ async fn question(
         WebError::Http { .. } | WebError::Status { .. } | WebError::TooLarge { .. } => Ok(Said::Nothing),
         WebError::Deadline { .. } | WebError::NotReachable(_) | WebError::Unreachable { .. } => Err(not_reached()),
     }
-}
-
-/// How a client proves who it is (RFC 6749 §2.3.1): both parts encoded as in a form.
-pub(crate) fn client_secret_basic(id: &str, secret: &Zeroizing<String>) -> HeaderValue {
-    let mut both = Zeroizing::new(Vec::with_capacity(1024));
-    encode(id, &mut both);
-    both.push(b':');
-    encode(secret, &mut both);
-    let text = Zeroizing::new(format!("Basic {}", STANDARD.encode(&*both)));
-    // Base64 has no byte that a header may not have.
-    let mut value = HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("Basic"));
-    value.set_sensitive(true);
-    value
 }

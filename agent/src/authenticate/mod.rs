@@ -144,7 +144,7 @@ async fn verify(
 
 /// Notes that somebody makes a request, and tells of it if it is the first in a while.
 fn note(subject: &Subject, connection: &Connection) {
-    subject.uses();
+    subject.note_use();
     let (notables, address, route) = (connection.worker().notables(), connection.address(), connection.route_name());
     if subject.take_fresh() {
         notables.authenticated(subject.proof().kind().as_str(), subject.principal(), address, route);

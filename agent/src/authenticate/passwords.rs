@@ -96,7 +96,7 @@ async fn check(
     let allowed = checks.lockout().check(worker.clock().now(), &name, place);
     allowed.inspect_err(tell)?;
     let turn = tokio::time::timeout(TURN, Arc::clone(&checks.turns).acquire_owned()).await;
-    let Ok(Ok(turn)) = turn else { return Err(CredentialRefusal::Busy) };
+    let Ok(Ok(turn)) = turn else { return Err(CredentialRefusal::PasswordBusy) };
     // Counted as failed until it is known to be right, so that many tries at once are not one.
     let begun = checks.lockout().begin(worker.clock().now(), &name, place);
     begun.inspect_err(tell)?;

@@ -15,7 +15,7 @@ use crate::policy::credential::CredentialSet;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CredentialRefusal {
     #[error("too many passwords are checked at once")]
-    Busy,
+    PasswordBusy,
     #[error("too many tokens are asked about at once")]
     IssuerBusy,
     #[error("the issuer {0:?} does not answer")]
@@ -68,7 +68,7 @@ impl CredentialRefusal {
     /// A short fixed word for metrics and audit lines.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::Busy => "password_busy",
+            Self::PasswordBusy => "password_busy",
             Self::IssuerBusy => "issuer_busy",
             Self::IssuerUnavailable(_) => "issuer_unavailable",
             Self::IssuerUnknown => "token_issuer",
@@ -99,7 +99,7 @@ impl CredentialRefusal {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::NotText | Self::Several => StatusCode::BAD_REQUEST,
-            Self::Busy | Self::IssuerBusy | Self::IssuerUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::PasswordBusy | Self::IssuerBusy | Self::IssuerUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::LockedOut(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::IssuerUnknown
             | Self::Proof(_)
@@ -122,11 +122,11 @@ impl CredentialRefusal {
         }
     }
 
-    /// From when on it is worth trying again; none where waiting does not help.
+    /// In how many seconds it is worth trying again; none where waiting does not help.
     pub(crate) fn retry_after(&self, now: Timestamp) -> Option<u64> {
         if let Self::LockedOut(locked) = self {
             return Some(locked.until.since(now).as_secs().max(1));
         }
-        matches!(self, Self::Busy | Self::IssuerBusy | Self::IssuerUnavailable(_)).then_some(1)
+        matches!(self, Self::PasswordBusy | Self::IssuerBusy | Self::IssuerUnavailable(_)).then_some(1)
     }
 }

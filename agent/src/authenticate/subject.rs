@@ -93,7 +93,7 @@ impl Subject {
     }
 
     /// Notes that it makes a request.
-    pub(crate) fn uses(&self) {
+    pub(crate) fn note_use(&self) {
         self.used.set(true);
     }
 

@@ -1,4 +1,4 @@
-//! May they? From a peer and what it asks to [`Authorized`], from which counting makes a [`Permit`] that forwarding spends, or to a
+//! May they? From a caller and what it asks to [`Authorized`], from which counting makes a [`Permit`] that forwarding spends, or to a
 //! refusal.
 //!
 //! A permit stays bound to what allowed it. When a certificate ends, a peer is revoked or a rule is taken back, the worker

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use countersign_certs::san::San;
 use countersign_certs::svid::X509Svid;
 use countersign_certs::time::{Clock, Timestamp};
@@ -20,9 +19,8 @@ use http::header::AUTHORIZATION;
 use zeroize::Zeroizing;
 
 use super::place::{Unwritable, Written, header};
-use crate::authenticate::introspected::client_secret_basic;
 use crate::config::checked::{BackendToken, ClientProof, TokenEndpoint};
-use crate::web::{Question, Web, WebError};
+use crate::web::{Question, Web, WebError, client_secret_basic};
 
 /// How much earlier than it ends a token counts as ended: a request is on its way for a while.
 const LEEWAY: Duration = Duration::from_secs(5);
@@ -164,18 +162,12 @@ impl Endpoint {
         }
     }
 
-    /// The metadata is in one of two places; the first that answers counts.
+    /// What the issuer says of itself.
     async fn discover(&self, proof: &Proof) -> Result<HttpUrl, AskError> {
         let TokenEndpoint::Issuer { issuer, transport } = &self.settings.endpoint else {
             return Err(AskError::NoEndpoint);
         };
-        let [first, second] = locations(issuer, *transport)?;
-        let ask = async |url: &HttpUrl| -> Result<Bytes, WebError> { proof.web.ask(url, Question::get()).await };
-        let document = match ask(&first).await {
-            Ok(document) => document,
-            Err(WebError::Status { .. }) => ask(&second).await?,
-            Err(error) => return Err(error.into()),
-        };
+        let document = proof.web.first_of(&locations(issuer, *transport)?).await?;
         let Discovery { endpoints, mtls_endpoints, .. } = Discovery::parse(&document, issuer, *transport)?;
         let by_certificate = mtls_endpoints.token.filter(|_| matches!(proof.by, ProofBy::Certificate(_)));
         by_certificate.or(endpoints.token).ok_or(AskError::NoEndpoint)

@@ -172,7 +172,7 @@ impl Given {
         Self { injections: injections.into_iter().collect(), token }
     }
 
-    /// How many headers are added.
+    /// At most so many headers are added.
     pub(crate) fn count(&self) -> usize {
         self.injections.len() + usize::from(self.token.is_some())
     }

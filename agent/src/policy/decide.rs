@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::Method;
 
-use super::condition::{Facts, FileEffect, Verdict};
+use super::condition::{Evaluation, Facts, FileEffect};
 use super::path::CheckedPath;
 use super::role::RoleSet;
 use super::rule::{Policy, Rule, Rules, Table};
@@ -166,10 +166,10 @@ pub(super) fn denies<'policy>(rule: &'policy Rule, question: Question<'_>) -> Op
     if !covers {
         return None;
     }
-    match rule.condition.as_ref().map(|condition| condition.verdict(question.facts)) {
-        None | Some(Verdict::Holds) => Some(Obstacle::Denied(rule)),
-        Some(Verdict::Unclear) => Some(Obstacle::Unclear(rule)),
-        Some(Verdict::Fails) => None,
+    match rule.condition.as_ref().map(|condition| condition.evaluate(question.facts)) {
+        None | Some(Evaluation::Holds) => Some(Obstacle::Denied(rule)),
+        Some(Evaluation::Unclear) => Some(Obstacle::Unclear(rule)),
+        Some(Evaluation::Fails) => None,
     }
 }
 
@@ -190,10 +190,10 @@ pub(super) fn first_obstacle<'policy>(rule: &'policy Rule, question: Question<'_
     if !rule.covers_path(question.path) {
         return Some(Obstacle::Path(rule));
     }
-    match rule.condition.as_ref().map(|condition| condition.verdict(question.facts)) {
-        None | Some(Verdict::Holds) => None,
-        Some(Verdict::Fails) => Some(Obstacle::Condition(rule)),
-        Some(Verdict::Unclear) => Some(Obstacle::Unclear(rule)),
+    match rule.condition.as_ref().map(|condition| condition.evaluate(question.facts)) {
+        None | Some(Evaluation::Holds) => None,
+        Some(Evaluation::Fails) => Some(Obstacle::Condition(rule)),
+        Some(Evaluation::Unclear) => Some(Obstacle::Unclear(rule)),
     }
 }
 

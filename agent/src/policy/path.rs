@@ -1,4 +1,4 @@
-//! Request paths in the one form that router, policy and forwarder share, and the patterns of `allow` rules.
+//! Request paths in the one form that router, policy and forwarder share, and the patterns of rules.
 //!
 //! A path that two programs could read differently is refused, not repaired: what was authorized is then, byte for byte,
 //! what the backend gets.

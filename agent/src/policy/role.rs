@@ -106,7 +106,7 @@ impl Roles {
         self.held_by(|pattern| pattern.matches_local(caller))
     }
 
-    /// The roles of which such a member holds at least one.
+    /// The roles with a member that belongs to it, and all that these include.
     pub(crate) fn held_by(&self, belongs: impl Fn(&MemberPattern) -> bool) -> RoleSet {
         let mut held = RoleSet::with_room_for(self.names.len());
         for (members, implied) in self.members.iter().zip(&self.implied) {

@@ -28,7 +28,7 @@ impl Counter {
 pub(crate) enum Outcome {
     /// Allowed, and came to its own end.
     Allowed,
-    /// The peer or the backend went away in the middle.
+    /// The peer went away in the middle.
     Cancelled,
     /// Was allowed, and had to end: expiry, revocation, a changed policy.
     Cut,
@@ -88,7 +88,7 @@ impl Histogram {
 }
 
 /// The reasons that metrics tell apart, the last for any other. Fixed, so that no peer can make a label.
-pub(crate) const REASONS: [&str; 112] = [
+pub(crate) const REASONS: [&str; 111] = [
     "audit_unavailable",
     "backend_broke",
     "backend_credential",
@@ -120,7 +120,6 @@ pub(crate) const REASONS: [&str; 112] = [
     "idle_timeout",
     "issuer_busy",
     "issuer_unavailable",
-    "key_changed",
     "key_disabled",
     "key_expired",
     "key_malformed",

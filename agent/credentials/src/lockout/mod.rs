@@ -146,7 +146,7 @@ impl Lockout {
 
     /// Counts a failure. Not after [`Lockout::begin`], which has counted it. Where a principal is known, its failures are its own: they
     /// say nothing against the others at that address.
-    pub fn failed(&mut self, now: Timestamp, principal: &str, place: impl Into<Place>) {
+    fn failed(&mut self, now: Timestamp, principal: &str, place: impl Into<Place>) {
         let (principal, place) = (Principal::new(principal), place.into());
         let pair_growth = self.growth(self.settings.pair_failures);
         let place_growth = self.growth(self.settings.address_failures);

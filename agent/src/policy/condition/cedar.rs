@@ -13,7 +13,7 @@ use countersign_conditions::policy_file::{self, Effect};
 use countersign_conditions::schema::{Direction, Schema};
 use countersign_conditions::uses;
 
-use super::{FileEffect, Verdict};
+use super::{Evaluation, FileEffect};
 
 /// One `when`.
 #[derive(Debug, Clone)]
@@ -70,11 +70,11 @@ impl<'request> Facts<'request> {
 
 impl Condition {
     /// Whether it holds.
-    pub(crate) fn verdict(&self, facts: &Facts<'_>) -> Verdict {
+    pub(crate) fn evaluate(&self, facts: &Facts<'_>) -> Evaluation {
         match facts.get().ok().and_then(|attributes| self.compiled.holds(attributes).ok()) {
-            Some(true) => Verdict::Holds,
-            Some(false) => Verdict::Fails,
-            None => Verdict::Unclear,
+            Some(true) => Evaluation::Holds,
+            Some(false) => Evaluation::Fails,
+            None => Evaluation::Unclear,
         }
     }
 

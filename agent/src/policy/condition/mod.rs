@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// Whether a condition holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(feature = "conditions"), expect(dead_code, reason = "there is nothing that could say so"))]
-pub(crate) enum Verdict {
+pub(crate) enum Evaluation {
     Fails,
     Holds,
     /// It cannot be told, which is never a "no": the request is denied for that.

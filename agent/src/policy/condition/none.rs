@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use countersign_certs::settings::diagnostic::Finding;
 
-use super::{FileEffect, Verdict};
+use super::{Evaluation, FileEffect};
 
 /// There is no condition.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ impl Facts<'_> {
 }
 
 impl Condition {
-    pub(crate) fn verdict(&self, _facts: &Facts<'_>) -> Verdict {
+    pub(crate) fn evaluate(&self, _facts: &Facts<'_>) -> Evaluation {
         match *self {}
     }
 
