@@ -31,10 +31,7 @@ use crate::web::{Question, WebError, client_secret_basic};
 const TOKEN_BYTES_MAX: usize = 4096;
 
 /// Questions of one worker under way at once. Whoever can send tokens can cause them.
-const QUESTIONS_MAX: usize = 16;
-
-/// Of which so many for callers of one origin.
-const QUESTIONS_OF_ORIGIN_MAX: usize = 8;
+const QUESTIONS_MAX: usize = 24;
 
 /// Tokens remembered as refused, and for how long: a flood of one bad token is one question.
 const REFUSED_MAX: usize = 4096;
@@ -121,11 +118,13 @@ struct QuestionTurn<'worker> {
 }
 
 impl Introspections {
-    /// A turn, if there are not too many questions, nor too many for callers of one origin: tokens that nobody made are free.
+    /// A turn, if this origin has fewer than half of those that are free: tokens that nobody made cost their sender nothing, and each
+    /// origin that joins in takes less than the one before.
     fn turn(&self, origin: Origin) -> Option<QuestionTurn<'_>> {
         let mut by_origin = self.by_origin.borrow_mut();
         let of_origin = by_origin.get(&origin).copied().unwrap_or_default();
-        if by_origin.values().sum::<usize>() >= QUESTIONS_MAX || of_origin >= QUESTIONS_OF_ORIGIN_MAX {
+        let free = QUESTIONS_MAX.saturating_sub(by_origin.values().sum());
+        if of_origin >= free.div_ceil(2) {
             return None;
         }
         by_origin.insert(origin, of_origin + 1);
@@ -262,5 +261,24 @@ async fn question(
         WebError::Status { status: StatusCode::BAD_REQUEST, .. } => Ok(Said::NoToken),
         WebError::Http { .. } | WebError::Status { .. } | WebError::TooLarge { .. } => Ok(Said::Nothing),
         WebError::Deadline { .. } | WebError::NotReachable(_) | WebError::Unreachable { .. } => Err(not_reached()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_origin_that_asks_as_much_as_it_can_leaves_turns_to_the_next() {
+        let introspections = Introspections::default();
+        let mut held = Vec::new();
+        let of_each = (0..8).map(|origin| {
+            let before = held.len();
+            held.extend(std::iter::from_fn(|| introspections.turn(Origin::User(origin))));
+            held.len() - before
+        });
+        assert_eq!(of_each.collect::<Vec<_>>(), [8, 6, 4, 2, 2, 1, 1, 0]);
+        held.clear();
+        assert!(introspections.turn(Origin::User(9)).is_some(), "what is over is free again");
     }
 }
