@@ -204,4 +204,16 @@ mod tests {
         assert!(matches!(error("jwt", "api_key basic"), DemandError::TwoInRequest(_)));
         assert!(matches!(error("mtls", "mtls jwt"), DemandError::RequiredAlready(_)));
     }
+
+    #[test]
+    fn a_set_holds_each_kind_once_and_names_them_all() {
+        let both = set("jwt api_key");
+        assert_eq!(both.with(CredentialKind::Jwt), both);
+        assert_eq!(both.union(set("jwt basic")), set("jwt api_key basic"));
+        assert_eq!((both.within(set("jwt mtls")), both.without(set("jwt mtls"))), (set("jwt"), set("api_key")));
+        assert_eq!(both.to_string(), "api_key or jwt");
+        let demand = Demand::new(set("mtls"), both).unwrap();
+        assert_eq!((demand.accepted(), demand.needs_certificate()), (set("mtls jwt api_key"), true));
+        assert!(!Demand::new(set(""), set("mtls jwt")).unwrap().needs_certificate());
+    }
 }

@@ -273,42 +273,8 @@ impl Obstacle<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use super::super::role::{RoleDefinition, Roles};
+    use super::super::testing::{Written, ask, policy};
     use super::*;
-
-    /// `[name, roles, via, networks, methods, paths]`, each a list in one text; a name that begins with `?` is only observed.
-    type Written = [&'static str; 6];
-
-    fn policy(deny: &[Written], allow: &[Written]) -> Policy {
-        let role = |name: &str| RoleDefinition {
-            name: name.into(),
-            members: vec![format!("spiffe://td/{name}").parse().unwrap()],
-            includes: Vec::new(),
-        };
-        let roles = Arc::new(Roles::compile(&["web", "batch", "user", "front"].map(role), false).unwrap());
-        let rule = |written: &Written| {
-            let [name, named, via, networks, methods, paths] = written.map(|text| text.split_whitespace());
-            let set = |names: std::str::SplitWhitespace<'static>| {
-                names.clone().next().map(|_first| roles.set(names).unwrap())
-            };
-            let some = |list: std::str::SplitWhitespace<'static>| list.clone().next().map(|_first| list);
-            let name = name.collect::<String>();
-            Rule {
-                condition: None,
-                is_observed: name.starts_with('?'),
-                name: name.into(),
-                roles: set(named),
-                via: set(via),
-                networks: some(networks).map(|list| list.map(|text| text.parse().unwrap()).collect()),
-                methods: some(methods).map(|list| list.map(|text| text.parse().unwrap()).collect()),
-                paths: some(paths)
-                    .map(|list| list.map(|text| super::super::path::PathPattern::parse(text).unwrap()).collect()),
-            }
-        };
-        Policy::compile(Arc::clone(&roles), deny.iter().map(rule).collect(), allow.iter().map(rule).collect(), None)
-    }
 
     fn plain_policy(allow: &[Written]) -> Policy {
         policy(&[], allow)
@@ -320,21 +286,6 @@ mod tests {
             Decision::Deny(Obstacle::Denied(rule)) => format!("denied by {}", rule.name),
             Decision::Deny(obstacle) => obstacle.reason().to_owned(),
         }
-    }
-
-    /// `asked`: the roles of whom it is made for, `>` and those of the workload that makes it, the address, method and path.
-    fn ask<T>(policy: &Policy, asked: &str, answer: impl Fn(Question<'_>) -> T) -> T {
-        let [who, address, method, path] = asked.split_whitespace().collect::<Vec<_>>().try_into().unwrap();
-        let set = |names: &str| policy.roles.set(names.split('+').filter(|name| *name != "-")).unwrap();
-        let (holder, via) = who.split_once('>').map_or((who, None), |(holder, via)| (holder, Some(set(via))));
-        let (roles, method) = (set(holder), method.parse().unwrap());
-        answer(Question {
-            facts: &Facts::not_gathered(),
-            holders: Holders { roles: &roles, via: via.as_ref() },
-            address: address.parse().ok(),
-            method: &method,
-            path: CheckedPath::parse(path).unwrap(),
-        })
     }
 
     fn check(policy: &Policy, asked: &str, expected: &str) {
@@ -434,5 +385,41 @@ mod tests {
         assert_eq!(shadow("web 10.0.0.1 GET /"), "allowed by all");
         let without = plain_policy(&[["all", "web", "", "", "", ""]]);
         assert!(ask(&without, "web 10.0.0.1 GET /", |question| observed(&without, question).is_none()));
+    }
+
+    #[test]
+    fn the_reason_is_of_the_rule_that_came_furthest_and_of_several_the_first() {
+        let of_reader = |allow: &[Written], expected: &str| {
+            let policy = plain_policy(allow);
+            let furthest = |question: Question<'_>| match request(&policy, question) {
+                Decision::Deny(Obstacle::Path(rule) | Obstacle::Method(rule)) => rule.name.to_string(),
+                decision @ (Decision::Allow(_) | Decision::Deny(_)) => said(decision),
+            };
+            assert_eq!(ask(&policy, "web 10.0.0.1 GET /v1/a", furthest), expected);
+        };
+        let (path, method) = (["path", "web", "", "", "", "/v2"], ["method", "web", "", "", "POST", ""]);
+        of_reader(&[path, method], "path");
+        of_reader(&[method, path], "path");
+        of_reader(&[path, ["later", "web", "", "", "", "/v3"]], "path");
+    }
+
+    #[test]
+    fn a_denial_concerns_those_whom_it_names_and_only_those() {
+        let policy =
+            policy(&[["no-batch", "batch", "", "10.0.0.0/8", "", ""]], &[["all", "web batch", "", "", "", ""]]);
+        check(&policy, "web 10.0.0.1 GET /", "allowed by all");
+        check(&policy, "web+batch 10.0.0.1 GET /", "denied by no-batch");
+        let [web, batch] = ["web", "batch"].map(|role| policy.roles.set([role]).unwrap());
+        let of = |roles, address: &str| said(connection(&policy, Holders { roles, via: None }, address.parse().ok()));
+        assert_eq!(of(&batch, "10.0.0.1"), "denied by no-batch");
+        assert_eq!(of(&batch, "11.0.0.1"), "allowed by all");
+        assert_eq!(of(&web, "10.0.0.1"), "allowed by all");
+    }
+
+    #[test]
+    fn a_decision_is_a_yes_or_a_no() {
+        let policy = plain_policy(&[["all", "web", "", "", "", ""]]);
+        let allowed = |asked| ask(&policy, asked, |question| request(&policy, question).is_allowed());
+        assert_eq!([allowed("web - GET /"), allowed("user - GET /")], [true, false]);
     }
 }

@@ -287,3 +287,83 @@ fn methods_of(rule: &Rule) -> String {
 fn paths_of(rule: &Rule) -> String {
     rule.paths.iter().flatten().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Written, ask, policy};
+    use super::*;
+
+    const DENY: &[Written] = &[["no-deletes", "web", "", "", "DELETE", ""], ["?no-puts", "", "", "", "PUT", ""]];
+    const ALLOW: &[Written] = &[
+        ["office", "web", "", "10.0.0.0/8", "GET DELETE PUT", "/v1/** /v2"],
+        ["through-front", "user", "front", "", "", ""],
+        ["?batch", "batch", "", "", "", ""],
+    ];
+
+    fn explained(asked: &str) -> Explanation {
+        let policy = policy(DENY, ALLOW);
+        let workload = ["spiffe://td/web".parse().unwrap()];
+        ask(&policy, asked, |Question { holders, address, method, path, facts }| {
+            let asked =
+                Asked { holders, workload: &workload, subject: None, local: None, address, method, path, facts };
+            explain(&policy, &asked)
+        })
+    }
+
+    #[test]
+    fn what_is_allowed_is_told_with_every_rule() {
+        let told = explained("web 10.0.0.1 GET /v1/a");
+        assert_eq!((told.is_allowed(), told.rule(), told.reason()), (true, Some("office"), None));
+        assert_eq!(told.in_short(), "allowed by office");
+        let expected = "peer: spiffe://td/web\nrequest: GET /v1/a\nroles: web\n  web: member spiffe://td/web\n\
+            rule no-deletes: does not concern it\nrule ?no-puts (observed only): does not concern it\n\
+            rule office: allows it\nrule through-front: needs role user\nrule ?batch (observed only): needs role batch\n\
+            decision: allowed by office\n";
+        assert_eq!(told.to_string(), expected);
+        let told = told.under(vec!["plenty".into()]);
+        assert!(told.to_string().ends_with("\nlimits that count it: plenty\n"), "{told}");
+        let refused = told.refused_for("key_revoked", "it is over".into());
+        assert_eq!((refused.is_allowed(), refused.rule(), refused.reason()), (false, None, Some("key_revoked")));
+        assert_eq!(refused.in_short(), "denied: key_revoked, it is over");
+        assert!(refused.to_string().contains("\ndecision: denied, it is over\nlimits that count it: plenty\n"));
+    }
+
+    #[track_caller]
+    fn check(asked: &str, decision: &str, line: &str) {
+        let told = explained(asked);
+        assert!(!told.is_allowed() && told.rule().is_none() && !told.is_unclear(), "{told}");
+        assert_eq!(told.in_short(), format!("denied: {}, {decision}", told.reason().unwrap()));
+        let text = told.to_string();
+        assert!(text.contains(&format!("\ndecision: denied, {decision}\n")), "{text}");
+        assert!(text.contains(&format!("\nrule {line}\n")), "{text}");
+    }
+
+    #[test]
+    fn what_stands_in_the_way_is_told_in_words() {
+        check("- 10.0.0.1 GET /", "the caller holds no role", "office: needs role web");
+        check("front 10.0.0.1 GET /", "no rule names a role of the caller", "through-front: needs role user");
+        let via = "through-front allows the role but only through certain workloads";
+        check(
+            "user>web 10.0.0.1 GET /",
+            via,
+            "through-front: role fits, the workload that asks for it needs role front",
+        );
+        let from = "office allows the role but only from 10.0.0.0/8";
+        check("web 11.0.0.1 GET /v1/a", from, "office: role fits, the caller must come from 10.0.0.0/8");
+        let method = "office allows the role but only GET or DELETE or PUT";
+        check("web 10.0.0.1 POST /v1/a", method, "office: role fits, method must be GET or DELETE or PUT");
+        let path = "office allows role and method but only /v1/** or /v2";
+        check("web 10.0.0.1 GET /v3", path, "office: role and method fit, path must be /v1/** or /v2");
+        check("web 10.0.0.1 DELETE /v1/a", "no-deletes denies it", "no-deletes: denies it");
+    }
+
+    #[test]
+    fn what_is_only_observed_is_told_where_it_would_change_something() {
+        let observed = |asked| explained(asked).observed;
+        assert_eq!(observed("web 10.0.0.1 GET /v1/a"), None);
+        assert_eq!(observed("web 10.0.0.1 PUT /v1/a").as_deref(), Some("would be denied, ?no-puts denies it"));
+        assert_eq!(observed("batch 10.0.0.1 GET /").as_deref(), Some("would be allowed by ?batch"));
+        let text = explained("batch 10.0.0.1 GET /").to_string();
+        assert!(text.ends_with("\nwith what is only observed: would be allowed by ?batch\n"), "{text}");
+    }
+}

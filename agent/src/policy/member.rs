@@ -226,5 +226,47 @@ mod tests {
             assert!(text.parse::<MemberPattern>().is_err(), "{text}");
         }
         assert_eq!("spiffe://td/**/a".parse::<MemberPattern>(), Err(MemberError::AnyRestNotLast));
+        assert_eq!("spiffe://td/we*b".parse::<MemberPattern>(), Err(MemberError::PartialWildcard));
+    }
+
+    /// `loopback` and `unix` are whether a program that comes so could belong.
+    #[track_caller]
+    fn check_kind(pattern: &str, subject: bool, local: bool, shown_by: &str, [loopback, unix]: [bool; 2]) {
+        let parsed: MemberPattern = pattern.parse().unwrap();
+        assert_eq!(parsed.to_string(), pattern);
+        let key = SubjectNames::recorded("key:key_a", &["team:research".to_owned()]).unwrap();
+        assert_eq!((parsed.matches_subject(&key), parsed.subject().is_some()), (subject, subject), "{pattern}");
+        assert_eq!(parsed.matches_local(LocalCaller::recorded("local:uid=5,gid=6").unwrap()), local, "{pattern}");
+        let kinds = CredentialKind::ALL.into_iter().filter(|kind| parsed.is_shown_by([*kind].into_iter().collect()));
+        assert_eq!(kinds.map(CredentialKind::as_str).collect::<Vec<_>>().join(" "), shown_by, "{pattern}");
+        assert_eq!([parsed.is_local(false), parsed.is_local(true)], [loopback, unix], "{pattern}");
+    }
+
+    #[test]
+    fn who_belongs_is_of_the_kind_that_the_pattern_names() {
+        check_kind("spiffe://td/web/*", false, false, "mtls", [false, false]);
+        check_kind("spiffe://td/web/**", false, false, "mtls", [false, false]);
+        check_kind("dns:batch.example", false, false, "mtls", [false, false]);
+        check_kind("key:key_a", true, false, "api_key", [false, false]);
+        check_kind("team:research", true, false, "api_key", [false, false]);
+        check_kind("local:uid=5", false, true, "", [false, true]);
+        check_kind("local:gid=6", false, true, "", [false, true]);
+        check_kind("local:loopback", false, false, "", [true, false]);
+        let of = |text: &str| text.parse::<MemberPattern>().unwrap();
+        assert!(!of("key:key_b").matches_subject(&SubjectNames::recorded("key:key_a", &[]).unwrap()));
+        assert!(of("basic:admin").is_shown_by([CredentialKind::Basic].into_iter().collect()));
+        let tokens = [CredentialKind::Jwt, CredentialKind::OpaqueToken];
+        assert!(tokens.iter().all(|kind| of("user:company/alice").is_shown_by([*kind].into_iter().collect())));
+        assert!(
+            !of("user:company/alice").is_shown_by([CredentialKind::Mtls, CredentialKind::ApiKey].into_iter().collect())
+        );
+        let domain = |text| of(text).trust_domain().map(ToString::to_string);
+        assert_eq!([domain("spiffe://td/a"), domain("spiffe://td/*")], [Some("td".into()), Some("td".into())]);
+        assert_eq!([domain("dns:a.example"), domain("key:key_a"), domain("local:uid=5")], [None, None, None]);
+    }
+
+    #[test]
+    fn a_literal_segment_is_no_wildcard() {
+        check("spiffe://td/web/*", "spiffe://td/batch/a", false);
     }
 }

@@ -22,3 +22,6 @@ pub(crate) mod rule;
 pub(crate) mod decide;
 
 pub(crate) mod explain;
+
+#[cfg(test)]
+mod testing;

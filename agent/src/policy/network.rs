@@ -120,4 +120,10 @@ mod tests {
             assert!(text.parse::<Network>().is_err(), "{text}");
         }
     }
+
+    #[test]
+    fn a_network_is_written_with_its_bits() {
+        assert_eq!("10.1.2.3".parse::<Network>().unwrap().to_string(), "10.1.2.3/32");
+        assert_eq!("2001:db8::/32".parse::<Network>().unwrap().to_string(), "2001:db8::/32");
+    }
 }

@@ -281,4 +281,37 @@ mod tests {
         assert_eq!(held.indices().collect::<Vec<_>>(), [129]);
         assert!(!held.intersects(&roles.set(["r65", "r1"]).unwrap()));
     }
+
+    #[test]
+    fn users_and_programs_hold_what_they_belong_to_and_what_their_key_grants() {
+        let definitions = [
+            definition("reader", &["team:research"], &["writer"]),
+            definition("writer", &[], &[]),
+            definition("local", &["local:uid=5"], &[]),
+        ];
+        let roles = Roles::compile(&definitions, true).unwrap();
+        let of = |name: &str, facts: &[&str]| {
+            let facts: Vec<String> = facts.iter().map(|fact| (*fact).to_owned()).collect();
+            roles.names(&roles.of_subject(&SubjectNames::recorded(name, &facts).unwrap())).join(" ")
+        };
+        assert_eq!(of("key:a", &[]), "");
+        assert_eq!(of("key:a", &["team:research"]), "reader");
+        assert_eq!(of("key:a", &["grant:writer"]), "reader writer");
+        assert_eq!(of("key:a", &["grant:nobody-s"]), "");
+        let local = |text| roles.names(&roles.of_local(LocalCaller::recorded(text).unwrap())).join(" ");
+        assert_eq!([local("local:uid=5,gid=1"), local("local:uid=6,gid=1")], ["local", ""]);
+        let origins: Vec<_> = roles.origins(|pattern| pattern.subject().is_some()).collect();
+        assert_eq!(
+            origins.iter().map(|(role, pattern)| format!("{role} {pattern}")).collect::<Vec<_>>(),
+            ["reader team:research"]
+        );
+    }
+
+    #[test]
+    fn roles_are_bounded() {
+        let definitions: Vec<_> =
+            (0..=ROLES_MAX).map(|index| definition(&format!("r{index}"), &["spiffe://td/a"], &[])).collect();
+        assert_eq!(Roles::compile(&definitions, false).unwrap_err(), RolesError::TooMany { count: ROLES_MAX + 1 });
+        assert!(Roles::compile(&definitions[1..], false).is_ok());
+    }
 }

@@ -169,3 +169,39 @@ impl Rule {
         self.paths.as_ref().is_none_or(|paths| paths.iter().any(|pattern| pattern.matches(path)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Written, policy};
+
+    const ALL: Written = ["all", "web", "", "", "", ""];
+    const SHADOW: Written = ["?shadow", "batch", "", "", "", ""];
+
+    #[test]
+    fn what_is_only_observed_allows_nothing() {
+        let could = |allow: &[Written], role: &str| {
+            let policy = policy(&[], allow);
+            (policy.allows_something(), policy.could_allow(&policy.roles.set([role]).unwrap()))
+        };
+        assert_eq!(could(&[], "web"), (false, false));
+        assert_eq!(could(&[ALL], "web"), (true, true));
+        assert_eq!(could(&[ALL], "batch"), (true, false));
+        assert_eq!(could(&[SHADOW], "batch"), (false, false));
+        assert!(!policy(&[], &[ALL]).could_allow_local(true), "workloads are no programs of this host");
+    }
+
+    #[test]
+    fn observed_rules_are_kept_apart_and_told() {
+        let names = |deny: &[Written], allow: &[Written]| {
+            let policy = policy(deny, allow);
+            let names: Vec<String> =
+                policy.all_rules().map(|(effect, rule)| format!("{effect:?} {}", rule.name)).collect();
+            (policy.observed.is_some(), names.join(", "))
+        };
+        assert_eq!(names(&[], &[ALL]), (false, "Allow all".into()));
+        assert_eq!(names(&[SHADOW], &[ALL]), (true, "Deny ?shadow, Allow all".into()));
+        assert_eq!(names(&[ALL], &[SHADOW]), (true, "Deny all, Allow ?shadow".into()));
+        let policy = policy(&[SHADOW], &[ALL]);
+        assert_eq!([policy.enforced.deny.is_empty(), policy.enforced.allow.is_empty()], [true, false]);
+    }
+}

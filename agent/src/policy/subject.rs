@@ -408,4 +408,31 @@ mod tests {
         assert_eq!(SubjectPattern::parse("spiffe://td/a"), Ok(None));
         assert_eq!(SubjectPattern::parse("dns:a.example"), Ok(None));
     }
+
+    #[test]
+    fn a_credential_tells_no_more_than_it_has() {
+        let kinds = |subject: &SubjectNames| subject.kinds().to_string();
+        let admin = SubjectNames::Password { name: "admin".into() };
+        assert_eq!([kinds(&key()), kinds(&admin), kinds(&alice())], ["api_key", "basic", "jwt or opaque_token"]);
+        assert_eq!((key().granted(), key().team().map(|team| &**team)), (&["reader".into()][..], Some("research")));
+        assert_eq!((alice().granted(), alice().team()), (&[][..], None));
+        assert_eq!(key().facts(), ["team:research", "grant:reader"]);
+        let facts = ["group:company/employees", "scope:company/llm.use", "client:company/browser"];
+        assert_eq!(
+            (alice().facts(), batch().facts()),
+            (facts.map(Into::into).to_vec(), facts[..2].iter().map(|fact| (*fact).into()).collect())
+        );
+        assert!(admin.facts().is_empty());
+    }
+
+    #[test]
+    fn a_pattern_tells_what_it_needs_of_the_config() {
+        let needs = |text| {
+            let pattern = SubjectPattern::parse(text).unwrap().unwrap();
+            (pattern.issuer().map(ToOwned::to_owned), pattern.claim().map(ToOwned::to_owned))
+        };
+        assert_eq!(needs("claim:company/department=research"), (Some("company".into()), Some("department".into())));
+        assert_eq!(needs("group:company/employees"), (Some("company".into()), None));
+        assert_eq!([needs("key:key_a"), needs("team:research")], [(None, None), (None, None)]);
+    }
 }

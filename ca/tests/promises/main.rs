@@ -23,6 +23,4 @@ mod commands;
 
 mod keys;
 
-mod rate;
-
 mod support;
