@@ -502,3 +502,21 @@ fn rules_of_an_outbound_that_no_program_could_meet_are_refused() {
         assert!(error.contains(expected), "expected {expected:?} in {error}");
     }
 }
+
+#[test]
+fn bounds_of_tokens_and_times_arrive_where_they_are_looked_at() {
+    let issuer = "[limits]\nconnect_timeout = \"3s\"\n[[issuer]]\nname = \"company\"\nissuer = \"https://login.example\"\n\
+        audiences = [\"llm\"]\nleeway = \"7s\"\nage_max = \"10m\"\nlifetime_max = \"1h\"\n\
+        [issuer.introspection]\nclient_id = \"agent\"\nclient_secret = \"literal\"\nlifetime_unnamed = \"2m\"\n[[certificate]]";
+    let config = checked(&RIGHT.replacen("[[certificate]]", issuer, 1)).unwrap();
+    let [company] = &config.accepted.issuers[..] else { panic!("{:?}", config.accepted.issuers) };
+    let seconds = std::time::Duration::from_secs;
+    let settings = company.tokens.settings();
+    assert_eq!(
+        (settings.leeway, settings.age_max, settings.lifetime_max),
+        (seconds(7), Some(seconds(600)), Some(seconds(3600)))
+    );
+    let expected = &company.introspection.as_ref().unwrap().expected;
+    assert_eq!((expected.leeway, expected.lifetime_unnamed), (seconds(7), Some(seconds(120))));
+    assert_eq!(config.limits.connect_timeout, seconds(3));
+}
