@@ -44,6 +44,8 @@ mod in_words;
 
 mod random;
 
+mod remembered;
+
 mod http2;
 
 mod policy;

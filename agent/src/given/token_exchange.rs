@@ -1,11 +1,11 @@
 //! A token for the backend in exchange for the one that the caller has shown (RFC 8693): asked for by the worker that needs it, once,
 //! and remembered for as long as both tokens count.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use countersign_certs::digest::sha256;
@@ -24,12 +24,10 @@ use crate::config::checked::{BackendToken, TokenFor};
 use crate::connection::{Connection, Current};
 use crate::in_words::in_one_line;
 use crate::refusal::Refusal;
+use crate::remembered::{Remembered, Turns};
 use crate::request::CallerToken;
 use crate::web::WebError;
 use crate::worker::Worker;
-
-/// How many one worker remembers before those that were not used for longest are forgotten.
-const REMEMBERED: usize = 8192;
 
 /// Questions of one worker under way at once. Whoever can show tokens can cause them.
 const QUESTIONS_MAX: usize = 16;
@@ -94,11 +92,8 @@ type Key = (u64, [u8; 32]);
 
 /// What one worker has exchanged lately.
 pub(crate) struct Exchanges {
-    /// Two halves: what is used moves to the young one, and when that is full, the old one is forgotten as a whole.
-    young: RefCell<HashMap<Key, Rc<Entry>>>,
-    old: RefCell<HashMap<Key, Rc<Entry>>>,
-    /// Tokens that are being exchanged, so that each is once at a time.
-    turns: RefCell<HashMap<Key, Weak<tokio::sync::Mutex<()>>>>,
+    remembered: Remembered<Key, Rc<Entry>>,
+    turns: Turns<Key>,
     questions: Semaphore,
 }
 
@@ -178,7 +173,7 @@ impl LiveExchange {
             }
             None => {
                 // However many requests bring it at once, the endpoint is asked once.
-                let turn = worker.exchanges().turn(key);
+                let turn = worker.exchanges().turns.of(key);
                 let _turn = turn.lock().await;
                 match worker.exchanges().get(&key, self.now()) {
                     Some(entry) => entry,
@@ -196,7 +191,7 @@ impl LiveExchange {
     /// Asks for a new one while the one before is still used.
     fn renew(self: &Arc<Self>, worker: &Rc<Worker>, shown: &CallerToken, key: Key, ends: Option<Timestamp>) {
         let (exchange, worker, shown) = (Arc::clone(self), Rc::clone(worker), shown.clone());
-        let turn = worker.exchanges().turn(key);
+        let turn = worker.exchanges().turns.of(key);
         let Ok(turn) = turn.try_lock_owned() else { return };
         tokio::task::spawn_local(async move {
             // If it fails, it is tried again by who needs it then.
@@ -238,7 +233,7 @@ impl LiveExchange {
             }
         };
         let entry = Rc::new(entry);
-        worker.exchanges().remember(key, &entry);
+        worker.exchanges().remembered.insert(key, Rc::clone(&entry));
         Ok(entry)
     }
 
@@ -326,41 +321,13 @@ impl Entry {
 impl Default for Exchanges {
     fn default() -> Self {
         let questions = Semaphore::new(QUESTIONS_MAX);
-        Self { young: RefCell::default(), old: RefCell::default(), turns: RefCell::default(), questions }
+        Self { remembered: Remembered::default(), turns: Turns::default(), questions }
     }
 }
 
 impl Exchanges {
     fn get(&self, key: &Key, now: Timestamp) -> Option<Rc<Entry>> {
-        let young = self.young.borrow().get(key).cloned();
-        let found = match young {
-            Some(entry) => entry,
-            None => {
-                let entry = self.old.borrow_mut().remove(key)?;
-                self.remember(*key, &entry);
-                entry
-            }
-        };
-        Some(found).filter(|entry| entry.is_current(now))
-    }
-
-    fn remember(&self, key: Key, entry: &Rc<Entry>) {
-        let mut young = self.young.borrow_mut();
-        if young.len() >= REMEMBERED / 2 {
-            self.old.replace(std::mem::take(&mut *young));
-        }
-        young.insert(key, Rc::clone(entry));
-    }
-
-    fn turn(&self, key: Key) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.turns.borrow_mut();
-        if let Some(turn) = turns.get(&key).and_then(Weak::upgrade) {
-            return turn;
-        }
-        turns.retain(|_, turn| turn.strong_count() > 0);
-        let turn = Arc::default();
-        turns.insert(key, Arc::downgrade(&turn));
-        turn
+        self.remembered.get(key).filter(|entry| entry.is_current(now))
     }
 }
 
@@ -402,18 +369,5 @@ mod tests {
         let entry = Entry::granted(granted(1100), at(1000), None);
         entry.refused.set(true);
         check(&entry, &[1000, 1009], &[1010]);
-    }
-
-    #[test]
-    fn no_more_is_remembered_than_there_is_room_for_and_what_is_used_stays() {
-        let exchanges = Exchanges::default();
-        let key = |number: usize| (0, sha256(&number.to_be_bytes()));
-        let entry = Rc::new(Entry::granted(granted(1100), at(1000), None));
-        for number in 0..3 * REMEMBERED {
-            exchanges.remember(key(number), &entry);
-            assert!(exchanges.get(&key(0), at(1000)).is_some(), "{number}");
-        }
-        assert!(exchanges.young.borrow().len() + exchanges.old.borrow().len() <= REMEMBERED);
-        assert!(exchanges.get(&key(1), at(1000)).is_none());
     }
 }
