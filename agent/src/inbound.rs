@@ -62,9 +62,10 @@ async fn serve_recorded(
     record: &mut ConnectionRecord,
 ) -> Result<(), Refusal> {
     worker.audit().admit().await?;
-    let _place = worker.take_place(&route.name)?;
     // Boxed and taken apart, so that a connection that is idle later keeps neither the handshake's state nor a second stream.
     let Encrypted { stream, peer: verified, carries } = Box::pin(handshake(stream, route, worker)).await?;
+    // Handshakes under way have a bound of their own: whoever does not end one takes no place of the route.
+    let _place = worker.take_place(&route.name)?;
     let identified =
         verified.as_ref().map(|verified| worker.peers().identify(verified, route, &worker.snapshot().roles));
     let peer = identified.map(|peer| record.peer(peer));

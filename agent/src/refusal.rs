@@ -176,7 +176,7 @@ impl Refusal {
     /// The HTTP status that the peer gets.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::Withdrawn(Withdrawn::Stopped) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Withdrawn(Withdrawn::GaveWay { .. } | Withdrawn::Stopped) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Credential { source, .. } => source.status(),
             Self::BackendCredentialRefused
             | Self::CallerUntellable
@@ -207,7 +207,7 @@ impl Refusal {
 
     /// In how many seconds it is worth trying again (RFC 9110 §10.2.3); none where waiting does not help.
     pub(crate) fn retry_after(&self, now: Timestamp) -> Option<u64> {
-        if matches!(self, Self::BackendCredential) {
+        if matches!(self, Self::BackendCredential | Self::Withdrawn(Withdrawn::GaveWay { .. })) {
             return Some(1);
         }
         if let Self::Limit(refusal) = self {

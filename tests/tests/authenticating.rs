@@ -2,6 +2,8 @@
 //! takes nobody else's turn.
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that finds less than it expects has failed")]
 
+use std::net::TcpStream;
+
 use countersign_tests::agent::TestAgent;
 use countersign_tests::gateway::Gateway;
 use countersign_tests::hostile::HostilePeer;
@@ -202,4 +204,39 @@ fn strangers_who_say_nothing_give_way_to_newer_ones_and_known_callers_do_not() {
     // Two workers with two strangers each; the last caller above was one for a moment.
     let ended = silent.iter_mut().filter_map(|client| client.ask("GET", "/", &[], b"").err()).count();
     assert!((8..12).contains(&ended), "{ended} of 12 gave way");
+}
+
+#[test]
+fn whoever_opens_many_connections_ends_their_own_and_not_those_of_another_address() {
+    let mut site = site(READERS);
+    let limited = site.tables(READERS, &format!("{ANY_OF}{RULES}")) + "\n[limits]\nhandshakes = 4\n";
+    let Site { provider, gateway, header, .. } = &mut site;
+    gateway.agent.reload(&limited);
+    provider.mode("hold");
+    let asked = provider.asked(QUESTIONS);
+    let mut call = gateway.start_call("/slow", &["--interface", "127.0.0.9", "-H", header]);
+    wait::until_so("the provider is asked", || provider.asked(QUESTIONS) > asked);
+    let stranger = HostilePeer::showing(None);
+    let silent: Vec<Client> = (0..24).map(|_| stranger.client(gateway.address()).unwrap()).collect();
+    gateway.agent.wait_for_audit("a stranger that gives way", |line| line["reason"] == "gave_way");
+    provider.mode("serve");
+    call.wait_for_end(wait::SOON);
+    assert_eq!(status_of(&call), 200, "{:?}", call.stdout());
+    drop(silent);
+}
+
+#[test]
+fn strangers_leave_places_of_a_route_to_those_who_prove_who_they_are() {
+    let agent = TestAgent::new("gateway");
+    let keys = agent.folder().join("api-keys.json");
+    let before = format!("[limits]\nconnections = 8\n[api_keys]\nfile = {keys:?}\n[[role]]\nname = \"reader\"\n");
+    let gateway = Gateway::start_as(agent, &before, &format!("any_of = [\"api_key\"]\n{RULES}"));
+    let header = format!("X-API-Key: {}", gateway.key(&["create", "--owner", "a", "--role", "reader"]));
+    wait::until_so("the agent takes up the key", || gateway.call("/", &["-H", &header]).status == 200);
+    let stranger = HostilePeer::showing(None);
+    let silent: Vec<Client> = (0..24).map(|_| stranger.client(gateway.address()).unwrap()).collect();
+    // Not even the handshake is done on these.
+    let mute: Vec<TcpStream> = (0..24).map(|_| TcpStream::connect(gateway.address()).unwrap()).collect();
+    gateway.allowed("/", &["-H", &header]);
+    drop((silent, mute));
 }

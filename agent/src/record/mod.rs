@@ -34,7 +34,7 @@ mod deliver;
 
 use std::cell::Cell;
 
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Withdrawn};
 use counters::Outcome;
 
 pub(crate) use connection::ConnectionRecord;
@@ -61,6 +61,8 @@ impl Transfer {
 
 fn outcome_of(refusal: Option<&Refusal>, cancelled: bool) -> Outcome {
     match refusal {
+        // Nothing was allowed yet on a connection that gave way.
+        Some(Refusal::Withdrawn(Withdrawn::GaveWay { .. })) => Outcome::Denied,
         Some(Refusal::Withdrawn(_)) => Outcome::Cut,
         Some(Refusal::CallerGone) => Outcome::Cancelled,
         Some(refusal) if refusal.is_denial() => Outcome::Denied,

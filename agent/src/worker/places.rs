@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::connection::Connection;
+use crate::listener::Origin;
 use crate::refusal::{Refusal, Withdrawn};
 
 /// Connections by route and by peer, of all workers together. Touched when a connection begins and ends, never by a request.
@@ -124,7 +125,7 @@ impl Handshakes {
         let gives_way = Rc::new(Notify::new());
         let mut under_way = handshakes.0.borrow_mut();
         under_way.push_back(Rc::clone(&gives_way));
-        if under_way.len() > usize::try_from(limit).unwrap_or(usize::MAX)
+        while under_way.len() > usize::try_from(limit).unwrap_or(usize::MAX)
             && let Some(oldest) = under_way.pop_front()
         {
             oldest.notify_one();
@@ -147,22 +148,32 @@ impl Drop for HandshakeTurn {
     }
 }
 
-/// Connections of one worker on which nobody has proved who they are. The oldest gives way, as among handshakes.
+/// Connections of one worker on which nobody has proved who they are, the oldest first.
 #[derive(Default)]
-pub(crate) struct Strangers(RefCell<VecDeque<Weak<Connection>>>);
+pub(crate) struct Strangers(RefCell<Vec<Weak<Connection>>>);
 
 impl Strangers {
-    /// One more.
+    /// One more. When there are too many, the oldest gives way of those from where most of them are: whoever opens many ends their own.
     pub(crate) fn enter(&self, connection: &Rc<Connection>, limit: u32) {
-        let mut strangers = self.0.borrow_mut();
-        strangers.retain(|other| other.upgrade().is_some_and(|other| other.is_of_stranger()));
-        strangers.push_back(Rc::downgrade(connection));
-        if strangers.len() > usize::try_from(limit).unwrap_or(usize::MAX)
-            && let Some(oldest) = strangers.pop_front().and_then(|oldest| oldest.upgrade())
-        {
-            oldest.signal().cut(Withdrawn::GaveWay { limit });
+        let entered = self.0.take().into_iter().filter_map(|entered| entered.upgrade());
+        let mut strangers: Vec<Rc<Connection>> = entered.filter(|entered| entered.is_of_stranger()).collect();
+        strangers.push(Rc::clone(connection));
+        while strangers.len() > usize::try_from(limit).unwrap_or(usize::MAX) {
+            let most = oldest_of_most(&strangers);
+            strangers.remove(most).signal().cut(Withdrawn::GaveWay { limit });
         }
+        self.0.replace(strangers.iter().map(Rc::downgrade).collect());
     }
+}
+
+/// Where the oldest connection stands of the origin that has most.
+fn oldest_of_most(strangers: &[Rc<Connection>]) -> usize {
+    let mut counts: HashMap<Origin, (usize, usize)> = HashMap::new();
+    for (place, stranger) in strangers.iter().enumerate() {
+        counts.entry(stranger.address().origin()).or_insert((0, place)).0 += 1;
+    }
+    let most = counts.into_values().max_by_key(|(count, oldest)| (*count, std::cmp::Reverse(*oldest)));
+    most.map_or(0, |(_, oldest)| oldest)
 }
 
 /// One of a bounded number of things under way on one worker; it is free again when this is dropped.
