@@ -341,7 +341,7 @@ fn explain_demands_of_those_it_is_asked_about_what_the_inbound_demands() {
     let said = explain(&[&frontend[..], &["--path", "/frontend"]].concat());
     assert!(said.contains("decision: denied, it shows no api_key"), "{said}");
     let said = explain(&key);
-    assert!(said.contains("decision: denied, it shows no mtls"), "{said}");
+    assert!(said.contains("decision: denied, it shows no certificate"), "{said}");
     let said = explain(&[&frontend[..], &["--subject", "basic:alice"]].concat());
     assert!(said.contains("decision: denied") && said.contains("no credential that is accepted here"), "{said}");
     let said = explain(&[&frontend[..], &key].concat());
@@ -351,6 +351,13 @@ fn explain_demands_of_those_it_is_asked_about_what_the_inbound_demands() {
     let said = of_keys_alone.agent.ask("explain", &["--inbound", "llm", "--peer", frontend[1]]).success();
     assert!(said.contains("decision: denied, it shows no api_key"), "{said}");
     assert!(!said.contains("frontend: member"), "a certificate that nobody asks for gives no role: {said}");
+
+    let role = "[[role]]\nname = \"frontend\"\nmembers = [\"spiffe://mesh.test/web/*\"]\n";
+    let of_workloads =
+        Gateway::start_as(TestAgent::new("gateway"), role, "[[inbound.allow]]\nroles = [\"frontend\"]\n");
+    let asked = [&["--inbound", "llm", "--path", "/frontend"], &frontend[..], &["--subject", "basic:alice"]].concat();
+    let said = of_workloads.agent.ask("explain", &asked).success();
+    assert!(said.contains("decision: allowed by llm.allow[0]"), "what nobody looks at decides nothing: {said}");
 }
 
 #[test]
@@ -359,7 +366,8 @@ fn a_config_that_shares_the_control_socket_of_another_edits_no_keys_of_that() {
     let (id, _) = new_key(&gateway, &["--team", "research"]);
     let own = gateway.agent.config_path();
     let staged = gateway.agent.folder().join("staged.toml");
-    std::fs::copy(&own, &staged).unwrap();
+    let text = std::fs::read_to_string(&own).unwrap();
+    std::fs::write(&staged, text.replace("api-keys.json", "other-keys.json")).unwrap();
     for command in ["list", "revoke", "disable"] {
         let id: &[&str] = if command == "list" { &[] } else { &[&id] };
         let asked = run(gateway.agent.command(&["key", command, "--config", staged.to_str().unwrap()]).args(id));
@@ -368,6 +376,10 @@ fn a_config_that_shares_the_control_socket_of_another_edits_no_keys_of_that() {
         assert!(told.iter().all(|told| asked.stderr.contains(told)), "{}", asked.stderr);
     }
     assert!(gateway.key(&["list"]).contains(&format!("{id} active")));
+    // Another config that names the same keys means these.
+    std::fs::write(&staged, text).unwrap();
+    run(gateway.agent.command(&["key", "disable", "--config", staged.to_str().unwrap()]).arg(&id)).success();
+    assert!(gateway.key(&["list"]).contains(&format!("{id} disabled")));
     // Another way to the same file is the same config.
     let link = gateway.agent.folder().join("link.toml");
     std::os::unix::fs::symlink(&own, &link).unwrap();

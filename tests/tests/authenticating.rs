@@ -240,3 +240,13 @@ fn strangers_leave_places_of_a_route_to_those_who_prove_who_they_are() {
     gateway.allowed("/", &["-H", &header]);
     drop((silent, mute));
 }
+
+#[test]
+fn explain_believes_tokens_only_of_issuers_that_the_config_has() {
+    let Site { gateway, .. } = site(READERS);
+    let explain = |subject: &str| gateway.agent.ask("explain", &["--inbound", "llm", "--subject", subject]).success();
+    let said = explain("user:nobody-s/alice");
+    assert!(said.contains("decision: denied, ") && said.contains("no credential that is accepted here"), "{said}");
+    let said = explain("user:corp/alice");
+    assert!(!said.contains("no credential that is accepted here"), "{said}");
+}

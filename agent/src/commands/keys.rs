@@ -168,19 +168,22 @@ async fn ask_running(config: &Path) -> Result<Option<KeysStatus>, KeyCommandErro
     let answer = client::ask(&socket, Method::GET, KEYS_PATH).await.ok();
     let running: Option<KeysStatus> = answer.and_then(|answer| serde_json::from_str(&answer).ok());
     match running {
-        Some(running) if !is_same_file(&running.config, config) => {
-            Err(KeyCommandError::AnotherConfig { socket, running: running.config, given: config.to_owned() })
+        Some(KeysStatus { config: Some(running), file, .. }) if !is_same(&running, file.as_deref(), config) => {
+            Err(KeyCommandError::AnotherConfig { socket, running, given: config.to_owned() })
         }
         running => Ok(running),
     }
 }
 
-/// Whether two paths lead to one file. A config that was replaced since is still the one at its place.
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    match (one.canonicalize(), other.canonicalize()) {
+/// Whether a config is the one that an agent runs with, or, where that has gone elsewhere, one that names the same keys.
+fn is_same(running: &Path, keys: Option<&Path>, config: &Path) -> bool {
+    let is_same_file = match (running.canonicalize(), config.canonicalize()) {
         (Ok(one), Ok(other)) => one == other,
-        _ => one == other,
-    }
+        _ => running == config,
+    };
+    let names_the_same =
+        || run::load(config, Secrets::Named).is_ok_and(|config| path_of(&config).ok().as_deref() == keys);
+    is_same_file || (keys.is_some() && names_the_same())
 }
 
 /// The file of keys that counts. An agent that has refused the config that is there now goes on with another one, and perhaps with another

@@ -2,7 +2,8 @@
 
 use countersign_credentials::api_key::KeyRecord;
 
-use super::question::{Question, QuestionError};
+use super::question::Question;
+use super::shown::Shown;
 use crate::config::{KeysError, checked, read_keys};
 use crate::limit::definition::{Limit, Limitable};
 
@@ -18,11 +19,10 @@ pub(super) fn key(config: &checked::Agent, question: &Question) -> Result<Option
 pub(super) fn limits(
     config: &checked::Agent,
     inbound: &str,
-    question: &Question,
+    Shown { names, subject, .. }: &Shown,
     key: Option<&KeyRecord>,
-) -> Result<Vec<String>, QuestionError> {
-    let (names, subject) = (question.names()?, question.names_of_subject()?);
-    let of_workload = config.roles.of(&names);
+) -> Vec<String> {
+    let of_workload = config.roles.of(names);
     let of_subject = subject.as_ref().map(|names| (names, config.roles.of_subject(names)));
     let caller = Limitable {
         workload: (!names.is_empty()).then_some((names.as_slice(), &of_workload)),
@@ -30,5 +30,5 @@ pub(super) fn limits(
         named: key.and_then(|key| key.limits.as_deref()).unwrap_or_default(),
     };
     let holds = |limit: &&Limit| limit.holds_on(inbound) && limit.holds_for(&caller) && limit.counts(&caller);
-    Ok(config.rate_limits.iter().filter(holds).map(|limit| limit.name.to_string()).collect())
+    config.rate_limits.iter().filter(holds).map(|limit| limit.name.to_string()).collect()
 }

@@ -8,6 +8,8 @@ pub(crate) mod question;
 
 mod known;
 
+mod shown;
+
 mod recorded;
 
 pub(crate) mod explain;

@@ -9,14 +9,13 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, uri::PathAndQuery};
 
 use super::known;
+use super::shown::{self, Shown};
 use crate::authenticate::keys;
-use crate::authenticate::refusal::CredentialRefusal;
 use crate::authorize;
 use crate::config::{KeysError, checked};
 use crate::facts::{self, Parts, RequestFacts};
 use crate::in_words::in_one_line;
 use crate::policy::condition::ServiceFacts;
-use crate::policy::credential::{CredentialKind, CredentialSet, Demand};
 use crate::policy::decide::Holders;
 use crate::policy::explain::{self, Explanation};
 use crate::policy::local::LocalCaller;
@@ -122,9 +121,13 @@ pub(crate) fn answer(
     let question = Question { facts: known.unwrap_or_else(|| question.facts.clone()), ..question.clone() };
     let explanation = by_rules(config, &question, now)?;
     let RouteName::Inbound(inbound) = &question.route else { return Ok(explanation) };
-    let explanation = explanation.under(known::limits(config, inbound, &question, key.as_ref())?);
-    // A credential of a kind that the inbound does not take is not looked at.
-    let key = key.filter(|_key| explanation.reason() != Some(CredentialRefusal::NotAccepted.reason()));
+    let shown = shown::to(config, &question)?;
+    if shown.refused.is_some() {
+        return Ok(explanation);
+    }
+    // A key that the inbound does not look at is no key of this request.
+    let key = key.filter(|_key| shown.subject.is_some());
+    let explanation = explanation.under(known::limits(config, inbound, &shown, key.as_ref()));
     let Some(key) = key else { return Ok(explanation) };
     let method = question.checked_method()?;
     let told = |reason, error: &dyn std::error::Error| (reason, in_one_line(error));
@@ -142,20 +145,15 @@ pub(crate) fn by_rules(
     question: &Question,
     now: Timestamp,
 ) -> Result<Explanation, QuestionError> {
-    let RouteRules { policy, service_facts, demand } = rules_of(config, &question.route)?;
-    let names = question.names()?;
+    let (policy, service_facts) = rules_of(config, &question.route)?;
     let local = match question.route {
         RouteName::Inbound(_) => None,
         RouteName::Outbound(_) => local(&question.peer)?,
     };
-    let subject = question.names_of_subject()?;
-    if names.is_empty() && subject.is_none() && local.is_none() {
+    if question.peer.is_empty() && question.subject.is_none() {
         return Err(QuestionError::Nobody);
     }
-    let unmet = demand.and_then(|demand| shown(demand, &names, subject.as_ref()).err());
-    // A certificate that the inbound does not ask for makes nobody a workload.
-    let names =
-        if demand.is_none_or(|demand| demand.accepted().has(CredentialKind::Mtls)) { names } else { Vec::new() };
+    let Shown { names, subject, refused } = shown::to(config, question)?;
     let address = question.address.as_deref().map(address).transpose()?;
     let method = question.checked_method()?;
     let target = PathAndQuery::try_from(question.path.as_str())
@@ -189,21 +187,10 @@ pub(crate) fn by_rules(
         };
         explain::explain(policy, &asked)
     });
-    Ok(match unmet {
-        Some(refusal) => explanation.refused_for(refusal.reason(), in_one_line(&refusal)),
+    Ok(match refused {
+        Some((reason, detail)) => explanation.refused_for(reason, detail),
         None => explanation,
     })
-}
-
-/// Whether an inbound is shown what it demands, if those who are named are believed.
-fn shown(demand: Demand, names: &[San], subject: Option<&SubjectNames>) -> Result<(), CredentialRefusal> {
-    let of_subject = subject.map(|subject| subject.kinds().within(demand.accepted()));
-    if of_subject.is_some_and(CredentialSet::is_empty) {
-        return Err(CredentialRefusal::NotAccepted);
-    }
-    let certificate = (!names.is_empty()).then_some(CredentialKind::Mtls);
-    let kinds = certificate.into_iter().chain(of_subject.into_iter().flat_map(CredentialSet::kinds)).collect();
-    demand.missing(kinds).map_or(Ok(()), |missing| Err(CredentialRefusal::Missing(missing)))
 }
 
 /// The roles of whom it is made for, and of a workload that makes it for somebody else.
@@ -220,28 +207,23 @@ fn held(
     }
 }
 
-/// Who decides on a route: its rules, what they are about, and on an inbound what it demands.
-struct RouteRules<'config> {
-    policy: &'config Policy,
-    service_facts: &'config ServiceFacts,
-    demand: Option<Demand>,
-}
-
-fn rules_of<'config>(config: &'config checked::Agent, route: &RouteName) -> Result<RouteRules<'config>, QuestionError> {
+fn rules_of<'config>(
+    config: &'config checked::Agent,
+    route: &RouteName,
+) -> Result<(&'config Policy, &'config ServiceFacts), QuestionError> {
     match route {
         RouteName::Inbound(name) => {
             let inbound = config.inbounds.iter().find(|known| *known.name == **name);
             let known = || config.inbounds.iter().map(|inbound| &*inbound.name).collect::<Vec<_>>().join(", ");
             let inbound = inbound.ok_or_else(|| QuestionError::Inbound { name: name.clone(), known: known() })?;
-            let (policy, service_facts) = (&*inbound.policy, &inbound.service_facts);
-            Ok(RouteRules { policy, service_facts, demand: Some(inbound.demand) })
+            Ok((&inbound.policy, &inbound.service_facts))
         }
         RouteName::Outbound(name) => {
             let outbound = config.outbounds.iter().find(|known| *known.name == **name);
             let known = || config.outbounds.iter().map(|outbound| &*outbound.name).collect::<Vec<_>>().join(", ");
             let outbound = outbound.ok_or_else(|| QuestionError::Outbound { name: name.clone(), known: known() })?;
             let policy = outbound.policy.as_ref().ok_or_else(|| QuestionError::NoRules(name.clone()))?;
-            Ok(RouteRules { policy, service_facts: &outbound.service_facts, demand: None })
+            Ok((policy, &outbound.service_facts))
         }
     }
 }

@@ -44,8 +44,9 @@ pub(crate) struct Status {
 /// The API keys of a running agent, which `countersign-agent key` asks for.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct KeysStatus {
-    /// The file of its config, as it was started with.
-    pub(crate) config: PathBuf,
+    /// The file of its config, as it was started with; not told by every version.
+    #[serde(default)]
+    pub(crate) config: Option<PathBuf>,
     /// Where the keys are that count; none if no inbound takes any.
     pub(crate) file: Option<PathBuf>,
     /// When each was used last.

@@ -148,9 +148,9 @@ fn looked(policy: &Policy, effect: Effect, rule: &Rule, question: Question<'_>) 
 }
 
 impl Explanation {
-    /// Whatever the rules say, what was shown is not good for this.
+    /// Whatever the rules say, enforced or observed, what was shown is not good for this.
     pub(crate) fn refused_for(self, reason: &'static str, detail: String) -> Self {
-        Self { allowed: false, rule: None, reason: Some(reason), detail: Some(detail), ..self }
+        Self { allowed: false, rule: None, reason: Some(reason), detail: Some(detail), observed: None, ..self }
     }
 
     /// With the limits that would count it.

@@ -39,11 +39,7 @@ impl Agent {
     /// The API keys that count, and when each was used last.
     pub(crate) fn keys_status(&self) -> KeysStatus {
         let file = self.taken().config.accepted.api_keys.as_ref().map(|keys| keys.file.clone());
-        KeysStatus {
-            config: std::path::absolute(&self.path).unwrap_or_else(|_no_folder| self.path.clone()),
-            file,
-            last_used: self.key_usage.all(),
-        }
+        KeysStatus { config: std::path::absolute(&self.path).ok(), file, last_used: self.key_usage.all() }
     }
 
     fn route_status(&self, snapshot: &Snapshot) -> Vec<RouteStatus> {
