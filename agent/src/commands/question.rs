@@ -248,3 +248,188 @@ fn header(line: &str) -> Result<(HeaderName, HeaderValue), QuestionError> {
     let name = name.trim().parse().map_err(|_not_a_name| refused())?;
     Ok((name, HeaderValue::from_str(value.trim()).map_err(|_not_a_value| refused())?))
 }
+
+#[cfg(feature = "conditions")]
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Secrets};
+
+    const TEXT: &str = r#"
+[[role]]
+name = "frontend"
+members = ["spiffe://prod.example/web/*"]
+
+[[role]]
+name = "program"
+members = ["local:uid=5"]
+
+[[certificate]]
+identity = "spiffe://prod.example/llm"
+chain = "/etc/countersign/llm.pem"
+key = "/etc/countersign/llm.key"
+bundle = "/etc/countersign/bundle.pem"
+
+[[inbound]]
+name = "ruled"
+identity = "spiffe://prod.example/llm"
+listen = "127.0.0.1:9443"
+backend = "http://127.0.0.1:11434"
+
+[[inbound.allow]]
+name = "hours"
+roles = ["frontend"]
+paths = ["/v1"]
+when = 'context.hour >= 8'
+
+[[inbound.allow]]
+name = "too-much"
+roles = ["frontend"]
+paths = ["/too-much"]
+when = 'principal is Workload && principal.certificate_age_seconds + 9223372036854775807 + 1 > 0'
+
+[[inbound]]
+name = "filed"
+identity = "spiffe://prod.example/llm"
+listen = "127.0.0.1:9444"
+backend = "http://127.0.0.1:11434"
+
+[inbound.policy]
+file = "FILE"
+
+[[inbound]]
+name = "shadowed"
+identity = "spiffe://prod.example/llm"
+listen = "127.0.0.1:9445"
+backend = "http://127.0.0.1:11434"
+
+[[inbound.allow]]
+name = "all"
+roles = ["frontend"]
+
+[inbound.policy]
+file = "FILE"
+mode = "observe"
+
+[[outbound]]
+name = "other"
+identity = "spiffe://prod.example/llm"
+listen = "unix:/run/countersign/other.sock"
+service = "spiffe://prod.example/other"
+endpoints = ["host-b:9443"]
+
+[[outbound.allow]]
+name = "local"
+roles = ["program"]
+when = 'principal is LocalCaller && principal has uid && principal.uid == 5'
+"#;
+
+    const POLICIES: &str = r#"
+@id("gets")
+permit (principal in Role::"frontend", action, resource) when { context.method == "GET" };
+@id("no-puts")
+forbid (principal, action, resource) when { context.method == "PUT" };
+@id("too-much")
+forbid (principal, action, resource)
+when { context.method == "POST" && principal is Workload && principal.certificate_age_seconds + 9223372036854775807 + 1 > 0 };
+"#;
+
+    struct Site {
+        _folder: tempfile::TempDir,
+        config: checked::Agent,
+    }
+
+    fn site() -> Site {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("policies.cedar");
+        #[allow(clippy::disallowed_methods, reason = "a test's own file")]
+        std::fs::write(&file, POLICIES).unwrap();
+        let text = TEXT.replace("FILE", file.to_str().unwrap());
+        Site { config: config::parse("agent.toml", &text, None, Secrets::Named).unwrap(), _folder: folder }
+    }
+
+    fn asked(site: &Site, question: Question) -> Explanation {
+        answer(&site.config, &question, Timestamp::from_unix_seconds(0)).unwrap()
+    }
+
+    fn of_frontend(site: &Site, inbound: &str, method: &str, path: &str, hour: u64) -> Explanation {
+        asked(
+            site,
+            Question {
+                route: RouteName::Inbound(inbound.to_owned()),
+                peer: vec!["spiffe://prod.example/web/a".to_owned()],
+                method: method.to_owned(),
+                path: path.to_owned(),
+                at: Some(Timestamp::from_unix_seconds(hour * 3600)),
+                ..Question::default()
+            },
+        )
+    }
+
+    #[test]
+    fn a_condition_is_told_with_what_of_it_fails_and_why_it_cannot_be_told() {
+        let site = site();
+        assert_eq!(of_frontend(&site, "ruled", "GET", "/v1", 9).in_short(), "allowed by hours");
+        let told = of_frontend(&site, "ruled", "GET", "/v1", 7);
+        assert_eq!(told.in_short(), "denied: condition_not_met, hours would allow it if context.hour >= 8");
+        assert!(!told.is_unclear());
+        assert!(told.to_string().contains("\nrule hours: all fits but the condition: context.hour >= 8\n"), "{told}");
+        let told = of_frontend(&site, "ruled", "GET", "/too-much", 9);
+        assert!(told.is_unclear() && told.in_short().contains("overflow"), "{told}");
+    }
+
+    #[test]
+    fn a_file_of_policies_is_told_by_the_names_of_its_policies() {
+        let site = site();
+        assert_eq!(of_frontend(&site, "filed", "GET", "/", 9).in_short(), "allowed by gets");
+        let told = of_frontend(&site, "filed", "PUT", "/", 9).in_short();
+        assert_eq!(told, "denied: forbidden_by_policy, the policy no-puts forbids it");
+        let told = of_frontend(&site, "filed", "POST", "/", 9);
+        assert!(told.is_unclear() && told.in_short().contains("overflow"), "{told}");
+        let told = of_frontend(&site, "shadowed", "PUT", "/", 9);
+        assert_eq!(told.in_short(), "allowed by all");
+        let observed = "\nwith what is only observed: would be denied, the policy no-puts forbids it\n";
+        assert!(told.to_string().contains(observed), "{told}");
+        assert!(!of_frontend(&site, "shadowed", "GET", "/", 9).to_string().contains("only observed: "));
+    }
+
+    #[test]
+    fn a_program_is_told_by_what_the_kernel_says_of_it() {
+        let site = site();
+        let of = |caller: &str| {
+            asked(
+                &site,
+                Question {
+                    route: RouteName::Outbound("other".to_owned()),
+                    peer: vec![caller.to_owned()],
+                    method: "GET".to_owned(),
+                    path: "/".to_owned(),
+                    ..Question::default()
+                },
+            )
+        };
+        let told = of("local:uid=5,gid=1");
+        assert_eq!(told.in_short(), "allowed by local");
+        assert!(told.to_string().contains("\n  program: member local:uid=5\n"), "{told}");
+        assert_eq!(of("local:uid=6,gid=1").in_short(), "denied: no_role, the caller holds no role");
+        let rules = site.config.outbounds[0].policy.as_ref().unwrap();
+        assert_eq!([rules.could_allow_local(true), rules.could_allow_local(false)], [true, false]);
+    }
+
+    #[test]
+    fn only_conditions_over_the_time_are_looked_at_again() {
+        let looks_at_time = |text: &str| {
+            let start = TEXT
+                .split_once("[[inbound.allow]]")
+                .unwrap()
+                .0
+                .replace("[[role]]\nname = \"program\"\nmembers = [\"local:uid=5\"]\n", "");
+            let rule = format!("{start}[[inbound.allow]]\nroles = [\"frontend\"]\nwhen = '{text}'\n");
+            let config = config::parse("agent.toml", &rule, None, Secrets::Named).unwrap();
+            config.inbounds[0].policy.uses.unwrap().looks_at_time()
+        };
+        assert!(looks_at_time("context.hour >= 8"));
+        assert!(looks_at_time("principal is Workload && principal.certificate_age_seconds < 60"));
+        assert!(!looks_at_time("context.method == \"GET\""));
+    }
+}

@@ -355,6 +355,7 @@ mod tests {
         let path = "office allows role and method but only /v1/** or /v2";
         check("web 10.0.0.1 GET /v3", path, "office: role and method fit, path must be /v1/** or /v2");
         check("web 10.0.0.1 DELETE /v1/a", "no-deletes denies it", "no-deletes: denies it");
+        check("front 10.0.0.1 DELETE /", "no rule names a role of the caller", "no-deletes: does not concern it");
     }
 
     #[test]
