@@ -182,8 +182,11 @@ fn a_set_may_hold_keys_that_are_not_used_and_says_why() {
         (5, JwkError::Secret),
     ];
     assert_eq!(ignored(keys.clone(), &[Algorithm::Es256]), unwanted);
+    let thumbprint = |jwk: &Value| read(jwk).unwrap().material.thumbprint();
+    let (used, another) = (thumbprint(&keys[4]), thumbprint(&keys[3]));
     let set = set(keys, &[Algorithm::Es256]).unwrap();
     assert_eq!((set.len(), set.is_empty()), (1, false));
+    assert_eq!((set.has(&used), set.has(&another)), (true, false));
     assert_eq!(format!("{set:?}"), "KeySet(1 keys, 5 ignored)");
 }
 
