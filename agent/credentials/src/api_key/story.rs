@@ -237,3 +237,29 @@ fn names_of_keys_read_as_they_print() {
         assert!(text.parse::<KeyId>().is_err(), "{text}");
     }
 }
+
+#[test]
+fn what_becomes_of_a_key_is_told_once_and_nothing_else_is() {
+    let mut file = file();
+    file.create(id(2), new_key(), digest(2), NOW).unwrap();
+    let mut before = KeyIndex::new(&file);
+    let mut told = |file: &KeyFile| {
+        let now = KeyIndex::new(file);
+        let changes = now.changes_since(&before);
+        let changes: Vec<_> = changes.iter().map(|change| (change.key.id.clone(), change.kind)).collect();
+        before = now;
+        changes
+    };
+    assert_eq!(told(&file), []);
+    file.disable(&id(1), NOW).unwrap();
+    assert_eq!(told(&file), [(id(1), KeyChangeKind::Disabled)]);
+    assert_eq!(told(&file), [], "it still is");
+    file.enable(&id(1)).unwrap();
+    assert_eq!(told(&file), [(id(1), KeyChangeKind::Enabled)]);
+    file.rotate(&id(2), digest(3), Duration::from_secs(60), NOW).unwrap();
+    assert_eq!(told(&file), [(id(2), KeyChangeKind::Rotated)]);
+    file.create(id(3), new_key(), digest(4), NOW).unwrap();
+    file.revoke(&id(1), NOW).unwrap();
+    assert_eq!(told(&file), [(id(1), KeyChangeKind::Revoked), (id(3), KeyChangeKind::Created)]);
+    assert_eq!(told(&file), []);
+}
