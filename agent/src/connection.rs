@@ -21,7 +21,7 @@ use crate::policy::credential::Demand;
 use crate::record::counters::RouteCounters;
 use crate::refusal::{Refusal, Withdrawn};
 use crate::routes::{Entrance, InboundRoute, OutboundRoute};
-use crate::worker::Worker;
+use crate::worker::{Place, Worker};
 
 /// A connection of an identified peer.
 #[derive(Debug)]
@@ -32,8 +32,8 @@ pub(crate) struct Connection {
     address: PeerAddress,
     /// Who has proved itself by a certificate, or the program of this host; none where neither was demanded.
     peer: Option<Rc<Peer>>,
-    /// Whether nobody has proved yet, by a certificate or a request, who uses it.
-    of_stranger: Cell<bool>,
+    /// Its place among those of its route; none for as long as nobody has proved, by a certificate or a request, who uses it.
+    place: RefCell<Option<Place>>,
     counters: Arc<RouteCounters>,
     /// End of the shorter of the two certificates; none on a connection from this host.
     ends: Option<Timestamp>,
@@ -118,7 +118,7 @@ impl Connection {
             direction,
             route_name: Arc::clone(route_name),
             address: address.clone(),
-            of_stranger: Cell::new(peer.is_none()),
+            place: RefCell::default(),
             peer,
             counters: worker.counters(counters),
             // A local program shows no certificate; the connection to the other agent ends with its own.
@@ -169,12 +169,15 @@ impl Connection {
 
     /// Whether nobody has proved yet who uses it.
     pub(crate) fn is_of_stranger(&self) -> bool {
-        self.of_stranger.get()
+        self.place.borrow().is_none()
     }
 
-    /// A request on it was believed.
-    pub(crate) fn believed(&self) {
-        self.of_stranger.set(false);
+    /// Somebody has proved who uses it, so that it is counted among those of its route, once.
+    pub(crate) fn take_place(&self) -> Result<(), Refusal> {
+        if self.is_of_stranger() {
+            self.place.replace(Some(self.worker.take_place(&self.route_name)?));
+        }
+        Ok(())
     }
 
     /// The caller of every request on it, where nothing is demanded but what the connection has proved.

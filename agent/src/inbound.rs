@@ -62,10 +62,9 @@ async fn serve_recorded(
     record: &mut ConnectionRecord,
 ) -> Result<(), Refusal> {
     worker.audit().admit().await?;
+    let _entered = worker.enter();
     // Boxed and taken apart, so that a connection that is idle later keeps neither the handshake's state nor a second stream.
     let Encrypted { stream, peer: verified, carries } = Box::pin(handshake(stream, route, worker)).await?;
-    // Handshakes under way have a bound of their own: whoever does not end one takes no place of the route.
-    let _place = worker.take_place(&route.name)?;
     let identified =
         verified.as_ref().map(|verified| worker.peers().identify(verified, route, &worker.snapshot().roles));
     let peer = identified.map(|peer| record.peer(peer));
@@ -78,8 +77,10 @@ async fn serve_recorded(
     };
     let connection = Connection::inbound(worker, route, record.address(), peer.zip(verified.as_deref()));
     authorize::still_trusted(&connection)?;
-    if connection.is_of_stranger() {
-        worker.enter_stranger(&connection);
+    // Whoever has proved nothing takes no place from those who have, until a request on the connection is believed.
+    match connection.peer() {
+        Some(_proved) => connection.take_place()?,
+        None => worker.enter_stranger(&connection),
     }
     // Boxed, because the state of a carried connection is large, and that of one that waits for its handshake need not be.
     match carries {

@@ -43,9 +43,10 @@ async fn serve_recorded(
     record: &mut ConnectionRecord,
 ) -> Result<(), Refusal> {
     worker.audit().admit().await?;
-    let _place = worker.take_place(&route.name)?;
+    let _entered = worker.enter();
     let peer = record.peer(identify::local_caller(record.address().local_caller(), &worker.snapshot().roles));
     let connection = Connection::outbound(worker, route, record.address(), peer);
+    connection.take_place()?;
     authorize::still_trusted(&connection)?;
     authorize::local_caller(&connection)?;
     if route.is_tcp {

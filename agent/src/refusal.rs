@@ -120,7 +120,9 @@ pub(crate) enum Withdrawn {
     #[error("a certificate of this connection ended at {0}")]
     Expired(Timestamp),
     /// Nobody has proved who they are on this connection, and newer ones wait.
-    #[error("nobody had proved who they are, and more than {limit} such connections were open; this was the oldest")]
+    #[error(
+        "nobody had proved who they are, a worker had more than {limit} such connections, and this was the oldest from where most came"
+    )]
     GaveWay { limit: u32 },
     /// Nothing was sent for too long.
     #[error("nothing was sent for {0:?}")]

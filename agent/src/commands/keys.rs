@@ -175,7 +175,7 @@ async fn ask_running(config: &Path) -> Result<Option<KeysStatus>, KeyCommandErro
     }
 }
 
-/// Whether a config is the one that an agent runs with, or, where that has gone elsewhere, one that names the same keys.
+/// Whether a config is the one that an agent runs with, or another that names the same keys: files may have been moved since.
 fn is_same(running: &Path, keys: Option<&Path>, config: &Path) -> bool {
     let is_same_file = match (running.canonicalize(), config.canonicalize()) {
         (Ok(one), Ok(other)) => one == other,

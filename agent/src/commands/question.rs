@@ -253,80 +253,62 @@ fn header(line: &str) -> Result<(HeaderName, HeaderValue), QuestionError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{self, Secrets};
+    use crate::config::tests::{RIGHT, checked};
 
-    const TEXT: &str = r#"
-[[role]]
-name = "frontend"
-members = ["spiffe://prod.example/web/*"]
-
+    const MORE: &str = r#"
 [[role]]
 name = "program"
 members = ["local:uid=5"]
 
-[[certificate]]
-identity = "spiffe://prod.example/llm"
-chain = "/etc/countersign/llm.pem"
-key = "/etc/countersign/llm.key"
-bundle = "/etc/countersign/bundle.pem"
-
 [[inbound]]
 name = "ruled"
 identity = "spiffe://prod.example/llm"
-listen = "127.0.0.1:9443"
+listen = "127.0.0.1:9444"
 backend = "http://127.0.0.1:11434"
 
 [[inbound.allow]]
 name = "hours"
-roles = ["frontend"]
+roles = ["inference_client"]
 paths = ["/v1"]
 when = 'context.hour >= 8'
 
 [[inbound.allow]]
 name = "too-much"
-roles = ["frontend"]
+roles = ["inference_client"]
 paths = ["/too-much"]
 when = 'principal is Workload && principal.certificate_age_seconds + 9223372036854775807 + 1 > 0'
 
 [[inbound]]
 name = "filed"
 identity = "spiffe://prod.example/llm"
-listen = "127.0.0.1:9444"
+listen = "127.0.0.1:9445"
 backend = "http://127.0.0.1:11434"
-
-[inbound.policy]
-file = "FILE"
+policy = { file = "FILE" }
 
 [[inbound]]
 name = "shadowed"
 identity = "spiffe://prod.example/llm"
-listen = "127.0.0.1:9445"
+listen = "127.0.0.1:9446"
 backend = "http://127.0.0.1:11434"
-
-[[inbound.allow]]
-name = "all"
-roles = ["frontend"]
-
-[inbound.policy]
-file = "FILE"
-mode = "observe"
+allow = [{ name = "all", roles = ["inference_client"] }]
+policy = { file = "FILE", mode = "observe" }
 
 [[outbound]]
-name = "other"
+name = "local"
 identity = "spiffe://prod.example/llm"
 listen = "unix:/run/countersign/other.sock"
 service = "spiffe://prod.example/other"
 endpoints = ["host-b:9443"]
 
 [[outbound.allow]]
-name = "local"
+name = "program"
 roles = ["program"]
 when = 'principal is LocalCaller && principal has uid && principal.uid == 5'
 "#;
 
     const POLICIES: &str = r#"
 @id("gets")
-permit (principal in Role::"frontend", action, resource) when { context.method == "GET" };
+permit (principal in Role::"inference_client", action, resource) when { context.method == "GET" };
 @id("no-puts")
 forbid (principal, action, resource) when { context.method == "PUT" };
 @id("too-much")
@@ -344,8 +326,8 @@ when { context.method == "POST" && principal is Workload && principal.certificat
         let file = folder.path().join("policies.cedar");
         #[allow(clippy::disallowed_methods, reason = "a test's own file")]
         std::fs::write(&file, POLICIES).unwrap();
-        let text = TEXT.replace("FILE", file.to_str().unwrap());
-        Site { config: config::parse("agent.toml", &text, None, Secrets::Named).unwrap(), _folder: folder }
+        let more = MORE.replace("FILE", file.to_str().unwrap());
+        Site { config: checked(&format!("{RIGHT}{more}")).unwrap(), _folder: folder }
     }
 
     fn asked(site: &Site, question: Question) -> Explanation {
@@ -400,7 +382,7 @@ when { context.method == "POST" && principal is Workload && principal.certificat
             asked(
                 &site,
                 Question {
-                    route: RouteName::Outbound("other".to_owned()),
+                    route: RouteName::Outbound("local".to_owned()),
                     peer: vec![caller.to_owned()],
                     method: "GET".to_owned(),
                     path: "/".to_owned(),
@@ -409,23 +391,18 @@ when { context.method == "POST" && principal is Workload && principal.certificat
             )
         };
         let told = of("local:uid=5,gid=1");
-        assert_eq!(told.in_short(), "allowed by local");
+        assert_eq!(told.in_short(), "allowed by program");
         assert!(told.to_string().contains("\n  program: member local:uid=5\n"), "{told}");
         assert_eq!(of("local:uid=6,gid=1").in_short(), "denied: no_role, the caller holds no role");
-        let rules = site.config.outbounds[0].policy.as_ref().unwrap();
+        let rules = site.config.outbounds[1].policy.as_ref().unwrap();
         assert_eq!([rules.could_allow_local(true), rules.could_allow_local(false)], [true, false]);
     }
 
     #[test]
     fn only_conditions_over_the_time_are_looked_at_again() {
         let looks_at_time = |text: &str| {
-            let start = TEXT
-                .split_once("[[inbound.allow]]")
-                .unwrap()
-                .0
-                .replace("[[role]]\nname = \"program\"\nmembers = [\"local:uid=5\"]\n", "");
-            let rule = format!("{start}[[inbound.allow]]\nroles = [\"frontend\"]\nwhen = '{text}'\n");
-            let config = config::parse("agent.toml", &rule, None, Secrets::Named).unwrap();
+            let rule = format!("methods = [\"POST\"]\nwhen = '{text}'");
+            let config = checked(&RIGHT.replacen("methods = [\"POST\"]", &rule, 1)).unwrap();
             config.inbounds[0].policy.uses.unwrap().looks_at_time()
         };
         assert!(looks_at_time("context.hour >= 8"));

@@ -33,12 +33,7 @@ fn by_demand(config: &checked::Agent, demand: Demand, names: Vec<San>, subject: 
     // A certificate that is not asked for makes nobody a workload.
     let names = if accepted.has(CredentialKind::Mtls) { names } else { Vec::new() };
     let subject = subject.filter(|subject| is_looked_at(subject, accepted));
-    let kinds = subject.as_ref().map(|subject| kinds(config, subject).within(accepted));
-    let not_accepted = || told(&CredentialRefusal::NotAccepted);
-    let refused = match kinds {
-        Some(none) if none.is_empty() => Some(not_accepted()),
-        kinds => missing(demand, !names.is_empty(), kinds.unwrap_or_default()),
-    };
+    let refused = refusal(config, demand, !names.is_empty(), subject.as_ref());
     Shown { names, subject, refused }
 }
 
@@ -51,26 +46,117 @@ fn is_looked_at(subject: &SubjectNames, accepted: CredentialSet) -> bool {
     }
 }
 
-/// The credentials that can make such a name with this config: a token that only its issuer can read needs one that is asked.
-fn kinds(config: &checked::Agent, subject: &SubjectNames) -> CredentialSet {
-    let SubjectNames::Token(token) = subject else { return subject.kinds() };
-    let issuer = config.accepted.issuers.iter().find(|issuer| issuer.name == token.issuer);
-    match issuer {
-        Some(issuer) if issuer.introspection.is_some() => subject.kinds(),
-        Some(_) => subject.kinds().within([CredentialKind::Jwt].into_iter().collect()),
-        None => CredentialSet::default(),
-    }
-}
-
-fn missing(demand: Demand, certificate: bool, kinds: CredentialSet) -> Option<(&'static str, String)> {
+fn refusal(
+    config: &checked::Agent,
+    demand: Demand,
+    certificate: bool,
+    subject: Option<&SubjectNames>,
+) -> Option<(&'static str, String)> {
     // The handshake ends without a certificate that is required.
     if demand.needs_certificate() && !certificate {
         return Some(("certificate_missing", "it shows no certificate".to_owned()));
     }
-    let shown = if certificate { kinds.with(CredentialKind::Mtls) } else { kinds };
-    demand.missing(shown).map(|missing| told(&CredentialRefusal::Missing(missing)))
+    let of_certificate: CredentialSet = certificate.then_some(CredentialKind::Mtls).into_iter().collect();
+    let missing = match subject.map(|subject| kinds(config, subject, demand.accepted())) {
+        None => demand.missing(of_certificate),
+        Some(Err(refusal)) => return Some(told(&refusal)),
+        // A request carries one credential, which is of one kind.
+        Some(Ok(kinds)) => {
+            let missing: Vec<_> = kinds.kinds().map(|kind| demand.missing(of_certificate.with(kind))).collect();
+            if missing.contains(&None) { None } else { missing.into_iter().flatten().next() }
+        }
+    };
+    missing.map(|missing| told(&CredentialRefusal::Missing(missing)))
+}
+
+/// The kinds of credentials that can make such a name with this config: a token that only its issuer can read needs one that is asked.
+fn kinds(
+    config: &checked::Agent,
+    subject: &SubjectNames,
+    accepted: CredentialSet,
+) -> Result<CredentialSet, CredentialRefusal> {
+    let kinds = subject.kinds().within(accepted);
+    let kinds = match subject {
+        SubjectNames::Token(token) if !kinds.is_empty() => {
+            let issuer = config.accepted.issuers.iter().find(|issuer| issuer.name == token.issuer);
+            let issuer = issuer.ok_or(CredentialRefusal::IssuerUnknown)?;
+            let unasked: CredentialSet = [CredentialKind::OpaqueToken].into_iter().collect();
+            if issuer.introspection.is_some() { kinds } else { kinds.without(unasked) }
+        }
+        SubjectNames::Token(_) | SubjectNames::Key { .. } | SubjectNames::Password { .. } => kinds,
+    };
+    if kinds.is_empty() { Err(CredentialRefusal::NotAccepted) } else { Ok(kinds) }
 }
 
 fn told(refusal: &CredentialRefusal) -> (&'static str, String) {
     (refusal.reason(), in_one_line(refusal))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::{RIGHT, checked};
+
+    const ISSUERS: &str = r#"
+[[issuer]]
+name = "corp"
+issuer = "https://login.example"
+audiences = ["llm"]
+
+[issuer.introspection]
+client_id = "agent"
+client_secret = "literal"
+
+[[issuer]]
+name = "signed"
+issuer = "https://signed.example"
+audiences = ["llm"]
+"#;
+
+    fn set(names: &str) -> CredentialSet {
+        let named = |name| CredentialKind::ALL.into_iter().find(|kind| kind.as_str() == name).unwrap();
+        names.split_whitespace().map(named).collect()
+    }
+
+    /// `demand`: what is required, `|`, and what of which any will do. `who`: the names of a workload and of a subject.
+    #[track_caller]
+    fn check(demand: &str, who: &str, expected: Option<&str>) {
+        let config = checked(&format!("{RIGHT}{ISSUERS}")).unwrap();
+        let (require, any_of) = demand.split_once('|').unwrap();
+        let names = who.split_whitespace().filter_map(|name| name.parse().ok()).collect();
+        let subject = who.split_whitespace().find_map(|name| SubjectNames::recorded(name, &[]).ok());
+        let shown = by_demand(&config, Demand::new(set(require), set(any_of)).unwrap(), names, subject);
+        assert_eq!(shown.refused.map(|(reason, _)| reason), expected, "{demand} <- {who}");
+    }
+
+    const WEB: &str = "spiffe://prod.example/web/a";
+
+    #[test]
+    fn what_is_demanded_must_be_shown_by_those_who_are_named() {
+        check("mtls|", WEB, None);
+        check("mtls jwt|", WEB, Some("credential_missing"));
+        check("mtls jwt|", "user:corp/alice", Some("certificate_missing"));
+        check("mtls jwt|", "basic:admin", Some("certificate_missing"));
+        check("mtls jwt|", &format!("{WEB} user:corp/alice"), None);
+        check("|mtls api_key", "key:key_a", None);
+        check("|api_key", WEB, Some("credential_missing"));
+    }
+
+    #[test]
+    fn a_credential_of_another_kind_is_refused_where_any_of_requests_is_taken_and_else_not_looked_at() {
+        check("|mtls jwt", &format!("{WEB} basic:admin"), Some("credential_not_accepted"));
+        check("|mtls jwt", &format!("{WEB} key:key_a"), None);
+        check("mtls|", &format!("{WEB} basic:admin"), None);
+        check("|mtls", &format!("{WEB} user:corp/alice"), None);
+    }
+
+    #[test]
+    fn a_token_is_one_credential_of_an_issuer_that_the_config_has() {
+        check("opaque_token|", "user:corp/alice", None);
+        check("opaque_token|", "user:signed/alice", Some("credential_not_accepted"));
+        check("jwt|", "user:signed/alice", None);
+        check("jwt|", "user:nobody-s/alice", Some("token_issuer"));
+        check("jwt|mtls opaque_token", "user:corp/alice", Some("credential_missing"));
+        check("jwt|mtls opaque_token", &format!("{WEB} user:corp/alice"), None);
+    }
 }

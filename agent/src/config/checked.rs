@@ -76,11 +76,11 @@ pub(crate) struct Control {
 /// A bound on everything that a peer can make grow.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
-    /// Connections of one listener.
+    /// Connections of one listener, of callers who have proved who they are.
     pub(crate) connections: u32,
     /// Connections to one inbound of one identity, or of callers without one from one network.
     pub(crate) connections_per_peer: u32,
-    /// Handshakes under way on one worker.
+    /// Handshakes under way on one worker, and connections of it on which nobody has proved who they are.
     pub(crate) handshakes: u32,
     pub(crate) handshake_timeout: Duration,
     /// Bytes of all header fields of a message.

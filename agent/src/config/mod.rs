@@ -19,7 +19,7 @@ pub(crate) use check::credentials::{KeysError, read_keys};
 pub(crate) use check::domains::read_authorities;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::Path;
 

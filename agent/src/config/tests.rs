@@ -2,8 +2,8 @@
 
 use super::{Secrets, checked, parse};
 
-/// A config with everything that the cases below change.
-const RIGHT: &str = r#"
+/// A config with everything that the cases below change, and that others add to.
+pub(crate) const RIGHT: &str = r#"
 [[role]]
 name = "inference_client"
 members = ["spiffe://prod.example/web/*", "dns:batch.prod.example"]
@@ -33,7 +33,7 @@ service = "spiffe://prod.example/other"
 endpoints = ["host-b:9443"]
 "#;
 
-fn checked(text: &str) -> Result<checked::Agent, String> {
+pub(crate) fn checked(text: &str) -> Result<checked::Agent, String> {
     parse("agent.toml", text, None, Secrets::Named).map_err(|error| error.to_string())
 }
 

@@ -138,6 +138,10 @@ impl Demand {
         if !in_request.is_empty() && !any_of.is_empty() && any_of.of_requests() == any_of {
             return Err(DemandError::TwoInRequest(in_request.union(any_of)));
         }
+        // Any of one is that one.
+        if any_of.kinds().count() == 1 {
+            return Ok(Self { require: require.union(any_of), any_of: CredentialSet::default() });
+        }
         Ok(Self { require, any_of })
     }
 
@@ -194,6 +198,8 @@ mod tests {
         check("", "mtls basic", "basic", None);
         check("", "mtls basic", "opaque_token", Some("mtls basic"));
         assert_eq!(Demand::certificate(), Demand::new(set("mtls"), set("")).unwrap());
+        assert_eq!(Demand::certificate(), Demand::new(set(""), set("mtls")).unwrap());
+        assert_eq!(Demand::new(set("jwt"), set("mtls")), Demand::new(set("mtls jwt"), set("")));
     }
 
     #[test]

@@ -266,7 +266,6 @@ impl Agent {
             .map(|index| {
                 let setup = WorkerSetup {
                     index,
-                    workers: u32::try_from(count).unwrap_or(u32::MAX),
                     clock: self.clock.clone(),
                     sink: self.sink.clone(),
                     snapshots: self.snapshots.subscribe(),

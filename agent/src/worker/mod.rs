@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-pub(crate) use places::{Places, Turn};
+pub(crate) use places::{Place, Places, Turn};
 pub(crate) use state::{Worker, WorkerSetup};
 
 use crate::authorize;

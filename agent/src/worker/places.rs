@@ -13,17 +13,19 @@ use crate::connection::Connection;
 use crate::listener::Origin;
 use crate::refusal::{Refusal, Withdrawn};
 
-/// Connections by route and by peer, of all workers together. Touched when a connection begins and ends, never by a request.
-#[derive(Default)]
+/// Connections by route and by peer, of all workers together. Touched when a connection begins and ends, never by a request but the
+/// first that is believed.
+#[derive(Debug, Default)]
 pub(crate) struct Places {
     /// Every connection, for the operator and for the end of a drain.
     all: AtomicUsize,
+    /// Those of callers who have proved who they are.
     of_routes: Mutex<HashMap<Arc<str>, u32>>,
     of_peers: Mutex<HashMap<CountedPeer, u32>>,
 }
 
 /// One peer as one route counts it.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct CountedPeer {
     route: Arc<str>,
     principal: Box<str>,
@@ -31,12 +33,15 @@ struct CountedPeer {
 
 /// A place that is free again when this is dropped.
 #[must_use]
+#[derive(Debug)]
 pub(crate) struct Place {
     places: Arc<Places>,
     kind: PlaceOf,
 }
 
+#[derive(Debug)]
 enum PlaceOf {
+    Any,
     Peer(CountedPeer),
     Route(Arc<str>),
 }
@@ -47,10 +52,15 @@ impl Places {
         self.all.load(Ordering::Relaxed)
     }
 
+    /// Counts one more connection, whoever it is of. What bounds those of nobody is [`Handshakes`] and [`Strangers`].
+    pub(crate) fn enter(places: &Arc<Self>) -> Place {
+        places.all.fetch_add(1, Ordering::Relaxed);
+        Place { places: Arc::clone(places), kind: PlaceOf::Any }
+    }
+
     /// Takes a place for one more connection of a route.
     pub(crate) fn take(places: &Arc<Self>, route: &Arc<str>, limit: u32) -> Result<Place, Refusal> {
         enter(&places.of_routes, route, "connections of this route", limit)?;
-        places.all.fetch_add(1, Ordering::Relaxed);
         Ok(Place { places: Arc::clone(places), kind: PlaceOf::Route(Arc::clone(route)) })
     }
 
@@ -70,11 +80,11 @@ impl Places {
 impl Drop for Place {
     fn drop(&mut self) {
         match &self.kind {
-            PlaceOf::Peer(key) => leave(&self.places.of_peers, key),
-            PlaceOf::Route(name) => {
-                leave(&self.places.of_routes, name);
+            PlaceOf::Any => {
                 self.places.all.fetch_sub(1, Ordering::Relaxed);
             }
+            PlaceOf::Peer(key) => leave(&self.places.of_peers, key),
+            PlaceOf::Route(name) => leave(&self.places.of_routes, name),
         }
     }
 }

@@ -14,7 +14,6 @@ use super::places::{HandshakeTurn, Handshakes, Place, Places, Strangers};
 use crate::authenticate::{Introspections, KeyUsage, PasswordChecks, SpentProofs, Subjects};
 use crate::authorize::Ongoing;
 use crate::config::address::BackendAddress;
-use crate::config::checked::Limits;
 use crate::connection::Connection;
 use crate::forward::backend::{BackendPool, Bounds};
 use crate::forward::hop::{Hop, HopPool};
@@ -35,8 +34,6 @@ use crate::routes::{OutboundRoute, Phase, Snapshot};
 /// What a worker thread is given.
 pub(crate) struct WorkerSetup {
     pub(crate) index: usize,
-    /// How many there are.
-    pub(crate) workers: u32,
     pub(crate) clock: Clock,
     pub(crate) sink: Sink,
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -58,7 +55,6 @@ pub(crate) struct WorkerSetup {
 /// The state of one worker.
 pub(crate) struct Worker {
     index: usize,
-    workers: u32,
     clock: Clock,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(super) snapshot: RefCell<Arc<Snapshot>>,
@@ -100,7 +96,6 @@ impl Worker {
         let store_link = RefCell::new(StoreLink::begin(snapshot.store.clone(), &setup.clock));
         Self {
             index: setup.index,
-            workers: setup.workers,
             clock: clock.clone(),
             snapshots: setup.snapshots,
             snapshot: RefCell::new(snapshot),
@@ -305,6 +300,11 @@ impl Worker {
         pool
     }
 
+    /// Counts one more connection.
+    pub(crate) fn enter(&self) -> Place {
+        Places::enter(&self.places)
+    }
+
     /// Takes a place for one more connection of a route.
     pub(crate) fn take_place(&self, route: &Arc<str>) -> Result<Place, Refusal> {
         Places::take(&self.places, route, self.snapshot.borrow().limits.connections)
@@ -320,12 +320,9 @@ impl Worker {
         Handshakes::begin(&self.handshakes, self.snapshot.borrow().limits.handshakes)
     }
 
-    /// Bounds the connections on which nobody has proved who they are, of which this is one: as many as handshakes, and on all workers
-    /// together half of what a route may have, so that they leave places to those who have proved it.
+    /// Bounds the connections on which nobody has proved who they are, of which this is one: as many as handshakes.
     pub(crate) fn enter_stranger(&self, connection: &Rc<Connection>) {
-        let Limits { handshakes, connections, .. } = self.snapshot.borrow().limits;
-        let share = connections / self.workers.saturating_mul(2).max(1);
-        self.strangers.enter(connection, handshakes.min(share).max(1));
+        self.strangers.enter(connection, self.snapshot.borrow().limits.handshakes);
     }
 
     /// Values of requests that are recorded.
