@@ -79,6 +79,7 @@ const RULES: &[Rule] = &[
         words: &["std::fs::", "File::open", "OpenOptions"],
         why: "files are read by config and written by the store",
         except: &[
+            ("agent/src/config/mod.rs", "an audit file that is read again is as long as it is"),
             ("agent/src/listener.rs", "a socket's file belongs to the socket"),
             ("agent/src/record/output.rs", "the audit file is appended to, not replaced"),
         ],
@@ -134,9 +135,9 @@ fn sources(folder: &str) -> Vec<(String, String)> {
     found.into_iter().map(named).collect()
 }
 
-/// The text without comments and without its tests.
+/// The text without comments and without its tests, where those stand at its end and not in a file of their own.
 fn code(text: &str) -> String {
-    let text = text.split("\n#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let text = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     text.lines().filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect()
 }
 
