@@ -30,6 +30,8 @@ pub(crate) struct Connection {
     direction: Direction,
     route_name: Arc<str>,
     address: PeerAddress,
+    /// Written once: it is in the record of every request.
+    address_text: Box<str>,
     /// Who has proved itself by a certificate, or the program of this host; none where neither was demanded.
     peer: Option<Rc<Peer>>,
     /// Its place among those of its route; none for as long as nobody has proved, by a certificate or a request, who uses it.
@@ -118,6 +120,7 @@ impl Connection {
             direction,
             route_name: Arc::clone(route_name),
             address: address.clone(),
+            address_text: address.to_string().into(),
             place: RefCell::default(),
             peer,
             counters: worker.counters(counters),
@@ -160,6 +163,11 @@ impl Connection {
     /// Where it came from.
     pub(crate) fn address(&self) -> &PeerAddress {
         &self.address
+    }
+
+    /// Where it came from, as records tell it.
+    pub(crate) fn address_text(&self) -> &str {
+        &self.address_text
     }
 
     /// Who opened it, if it has proved that.

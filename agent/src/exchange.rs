@@ -97,7 +97,7 @@ async fn forward(
     permit.ongoing().touch();
     let (mut parts, body) = response.into_parts();
     clean(&mut parts);
-    record.rotated(spent.answered(&mut parts, record.now()));
+    record.rotated(spent.answered(&mut parts, record.clock()));
     Ok(Answer::Forwarded { parts, body, permit, lease: Some(lease), target: onward.name() })
 }
 

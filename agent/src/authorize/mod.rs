@@ -9,6 +9,7 @@ mod evidence;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use countersign_certs::time::Timestamp;
 use countersign_credentials::api_key::KeyRecord;
 use http::Method;
 
@@ -38,14 +39,15 @@ pub(crate) fn request(
     request: &NormalRequest,
 ) -> Result<Authorized, Refusal> {
     let worker = connection.worker();
-    still_open(connection)?;
+    let now = worker.clock().now();
+    still_open(connection, now)?;
     let route = still_as_begun(connection)?;
     let asked = RequestFacts {
         method: &request.method,
         path: request.target.path(),
         query: request.target.query(),
         headers: Some(&request.headers),
-        now: worker.clock().now(),
+        now,
     };
     let grounds = decided(&route, connection, &caller, asked)?;
     let looked_at = rules_of(&route).is_some_and(|(policy, _)| policy.uses.is_some());
@@ -62,7 +64,7 @@ pub(crate) fn request(
 /// The limits of a route whose caller asks about them. What the agent itself answers is no service, and no rule is asked; but
 /// whoever may not be served at all is not answered either.
 pub(crate) fn own_answer(connection: &Connection) -> Result<Option<Arc<[Arc<LiveLimit>]>>, Refusal> {
-    still_open(connection)?;
+    still_open(connection, connection.worker().clock().now())?;
     match still_as_begun(connection)? {
         Current::Inbound(route) => Ok(route.rate_limits.clone()),
         Current::Outbound(_) => Ok(None),
@@ -81,12 +83,12 @@ pub(crate) fn still_trusted(connection: &Connection) -> Result<(), Refusal> {
 }
 
 /// A connection that must end takes no new request, even if its task has not noticed yet.
-fn still_open(connection: &Connection) -> Result<(), Withdrawn> {
+fn still_open(connection: &Connection, now: Timestamp) -> Result<(), Withdrawn> {
     if let Some(withdrawn) = connection.signal().cut_reason() {
         return Err(withdrawn);
     }
     match connection.ends() {
-        Some(ends) if connection.worker().clock().now() > ends => Err(Withdrawn::Expired(ends)),
+        Some(ends) if now > ends => Err(Withdrawn::Expired(ends)),
         Some(_) | None => Ok(()),
     }
 }

@@ -70,7 +70,7 @@ pub(crate) fn refuse(refusal: &Refusal, mut record: RequestRecord, grpc: bool) -
     {
         challenge(answer.headers_mut(), *accepted);
     }
-    if let Some(seconds) = refusal.retry_after(record.now()) {
+    if let Some(seconds) = refusal.retry_after(record.clock().now()) {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     record.close(Some(refusal));

@@ -44,8 +44,8 @@ impl Outgoing {
             tell_who_calls(&mut headers, ongoing)?;
             tell_decision(&mut headers, decision);
             body.without_given(&route.given);
-            let now = ongoing.connection().worker().clock().now();
-            (target, spent) = route.given.write_into(&mut headers, target, exchanged, now)?;
+            let clock = ongoing.connection().worker().clock();
+            (target, spent) = route.given.write_into(&mut headers, target, exchanged, clock)?;
         }
         Ok((Self { method, authority, target, headers, body }, spent))
     }

@@ -61,7 +61,7 @@ pub(crate) async fn forward(
     let (mut parts, body) = response.into_parts();
     let protocol = parts.headers.get(header::UPGRADE).cloned();
     clean(&mut parts);
-    record.rotated(spent.answered(&mut parts, record.now()));
+    record.rotated(spent.answered(&mut parts, record.clock()));
     if parts.status == StatusCode::SWITCHING_PROTOCOLS && !protocol.as_ref().is_some_and(is_websocket) {
         return Err(Refusal::UpgradeLost);
     }

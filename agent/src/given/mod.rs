@@ -24,7 +24,7 @@ mod rotation;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use countersign_certs::time::Timestamp;
+use countersign_certs::time::{Clock, Timestamp};
 use http::response::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, StatusCode};
@@ -91,7 +91,7 @@ pub(crate) struct Spent {
 impl Spent {
     /// Looks at the head of the answer, and takes out of it what it repeats. Whether the service has refused a credential so that the
     /// next request is given another.
-    pub(crate) fn answered(&self, head: &mut Parts, now: Timestamp) -> bool {
+    pub(crate) fn answered(&self, head: &mut Parts, clock: &Clock) -> bool {
         let Some(given) = &self.given else { return false };
         if given.query_names().next().is_some() {
             hide::hide(&mut head.headers, given.pairs(), given.query_names());
@@ -101,8 +101,9 @@ impl Spent {
         }
         let judged = given.injections.iter().enumerate();
         // Each hears of it: it is not known which of them the service has refused.
-        judged
-            .fold(false, |rotated, (index, injected)| injected.answered(self.slot(index), head.status, now) || rotated)
+        judged.fold(false, |rotated, (index, injected)| {
+            injected.answered(self.slot(index), head.status, clock) || rotated
+        })
     }
 
     fn slot(&self, index: usize) -> usize {
@@ -121,7 +122,7 @@ impl Injected {
         self.slots.get(slot)?.written.as_ref()
     }
 
-    fn answered(&self, slot: usize, status: StatusCode, now: Timestamp) -> bool {
+    fn answered(&self, slot: usize, status: StatusCode, clock: &Clock) -> bool {
         if status.is_success() || status.is_redirection() {
             self.rotation.accepted(slot);
         }
@@ -130,7 +131,7 @@ impl Injected {
         }
         self.slots.get(slot).iter().flat_map(|slot| &slot.commands).for_each(|command| command.renew());
         let other = 1 - slot.min(1);
-        let rotated = self.written(other).is_some() && self.rotation.refused(slot, now);
+        let rotated = self.written(other).is_some() && self.rotation.refused(slot, clock.now());
         if rotated {
             let (refused, used) = if other == 1 { ("value", "next") } else { ("next", "value") };
             tracing::warn!(place = %self.place, refused, used, "a backend refuses its credential; the other one is used");
@@ -207,8 +208,12 @@ impl Given {
         headers: &mut HeaderMap,
         target: PathAndQuery,
         exchanged: Option<Exchanged>,
-        now: Timestamp,
+        clock: &Clock,
     ) -> Result<(PathAndQuery, Spent), Refusal> {
+        // Most routes give none.
+        if self.count() == 0 {
+            return Ok((target, Spent::default()));
+        }
         let spent = self.spend(exchanged).ok_or(Refusal::BackendCredential)?;
         self.remove_from(headers);
         let mut pairs = Vec::new();
@@ -222,7 +227,7 @@ impl Given {
             }
         }
         if let Some(token) = &self.token {
-            match token.written(spent.exchanged.as_ref(), now) {
+            match token.written(spent.exchanged.as_ref(), clock.now()) {
                 Some(Written::Header(value)) => drop(headers.insert(token.header.clone(), value.clone())),
                 Some(Written::Query(_)) | None => return Err(Refusal::BackendCredential),
             }

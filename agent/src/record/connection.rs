@@ -109,7 +109,7 @@ impl ConnectionRecord {
             decision: self.decision,
             direction: self.direction,
             route: &self.route,
-            address: &self.address,
+            address: &self.address.to_string(),
             claimed: refusal.and_then(claimed).map(ToString::to_string),
             peer: self.peer.as_deref(),
             caller: None,

@@ -1,7 +1,6 @@
 //! One audit line: a JSON object with fixed keys, so that a program can read it for years.
 
 use std::fmt;
-use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +10,6 @@ use super::counters::Outcome;
 use crate::authenticate::caller::Caller;
 use crate::direction::Direction;
 use crate::identify::Peer;
-use crate::listener::PeerAddress;
 
 /// Names one decision for ever: a random part for each worker at each start, and a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,17 +26,17 @@ impl DecisionId {
     pub(crate) fn text(self) -> [u8; Self::LENGTH] {
         let mut text = [b'-'; Self::LENGTH];
         let (worker, number) = text.split_at_mut(17);
-        hexadecimal(self.worker, worker.get_mut(..16).unwrap_or_default());
-        hexadecimal(self.number, number);
+        last_digits::<16>(self.worker, worker.get_mut(..16).unwrap_or_default());
+        last_digits::<16>(self.number, number);
         text
     }
 }
 
-/// Writes the last digits of a number, as many as there is room for.
-fn hexadecimal(mut number: u64, room: &mut [u8]) {
+/// Writes the last digits of a number to a base, as many as there is room for.
+fn last_digits<const BASE: u64>(mut number: u64, room: &mut [u8]) {
     for digit in room.iter_mut().rev() {
-        *digit = b"0123456789abcdef".get(usize::try_from(number & 15).unwrap_or_default()).copied().unwrap_or(b'0');
-        number >>= 4;
+        *digit = b"0123456789abcdef".get(usize::try_from(number % BASE).unwrap_or_default()).copied().unwrap_or(b'0');
+        number /= BASE;
     }
 }
 
@@ -72,7 +70,8 @@ pub(crate) struct Line<'record> {
     pub(crate) decision: DecisionId,
     pub(crate) direction: Direction,
     pub(crate) route: &'record str,
-    pub(crate) address: &'record PeerAddress,
+    /// Where it came from, as text.
+    pub(crate) address: &'record str,
     pub(crate) claimed: Option<String>,
     pub(crate) peer: Option<&'record Peer>,
     /// Who stands behind a request; none before that is known.
@@ -110,7 +109,7 @@ impl Line<'_> {
         object.plain("\",\"decision\":\"", std::str::from_utf8(&self.decision.text()).unwrap_or_default());
         object.plain("\",\"direction\":\"", self.direction.as_str());
         object.plain("\",\"route\":\"", self.route);
-        object.display("\",\"address\":\"", self.address);
+        object.plain("\",\"address\":\"", self.address);
         object.plain("\"", self.peer.map(Peer::as_json).as_deref().unwrap_or_default());
         // That a workload or a local program speaks for itself goes without saying.
         if let Some((caller, subject)) = self.caller.and_then(|caller| Some((caller, caller.subject()?))) {
@@ -169,10 +168,6 @@ impl Object<'_> {
     fn plain(&mut self, before: &str, text: &str) {
         self.0.extend_from_slice(before.as_bytes());
         self.0.extend_from_slice(text.as_bytes());
-    }
-
-    fn display(&mut self, before: &str, value: impl fmt::Display) {
-        let _ = write!(self.0, "{before}{value}");
     }
 
     fn number(&mut self, before: &str, number: u64) {
@@ -240,16 +235,11 @@ impl TimeText {
             let whole = countersign_certs::time::Timestamp::from_unix_seconds(self.second).to_string();
             self.text.clear();
             self.text.extend_from_slice(whole.trim_end_matches('Z').as_bytes());
+            self.text.extend_from_slice(b".000000Z");
         }
-        let length = self.second_length();
-        self.text.truncate(length);
-        // Writing into a Vec cannot fail.
-        let _ = write!(self.text, ".{:06}Z", since.subsec_micros());
+        let z = self.text.len() - 1;
+        last_digits::<10>(since.subsec_micros().into(), self.text.get_mut(z - 6..z).unwrap_or_default());
         std::str::from_utf8(&self.text).unwrap_or_default()
-    }
-
-    fn second_length(&self) -> usize {
-        self.text.iter().position(|byte| *byte == b'.').unwrap_or(self.text.len())
     }
 }
 
@@ -268,13 +258,12 @@ mod tests {
 
     #[test]
     fn what_a_peer_chooses_is_escaped() {
-        let address = PeerAddress::Unix(None);
         let line = Line {
             event: Event::Request,
             decision: DecisionId { worker: 1, number: 2 },
             direction: Direction::Inbound,
             route: "llm",
-            address: &address,
+            address: "unix",
             claimed: None,
             peer: None,
             caller: None,

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use countersign_certs::time::Timestamp;
+use countersign_certs::time::Clock;
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
 use tokio::time::Instant;
@@ -109,9 +109,9 @@ impl RequestRecord {
         self.limited.as_mut()?.fields.take()
     }
 
-    /// The time, by the clock of the worker.
-    pub(crate) fn now(&self) -> Timestamp {
-        self.connection.worker().clock().now()
+    /// The clock of the worker.
+    pub(crate) fn clock(&self) -> &Clock {
+        self.connection.worker().clock()
     }
 
     /// Notes the status that the peer gets.
@@ -158,7 +158,7 @@ impl RequestRecord {
             decision: self.decision,
             direction: self.connection.direction(),
             route: self.connection.route_name(),
-            address: self.connection.address(),
+            address: self.connection.address_text(),
             claimed: None,
             peer: self.connection.peer().map(|peer| &**peer),
             caller: self.caller.as_ref(),
