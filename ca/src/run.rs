@@ -108,7 +108,7 @@ pub(crate) async fn serve(settings: Settings, clock: &Clock) -> Result<(), Serve
         serving.await?;
     }
     let cause = ended?;
-    Ok(ca.journal.note(Event::ServeStopped { cause }).await?)
+    Ok(ca.journal.stopped(cause).await?)
 }
 
 /// Everything that the story needs, and the sending ends of what agents are told and of the authority that signs.

@@ -5,6 +5,7 @@
 //! Whatever changes the store goes through here: a change and its line in the journal are one transaction. If the line
 //! cannot be written, the change does not happen and nothing is signed.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -90,8 +91,8 @@ pub(crate) enum Event {
     SerialRevoked { serial: String },
     /// The listener is open.
     ServeStarted { listen: String, version: &'static str },
-    /// The listener is closed.
-    ServeStopped { cause: &'static str },
+    /// The listener is closed. `omitted` counts, by reason, the refusals that no line has counted.
+    ServeStopped { cause: &'static str, omitted: BTreeMap<String, u64> },
     /// A join token was given out.
     TokenCreated { token: String, host: String, expires: String },
     /// A join token was withdrawn.
@@ -208,6 +209,16 @@ impl Journal {
     fn allow(&self, kind: String, asker: Asker) -> Option<u64> {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         refusals.take((kind.clone(), asker), (kind, Asker::Others), self.clock.now())
+    }
+
+    /// Records that the listener is closed, and the last word on the refusals that were left out.
+    pub(crate) async fn stopped(&self, cause: &'static str) -> Result<(), Unrecorded> {
+        let mut omitted = BTreeMap::new();
+        for ((reason, _), count) in self.refusals.lock().unwrap_or_else(PoisonError::into_inner).take_omitted() {
+            let sum: &mut u64 = omitted.entry(reason).or_default();
+            *sum = sum.saturating_add(count);
+        }
+        self.note(Event::ServeStopped { cause, omitted }).await
     }
 
     /// Records something that changes nothing else.

@@ -463,6 +463,8 @@ async fn forget(connection: &mut SqliteConnection, before: Timestamp) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::super::{Store, Write};
     use super::*;
     use crate::record::Event;
@@ -484,7 +486,7 @@ mod tests {
         }
 
         async fn apply(&self, change: Change, now: Timestamp) -> Outcome {
-            let event = Event::ServeStopped { cause: "a test" };
+            let event = Event::ServeStopped { cause: "a test", omitted: BTreeMap::new() };
             self.store.write(Write::new(change, &event, now).unwrap()).await.unwrap()
         }
 

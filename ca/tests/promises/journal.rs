@@ -113,7 +113,7 @@ async fn a_removed_line_is_found() {
 
 #[tokio::test]
 async fn strangers_cannot_fill_the_journal() {
-    let ca = TestCa::start_with("[limits]\nrequests_per_second = 1000\n");
+    let mut ca = TestCa::start_with("[limits]\nrequests_per_second = 1000\n");
     let token = ca.token("gpu-1");
     let mut stranger = Anonymous::connect(&ca, &token).await;
     let message = json!({ "id": id("/llm"), "csr": "" });
@@ -128,6 +128,12 @@ async fn strangers_cannot_fill_the_journal() {
     ca.spend(&token, &request).await.chain();
     assert_eq!(ca.spend(&token, &request).await.refused().0, Reason::TokenSpent);
     assert_eq!(refusals(&ca, "token_spent")[0]["detail"]["omitted"], 0);
+    // What no line has counted is told at the end: each of the 200 is in a line or in a number.
+    ca.stop();
+    let flooded = refusals(&ca, "not_a_host");
+    let counted: u64 = flooded.iter().map(|line| 1 + line["detail"]["omitted"].as_u64().unwrap()).sum();
+    let last = ca.journal().pop().unwrap();
+    assert_eq!(last["detail"]["omitted"], json!({ "not_a_host": 200 - counted }));
     ca.ask("journal verify", &[]).succeeded();
 }
 
