@@ -129,6 +129,14 @@ impl FromStr for Endpoint {
     }
 }
 
+impl Endpoint {
+    /// Whether it can only be this host: an address of loopback, or `localhost`, which RFC 6761 §6.3 keeps for it.
+    pub(crate) fn is_local(&self) -> bool {
+        self.host.eq_ignore_ascii_case("localhost")
+            || self.host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+    }
+}
+
 impl ListenAddress {
     /// Whether only programs of this host can reach it.
     pub(crate) fn is_local(&self) -> bool {
@@ -216,6 +224,16 @@ mod tests {
         );
         for text in ["host-b:9443", "10.0.0.1:1", "[2001:db8::1]:1"] {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn only_loopback_is_this_host() {
+        for text in ["localhost:1", "LOCALHOST:1", "127.0.0.2:1", "[::1]:1"] {
+            assert!(text.parse::<Endpoint>().unwrap().is_local(), "{text}");
+        }
+        for text in ["localhost.example:1", "127.example:1", "128.0.0.1:1", "[::2]:1", "0.0.0.0:1"] {
+            assert!(!text.parse::<Endpoint>().unwrap().is_local(), "{text}");
         }
     }
 

@@ -308,6 +308,8 @@ fn audit_sinks_are_refused_where_they_could_not_work_or_would_leave_in_clear_tex
     let right =
         "[[audit.sink]]\nname = \"siem\"\nkind = \"otlp\"\nurl = \"https://collector/v1/logs\"\nbundle = \"/a\"";
     assert_eq!(audit(right).unwrap().audit.sinks.len(), 1);
+    let local = "[[audit.sink]]\nname = \"siem\"\nkind = \"syslog\"\naddress = \"tcp://localhost:6514\"";
+    assert_eq!(audit(local).unwrap().audit.sinks.len(), 1);
 }
 
 #[test]

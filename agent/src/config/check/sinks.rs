@@ -102,7 +102,7 @@ fn syslog(written: &file::AuditSink, address: &Spanned<String>) -> Result<SinkTa
     let endpoint: Endpoint = rest.parse().map_err(|_no_endpoint| refused())?;
     match scheme {
         "tls" => Ok(SinkTarget::Syslog { endpoint, tls: Some(tls(written, address)?) }),
-        "tcp" if is_loopback(&endpoint) => {
+        "tcp" if endpoint.is_local() => {
             no_tls(written)?;
             Ok(SinkTarget::Syslog { endpoint, tls: None })
         }
@@ -131,7 +131,7 @@ fn otlp(written: &file::AuditSink, url: &Spanned<String>) -> Result<SinkTarget, 
         let tls = Some(tls(written, url)?);
         return Ok(SinkTarget::Otlp { endpoint, uri, tls });
     }
-    if !is_loopback(&endpoint) {
+    if !endpoint.is_local() {
         return Err(refused());
     }
     no_tls(written)?;
@@ -142,10 +142,6 @@ fn endpoint(authority: &str, standard_port: u16) -> Option<Endpoint> {
     let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
     let text = if has_port { authority.to_owned() } else { format!("{authority}:{standard_port}") };
     text.parse().ok()
-}
-
-fn is_loopback(endpoint: &Endpoint) -> bool {
-    endpoint.host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn tls(written: &file::AuditSink, place: &Spanned<String>) -> Result<SinkTls, Finding> {

@@ -1,6 +1,5 @@
 //! The store in which several agents count together.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -66,13 +65,12 @@ fn address(written: &file::Store, files: &mut Vec<PathBuf>) -> Result<StoreAddre
     }
     let is_encrypted = text.starts_with("rediss://");
     let place = text.strip_prefix("rediss://").or_else(|| text.strip_prefix("redis://")).ok_or_else(refused)?;
-    let Endpoint { host, port } = place.parse().map_err(|_not_an_endpoint| refused())?;
+    let endpoint: Endpoint = place.parse().map_err(|_not_an_endpoint| refused())?;
     if is_encrypted {
         let server = issuers::web_server(written.bundle.as_ref(), &[], files)?;
-        return Ok(StoreAddress::Tcp { host, port, roots: Some(server.roots) });
+        return Ok(StoreAddress::Tcp { host: endpoint.host, port: endpoint.port, roots: Some(server.roots) });
     }
-    let is_local = host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
-    if !is_local && !written.unsafe_clear_text_beyond_loopback {
+    if !endpoint.is_local() && !written.unsafe_clear_text_beyond_loopback {
         let hint = "write rediss://, or set unsafe_clear_text_beyond_loopback = true";
         return Err(Finding::with_hint(
             url.span(),
@@ -80,7 +78,8 @@ fn address(written: &file::Store, files: &mut Vec<PathBuf>) -> Result<StoreAddre
             hint,
         ));
     }
-    written.bundle.as_ref().map(bundle_of_nothing).map_or(Ok(StoreAddress::Tcp { host, port, roots: None }), Err)
+    let address = StoreAddress::Tcp { host: endpoint.host, port: endpoint.port, roots: None };
+    written.bundle.as_ref().map(bundle_of_nothing).map_or(Ok(address), Err)
 }
 
 fn password(written: &file::Store, secrets: Secrets, files: &mut Vec<PathBuf>) -> Result<Option<Password>, Finding> {
