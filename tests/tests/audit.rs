@@ -200,6 +200,12 @@ struct Full {
     disk: SmallDisk,
     mesh: Mesh,
     backend: EchoBackend,
+    /// One connection, so that the other agent calls by one connection too: a new one would be closed without an answer.
+    client: Client,
+}
+
+fn ask(client: &mut Client) -> u16 {
+    client.ask("GET", "/a", &[], b"").unwrap().status()
 }
 
 impl Full {
@@ -210,20 +216,21 @@ impl Full {
         let keys = format!("when_full = \"{when_full}\"\n");
         let host_b = TestAgent::new("host-b").with_audit_folder_in(&disk.path().join("audit"), &keys);
         let mesh = mesh_with(&backend, host_b);
-        assert_eq!(http::get(mesh.frontend, "/a").unwrap().status(), 200);
+        let mut client = Client::connect(mesh.frontend).unwrap();
+        assert_eq!(ask(&mut client), 200);
         wait::until_so("its line is written", || requests(&mesh.host_b) == 1);
         disk.fill();
-        Self { disk, mesh, backend }
+        Self { disk, mesh, backend, client }
     }
 
     /// Asks until the agent knows that it cannot write.
-    fn until_failing(&self) -> usize {
+    fn until_failing(&mut self) -> usize {
         let mut asked = 0;
         wait::until_so("writing fails", || {
             if self.mesh.host_b.status()["audit_failing"] == true {
                 return true;
             }
-            assert_eq!(http::get(self.mesh.frontend, "/a").unwrap().status(), 200);
+            assert_eq!(ask(&mut self.client), 200);
             asked += 1;
             false
         });
@@ -241,38 +248,39 @@ impl Full {
 
 #[test]
 fn on_a_full_disk_requests_are_refused_if_that_is_asked_for() {
-    let full = Full::with("refuse");
+    let mut full = Full::with("refuse");
     let allowed = full.until_failing() + 1;
     let reached = full.backend.seen().len();
-    assert_eq!(http::get(full.mesh.frontend, "/a").unwrap().status(), 503);
+    assert_eq!(ask(&mut full.client), 503);
     assert_eq!(full.backend.seen().len(), reached);
     full.free(allowed);
 }
 
 #[test]
 fn on_a_full_disk_requests_wait_if_that_is_asked_for() {
-    let full = Full::with("block");
+    let mut full = Full::with("block");
     let allowed = full.until_failing() + 1;
     let reached = full.backend.seen().len();
-    let frontend = full.mesh.frontend;
+    let Full { disk, mesh, backend, mut client } = full;
     let began = wait::now();
-    let waiting = std::thread::spawn(move || http::get(frontend, "/a").unwrap().status());
+    let waiting = std::thread::spawn(move || (ask(&mut client), client));
     wait::stays_so(Duration::from_secs(1), "it waits", || !waiting.is_finished());
-    assert_eq!(full.backend.seen().len(), reached, "nothing reaches the service unrecorded");
+    assert_eq!(backend.seen().len(), reached, "nothing reaches the service unrecorded");
     // One that has waited long enough is refused...
-    assert_eq!(waiting.join().unwrap(), 503);
+    let (status, mut client) = waiting.join().unwrap();
+    assert_eq!(status, 503);
     assert!(began.elapsed() >= Duration::from_secs(9), "{:?}", began.elapsed());
     // ...and one for which there is room in time is answered.
-    let waiting = std::thread::spawn(move || http::get(frontend, "/a").unwrap().status());
+    let waiting = std::thread::spawn(move || ask(&mut client));
     wait::stays_so(Duration::from_millis(300), "it waits", || !waiting.is_finished());
-    full.disk.free();
+    disk.free();
     assert_eq!(waiting.join().unwrap(), 200);
-    wait::until_so("every line is written", || requests(&full.mesh.host_b) > allowed);
+    wait::until_so("every line is written", || requests(&mesh.host_b) > allowed);
 }
 
 #[test]
 fn on_a_full_disk_lines_are_dropped_and_counted_if_that_is_asked_for() {
-    let full = Full::with("drop");
+    let mut full = Full::with("drop");
     let mut asked = full.until_failing() + 1;
     let path = "/a-long-segment".repeat(500);
     let mut client = Client::connect(full.mesh.frontend).unwrap();
