@@ -14,6 +14,8 @@ use countersign_credentials::jwt::TokenRefusal;
 use countersign_credentials::text::is_bearer_token;
 use http::StatusCode;
 use http::header::AUTHORIZATION;
+use tokio::sync::OwnedMutexGuard;
+use zeroize::Zeroizing;
 
 use super::refusal::CredentialRefusal;
 use super::shown::{ProofFor, TokenShown};
@@ -26,12 +28,16 @@ use crate::issuers::LiveIssuer;
 use crate::listener::Origin;
 use crate::routes::Snapshot;
 use crate::web::{Question, WebError, client_secret_basic};
+use crate::worker::Worker;
 
 /// Longest opaque token in bytes.
 const TOKEN_BYTES_MAX: usize = 4096;
 
-/// Questions of one worker under way at once. Whoever can send tokens can cause them.
-const QUESTIONS_MAX: usize = 24;
+/// Questions of one worker under way at once for callers of whom nothing is known. Whoever can send tokens can cause them.
+const QUESTIONS_OF_STRANGERS: usize = 24;
+
+/// Questions under way that callers may have besides who have shown a certificate, or a token that was believed before.
+const QUESTIONS_OF_KNOWN: usize = 12;
 
 /// Tokens remembered as refused, and for how long: a flood of one bad token is one question.
 const REFUSED_MAX: usize = 4096;
@@ -47,8 +53,8 @@ const UNTOLD_FOR: Duration = Duration::from_secs(2);
 /// What one worker knows of questions to issuers.
 #[derive(Debug, Default)]
 pub(crate) struct Introspections {
-    /// Under way, by where the caller is.
-    by_origin: RefCell<HashMap<Origin, usize>>,
+    of_strangers: QuestionTurns,
+    of_known: QuestionTurns,
     /// When the issuer could not be reached.
     unreached: Cell<Option<Timestamp>>,
     refused: RefCell<HashMap<[u8; 32], Refused>>,
@@ -111,28 +117,41 @@ impl Introspections {
     }
 }
 
+/// Questions under way, by where their callers are.
+#[derive(Debug, Default)]
+struct QuestionTurns(Rc<RefCell<HashMap<Origin, usize>>>);
+
 /// One question under way. It is over when this is dropped.
-struct QuestionTurn<'worker> {
-    by_origin: &'worker RefCell<HashMap<Origin, usize>>,
+#[must_use]
+struct QuestionTurn {
+    by_origin: Rc<RefCell<HashMap<Origin, usize>>>,
     origin: Origin,
 }
 
 impl Introspections {
+    /// A turn to ask. Whoever is known has some that no stranger takes.
+    fn turn(&self, origin: Origin, is_known: bool) -> Option<QuestionTurn> {
+        let of_known = is_known.then(|| self.of_known.take(origin, QUESTIONS_OF_KNOWN)).flatten();
+        of_known.or_else(|| self.of_strangers.take(origin, QUESTIONS_OF_STRANGERS))
+    }
+}
+
+impl QuestionTurns {
     /// A turn, if this origin has fewer than half of those that are free: tokens that nobody made cost their sender nothing, and each
     /// origin that joins in takes less than the one before.
-    fn turn(&self, origin: Origin) -> Option<QuestionTurn<'_>> {
-        let mut by_origin = self.by_origin.borrow_mut();
+    fn take(&self, origin: Origin, limit: usize) -> Option<QuestionTurn> {
+        let mut by_origin = self.0.borrow_mut();
         let of_origin = by_origin.get(&origin).copied().unwrap_or_default();
-        let free = QUESTIONS_MAX.saturating_sub(by_origin.values().sum());
+        let free = limit.saturating_sub(by_origin.values().sum());
         if of_origin >= free.div_ceil(2) {
             return None;
         }
         by_origin.insert(origin, of_origin + 1);
-        Some(QuestionTurn { by_origin: &self.by_origin, origin })
+        Some(QuestionTurn { by_origin: Rc::clone(&self.0), origin })
     }
 }
 
-impl Drop for QuestionTurn<'_> {
+impl Drop for QuestionTurn {
     fn drop(&mut self) {
         let mut by_origin = self.by_origin.borrow_mut();
         if let Some(count) = by_origin.get_mut(&self.origin) {
@@ -161,11 +180,10 @@ pub(super) async fn verify(
         Some(subject) => subject,
         None => {
             // However many requests bring it at once, the issuer is asked once.
-            let turn = connection.worker().subjects().turn(digest);
-            let _turn = turn.lock().await;
+            let alone = connection.worker().subjects().turn(digest).lock_owned().await;
             match remembered(&digest, connection, snapshot) {
                 Some(subject) => subject,
-                None => Box::pin(ask(text, digest, connection, snapshot)).await?,
+                None => Box::pin(ask(text, digest, alone, connection, snapshot)).await?,
             }
         }
     };
@@ -183,16 +201,17 @@ fn remembered(digest: &[u8; 32], connection: &Connection, snapshot: &Snapshot) -
     Some(subject)
 }
 
+/// Asks the issuer, unless what it would say is known or it cannot be asked now.
 async fn ask(
     text: &str,
     digest: [u8; 32],
+    alone: OwnedMutexGuard<()>,
     connection: &Connection,
     snapshot: &Arc<Snapshot>,
 ) -> Result<Rc<Subject>, CredentialRefusal> {
     let (worker, now) = (connection.worker(), connection.worker().clock().now());
     let asks = |issuer: &&Arc<LiveIssuer>| issuer.settings.introspection.is_some();
     let issuer = snapshot.issuers.iter().find(asks).ok_or(CredentialRefusal::IssuerUnknown)?;
-    let settings = issuer.settings.introspection.as_ref().ok_or(CredentialRefusal::IssuerUnknown)?;
     let introspections = worker.introspections();
     if let Some(refused) = introspections.refused(&digest, now) {
         return Err(refused.by(issuer));
@@ -200,25 +219,30 @@ async fn ask(
     if introspections.unreached.get().is_some_and(|since| is_within(UNREACHED_FOR, since, now)) {
         return Err(NotBelieved::Untold.by(issuer));
     }
-    let believed = match question(text, issuer, settings, connection).await? {
-        Said::Answer(answer) => {
-            introspection::believe(&answer, &settings.expected, worker.clock().now()).map_err(NotBelieved::Token)
-        }
-        Said::NoToken => Err(NotBelieved::Token(TokenRefusal::Inactive)),
-        Said::Nothing => Err(NotBelieved::Untold),
+    let is_known = connection.peer().is_some() || worker.subjects().get(&digest).is_some();
+    let turn = introspections.turn(connection.address().origin(), is_known).ok_or(CredentialRefusal::IssuerBusy)?;
+    let asking = Asking {
+        text: Zeroizing::new(text.to_owned()),
+        digest,
+        issuer: Arc::clone(issuer),
+        worker: Rc::clone(worker),
+        snapshot: Arc::clone(snapshot),
+        _under_way: (turn, alone),
     };
-    match believed {
-        Ok(token) => {
-            let counts = Answer { asked: now, until: now.plus(settings.cache) };
-            let subject = tokens::subject(&token, issuer, counts, snapshot);
-            worker.subjects().remember(digest, &subject);
-            Ok(subject)
-        }
-        Err(why) => {
-            introspections.note_refused(digest, why.clone(), worker.clock().now());
-            Err(why.by(issuer))
-        }
-    }
+    let asked = tokio::task::spawn_local(asking.ask()).await;
+    asked.unwrap_or_else(|_broken| Err(NotBelieved::Untold.by(issuer)))
+}
+
+/// A question about one token. It goes on when its caller goes away: the issuer is at work on it, and whoever asks and goes away could
+/// else have it work on as many as it likes.
+struct Asking {
+    text: Zeroizing<String>,
+    digest: [u8; 32],
+    issuer: Arc<LiveIssuer>,
+    worker: Rc<Worker>,
+    snapshot: Arc<Snapshot>,
+    /// Its turn among all questions, and the only one about this token.
+    _under_way: (QuestionTurn, OwnedMutexGuard<()>),
 }
 
 /// What an issuer has said about a token.
@@ -230,37 +254,58 @@ enum Said {
     Nothing,
 }
 
-async fn question(
-    text: &str,
-    issuer: &LiveIssuer,
-    settings: &Introspection,
-    connection: &Connection,
-) -> Result<Said, CredentialRefusal> {
-    let (worker, unavailable) = (connection.worker(), || NotBelieved::Untold.by(issuer));
-    let turn = worker.introspections().turn(connection.address().origin());
-    let _turn = turn.ok_or(CredentialRefusal::IssuerBusy)?;
-    let not_reached = || {
-        worker.introspections().unreached.set(Some(worker.clock().now()));
-        unavailable()
-    };
-    let endpoint = match &settings.endpoint {
-        Some(endpoint) => endpoint.clone(),
-        None => issuer.introspection_endpoint().await.ok_or_else(not_reached)?,
-    };
-    let mut question = Question::form(&[("token", text), ("token_type_hint", "access_token")]);
-    question.headers.insert(AUTHORIZATION, client_secret_basic(&settings.client_id, &settings.client_secret));
-    let web = issuer.web().ok_or_else(unavailable)?;
-    let error = match web.ask(&endpoint, question).await {
-        Ok(answer) => return Ok(Said::Answer(answer)),
-        Err(error) => error,
-    };
-    let name = &*issuer.settings.name;
-    tracing::warn!(issuer = name, error = in_one_line(&error), "an issuer does not answer about a token");
-    match error {
-        // Some refuse the question where the token is of a form that they do not know. Our part of it is the same each time.
-        WebError::Status { status: StatusCode::BAD_REQUEST, .. } => Ok(Said::NoToken),
-        WebError::Http { .. } | WebError::Status { .. } | WebError::TooLarge { .. } => Ok(Said::Nothing),
-        WebError::Deadline { .. } | WebError::NotReachable(_) | WebError::Unreachable { .. } => Err(not_reached()),
+impl Asking {
+    /// Asks, and remembers what was said.
+    async fn ask(self) -> Result<Rc<Subject>, CredentialRefusal> {
+        let (worker, issuer, asked) = (&self.worker, &self.issuer, self.worker.clock().now());
+        let settings = issuer.settings.introspection.as_ref().ok_or(CredentialRefusal::IssuerUnknown)?;
+        let believed = match self.said(settings).await? {
+            Said::Answer(answer) => {
+                introspection::believe(&answer, &settings.expected, worker.clock().now()).map_err(NotBelieved::Token)
+            }
+            Said::NoToken => Err(NotBelieved::Token(TokenRefusal::Inactive)),
+            Said::Nothing => Err(NotBelieved::Untold),
+        };
+        match believed {
+            Ok(token) => {
+                let counts = Answer { asked, until: asked.plus(settings.cache) };
+                let subject = tokens::subject(&token, issuer, counts, &self.snapshot);
+                worker.subjects().remember(self.digest, &subject);
+                Ok(subject)
+            }
+            Err(why) => {
+                worker.introspections().note_refused(self.digest, why.clone(), worker.clock().now());
+                Err(why.by(issuer))
+            }
+        }
+    }
+
+    async fn said(&self, settings: &Introspection) -> Result<Said, CredentialRefusal> {
+        let (worker, issuer) = (&self.worker, &self.issuer);
+        let unavailable = || NotBelieved::Untold.by(issuer);
+        let not_reached = || {
+            worker.introspections().unreached.set(Some(worker.clock().now()));
+            unavailable()
+        };
+        let endpoint = match &settings.endpoint {
+            Some(endpoint) => endpoint.clone(),
+            None => issuer.introspection_endpoint().await.ok_or_else(not_reached)?,
+        };
+        let mut question = Question::form(&[("token", &self.text), ("token_type_hint", "access_token")]);
+        question.headers.insert(AUTHORIZATION, client_secret_basic(&settings.client_id, &settings.client_secret));
+        let web = issuer.web().ok_or_else(unavailable)?;
+        let error = match web.ask(&endpoint, question).await {
+            Ok(answer) => return Ok(Said::Answer(answer)),
+            Err(error) => error,
+        };
+        let name = &*issuer.settings.name;
+        tracing::warn!(issuer = name, error = in_one_line(&error), "an issuer does not answer about a token");
+        match error {
+            // Some refuse the question where the token is of a form that they do not know. Our part of it is the same each time.
+            WebError::Status { status: StatusCode::BAD_REQUEST, .. } => Ok(Said::NoToken),
+            WebError::Http { .. } | WebError::Status { .. } | WebError::TooLarge { .. } => Ok(Said::Nothing),
+            WebError::Deadline { .. } | WebError::NotReachable(_) | WebError::Unreachable { .. } => Err(not_reached()),
+        }
     }
 }
 
@@ -269,16 +314,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_origin_that_asks_as_much_as_it_can_leaves_turns_to_the_next() {
+    fn each_origin_that_asks_as_much_as_it_can_leaves_turns_to_the_next_and_some_to_who_is_known() {
         let introspections = Introspections::default();
         let mut held = Vec::new();
-        let of_each = (0..8).map(|origin| {
+        let mut take_all = |origin, is_known| {
             let before = held.len();
-            held.extend(std::iter::from_fn(|| introspections.turn(Origin::User(origin))));
+            held.extend(std::iter::from_fn(|| introspections.turn(Origin::User(origin), is_known)));
             held.len() - before
-        });
-        assert_eq!(of_each.collect::<Vec<_>>(), [8, 6, 4, 2, 2, 1, 1, 0]);
+        };
+        let of_each: Vec<_> = (0..8).map(|origin| take_all(origin, false)).collect();
+        assert_eq!(of_each, [8, 6, 4, 2, 2, 1, 1, 0]);
+        let of_each: Vec<_> = (8..10).map(|origin| take_all(origin, true)).collect();
+        assert_eq!(of_each, [4, 3], "who is known has turns that no stranger takes");
         held.clear();
-        assert!(introspections.turn(Origin::User(9)).is_some(), "what is over is free again");
+        let all: Vec<_> = std::iter::from_fn(|| introspections.turn(Origin::User(9), true)).collect();
+        assert_eq!(all.len(), 4 + 8, "what is over is free again, and who is known takes of both");
     }
 }
