@@ -10,6 +10,7 @@ use countersign_certs::verify::{Side, Trust, VerifiedPeer};
 
 use tokio::sync::Notify;
 
+use crate::authenticate::subject::Subject;
 use crate::config::address::Protocol;
 use crate::direction::Direction;
 use crate::forward::onward::Onward;
@@ -34,8 +35,9 @@ pub(crate) struct Connection {
     address_text: Box<str>,
     /// Who has proved itself by a certificate, or the program of this host; none where neither was demanded.
     peer: Option<Rc<Peer>>,
-    /// Its place among those of its route; none for as long as nobody has proved, by a certificate or a request, who uses it.
-    place: RefCell<Option<Place>>,
+    /// Its place among those of its route, and among those of whoever makes its first request if no certificate says who that is. None
+    /// for as long as nobody has proved who uses it.
+    places: RefCell<Option<(Place, Option<Place>)>>,
     counters: Arc<RouteCounters>,
     /// End of the shorter of the two certificates; none on a connection from this host.
     ends: Option<Timestamp>,
@@ -121,7 +123,7 @@ impl Connection {
             route_name: Arc::clone(route_name),
             address: address.clone(),
             address_text: address.to_string().into(),
-            place: RefCell::default(),
+            places: RefCell::default(),
             peer,
             counters: worker.counters(counters),
             // A local program shows no certificate; the connection to the other agent ends with its own.
@@ -175,15 +177,17 @@ impl Connection {
         self.peer.as_ref()
     }
 
-    /// Whether nobody has proved yet who uses it.
+    /// Whether nobody has proved yet who uses it, or has and found no place.
     pub(crate) fn is_of_stranger(&self) -> bool {
-        self.place.borrow().is_none()
+        self.places.borrow().is_none()
     }
 
-    /// Somebody has proved who uses it, so that it is counted among those of its route, once.
-    pub(crate) fn take_place(&self) -> Result<(), Refusal> {
+    /// Somebody has proved who uses it, by a certificate or as this subject: it is counted among those of its route, once.
+    pub(crate) fn take_place(&self, subject: Option<&Rc<Subject>>) -> Result<(), Refusal> {
         if self.is_of_stranger() {
-            self.place.replace(Some(self.worker.take_place(&self.route_name)?));
+            let (worker, route) = (&self.worker, &self.route_name);
+            let of_subject = subject.map(|subject| worker.take_peer_place(route, subject.principal())).transpose()?;
+            self.places.replace(Some((worker.take_place(route)?, of_subject)));
         }
         Ok(())
     }

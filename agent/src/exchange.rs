@@ -55,6 +55,7 @@ async fn answer_recorded(
     record.decided_on(&normal.method);
     let caller = record.caller(authenticate::request(connection, &mut normal).await?);
     record.fields(&normal);
+    connection.take_place(caller.subject())?;
     if let Some(limits) = quota::asked(connection, &normal)? {
         return Ok(Box::pin(quota::answer(&limits, connection, &caller, record)).await);
     }

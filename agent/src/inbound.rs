@@ -76,10 +76,11 @@ async fn serve_recorded(
         None => worker.take_peer_place(&route.name, &record.address().origin().to_string())?,
     };
     let connection = Connection::inbound(worker, route, record.address(), peer.zip(verified.as_deref()));
+    record.carries(&connection);
     authorize::still_trusted(&connection)?;
     // Whoever has proved nothing takes no place from those who have, until a request on the connection is believed.
     match connection.peer() {
-        Some(_proved) => connection.take_place()?,
+        Some(_proved) => connection.take_place(None)?,
         None => worker.enter_stranger(&connection),
     }
     // Boxed, because the state of a carried connection is large, and that of one that waits for its handshake need not be.

@@ -46,7 +46,7 @@ async fn serve_recorded(
     let _entered = worker.enter();
     let peer = record.peer(identify::local_caller(record.address().local_caller(), &worker.snapshot().roles));
     let connection = Connection::outbound(worker, route, record.address(), peer);
-    connection.take_place()?;
+    connection.take_place(None)?;
     authorize::still_trusted(&connection)?;
     authorize::local_caller(&connection)?;
     if route.is_tcp {

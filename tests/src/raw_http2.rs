@@ -83,6 +83,15 @@ impl RawHttp2 {
         self.send(DATA, if end { END_STREAM } else { 0 }, stream, bytes)
     }
 
+    /// Takes a request back.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub fn reset(&mut self, stream: u32) -> io::Result<()> {
+        const CANCEL: u32 = 8;
+        self.send(RST_STREAM, 0, stream, &CANCEL.to_be_bytes())
+    }
+
     /// Waits for the end of a stream.
     pub fn end_of(&mut self, stream: u32) -> End {
         let mut status = None;

@@ -2,8 +2,6 @@
 //! takes nobody else's turn.
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that finds less than it expects has failed")]
 
-use std::net::TcpStream;
-
 use countersign_tests::agent::TestAgent;
 use countersign_tests::gateway::Gateway;
 use countersign_tests::hostile::HostilePeer;
@@ -11,7 +9,7 @@ use countersign_tests::http::Client;
 use countersign_tests::issuer::{CONFIG_SECRET, Provider};
 use countersign_tests::pki::TestPki;
 use countersign_tests::process::Process;
-use countersign_tests::raw_http2::RawHttp2;
+use countersign_tests::raw_http2::{End, RawHttp2};
 use countersign_tests::wait;
 use serde_json::Value;
 
@@ -150,60 +148,46 @@ fn questions_about_tokens_of_one_address_take_no_turn_of_another() {
     drop(flood);
 }
 
-#[test]
-fn connections_of_strangers_at_one_address_take_no_place_of_another() {
-    let agent = TestAgent::new("gateway");
-    let keys = agent.folder().join("api-keys.json");
-    let before =
-        format!("[limits]\nconnections_per_peer = 3\n[api_keys]\nfile = {keys:?}\n[[role]]\nname = \"reader\"\n");
-    let gateway = Gateway::start_as(agent, &before, &format!("any_of = [\"mtls\", \"api_key\"]\n{RULES}"));
-    let key = format!("X-API-Key: {}", gateway.key(&["create", "--owner", "a", "--role", "reader"]));
-    wait::until_so("the agent takes up the key", || gateway.call("/", &["-H", &key]).status == 200);
-    let stranger = HostilePeer::showing(None);
-    let mut open: Vec<Client> = Vec::new();
-    for _ in 0..12 {
-        let mut client = stranger.client(gateway.address()).unwrap();
-        if client.ask("GET", "/", &[], b"").is_ok_and(|answer| answer.status() == 401) {
-            open.push(client);
-        }
+/// A connection of a stranger, and the number of its next request.
+struct Stranger {
+    stream: RawHttp2,
+    next: u32,
+}
+
+impl Stranger {
+    /// Makes requests with this token, and takes each back that is not answered when all are under way.
+    fn ask_and_take_back(&mut self, token: &str, requests: u32) {
+        let Self { stream, next } = self;
+        let ids = || (*next..).step_by(2);
+        let (asked, last) = (usize::try_from(requests).unwrap(), *next + 2 * requests);
+        let token = format!("Bearer {token}");
+        ids().take(asked).for_each(|id| stream.get(id, "/taken-back", &[("authorization", &token)]).unwrap());
+        // Requests of one connection begin in their order: when this one is answered, the others are under way.
+        stream.get(last, "/no-token", &[]).unwrap();
+        assert!(matches!(stream.end_of(last), End::Answered(_)), "the connection ended");
+        ids().take(asked).for_each(|id| stream.reset(id).unwrap());
+        *next = last + 2;
     }
-    assert_eq!(open.len(), 3, "connections of strangers at one address");
-    let line = gateway.agent.wait_for_audit("a refused connection", |line| line["reason"] == "limit");
-    assert_eq!(line["event"], "connection");
-    assert_eq!(
-        gateway.call("/", &["-H", &key]).status,
-        0,
-        "who proves nothing in the handshake is one with its address"
-    );
-    gateway.allowed("/", &["--interface", "127.0.0.9", "-H", &key]);
-    // A certificate has places of its own, also at that address.
-    let workload = gateway.workload(FRONTEND);
-    let workload: Vec<&str> = workload.iter().map(String::as_str).collect();
-    gateway.allowed("/", &[&workload[..], &["-H", &key]].concat());
-    drop(open);
-    wait::until_so("a place is free again", || gateway.call("/", &["-H", &key]).status == 200);
 }
 
 #[test]
-fn strangers_who_say_nothing_give_way_to_newer_ones_and_known_callers_do_not() {
-    let agent = TestAgent::new("gateway");
-    let keys = agent.folder().join("api-keys.json");
-    let before = format!("[limits]\nhandshakes = 2\n[api_keys]\nfile = {keys:?}\n[[role]]\nname = \"reader\"\n");
-    let gateway = Gateway::start_as(agent, &before, &format!("any_of = [\"api_key\"]\n{RULES}"));
-    let key = gateway.key(&["create", "--owner", "a", "--role", "reader"]);
-    let header = format!("X-API-Key: {key}");
-    wait::until_so("the agent takes up the key", || gateway.call("/", &["-H", &header]).status == 200);
-    let stranger = HostilePeer::showing(None);
-    let mut known = stranger.client(gateway.address()).unwrap();
-    assert_eq!(known.ask("GET", "/", &[("x-api-key", &key)], b"").unwrap().status(), 200);
-    let mut silent: Vec<Client> = (0..12).map(|_| stranger.client(gateway.address()).unwrap()).collect();
-    let line = gateway.agent.wait_for_audit("a stranger that gives way", |line| line["reason"] == "gave_way");
-    assert_eq!(line["event"], "connection");
-    gateway.allowed("/", &["-H", &header]);
-    assert_eq!(known.ask("GET", "/", &[("x-api-key", &key)], b"").unwrap().status(), 200);
-    // Two workers with two strangers each; the last caller above was one for a moment.
-    let ended = silent.iter_mut().filter_map(|client| client.ask("GET", "/", &[], b"").err()).count();
-    assert!((8..12).contains(&ended), "{ended} of 12 gave way");
+fn requests_that_a_stranger_takes_back_fill_no_disk_and_have_the_issuer_work_on_no_more() {
+    let Site { provider, gateway, .. } = site(READERS);
+    provider.mode("hold");
+    let (asked, peer) = (provider.asked(QUESTIONS), HostilePeer::showing(None).speaking(&[b"h2"]));
+    let stranger = || Stranger { stream: RawHttp2::open(peer.connect(gateway.address()).unwrap()).unwrap(), next: 1 };
+    // One request asks the issuer, the others wait for what it says.
+    (0..4).for_each(|number| stranger().ask_and_take_back(&format!("nobody-made-this-{number}"), 200));
+    let told = || gateway.agent.told(|line| line["path"] == "/taken-back" || line["reason"] == "cancelled");
+    wait::until_so("all are told of, in lines and in counts", || told() >= 800);
+    let lines = gateway.agent.audit().into_iter().filter(|line| line["path"] == "/taken-back");
+    let written = lines.inspect(|line| assert_eq!(line["outcome"], "cancelled", "{line}")).count();
+    assert!((100..=250).contains(&written), "{written} lines about 800 requests, on two workers");
+    let mut one = stranger();
+    (4..60).for_each(|number| one.ask_and_take_back(&format!("nobody-made-this-{number}"), 1));
+    let of_stranger = provider.asked(QUESTIONS) - asked;
+    assert!((8..=16).contains(&of_stranger), "{of_stranger} questions under way for one address");
+    provider.mode("serve");
 }
 
 #[test]
@@ -223,22 +207,6 @@ fn whoever_opens_many_connections_ends_their_own_and_not_those_of_another_addres
     call.wait_for_end(wait::SOON);
     assert_eq!(status_of(&call), 200, "{:?}", call.stdout());
     drop(silent);
-}
-
-#[test]
-fn strangers_leave_places_of_a_route_to_those_who_prove_who_they_are() {
-    let agent = TestAgent::new("gateway");
-    let keys = agent.folder().join("api-keys.json");
-    let before = format!("[limits]\nconnections = 8\n[api_keys]\nfile = {keys:?}\n[[role]]\nname = \"reader\"\n");
-    let gateway = Gateway::start_as(agent, &before, &format!("any_of = [\"api_key\"]\n{RULES}"));
-    let header = format!("X-API-Key: {}", gateway.key(&["create", "--owner", "a", "--role", "reader"]));
-    wait::until_so("the agent takes up the key", || gateway.call("/", &["-H", &header]).status == 200);
-    let stranger = HostilePeer::showing(None);
-    let silent: Vec<Client> = (0..24).map(|_| stranger.client(gateway.address()).unwrap()).collect();
-    // Not even the handshake is done on these.
-    let mute: Vec<TcpStream> = (0..24).map(|_| TcpStream::connect(gateway.address()).unwrap()).collect();
-    gateway.allowed("/", &["-H", &header]);
-    drop((silent, mute));
 }
 
 #[test]

@@ -65,7 +65,6 @@ async fn with_credential(connection: &Rc<Connection>, request: &mut NormalReques
     };
     let caller = believed.map_err(|refusal| refused(refusal, connection, route.demand)).and_then(|caller| {
         still_as_verified(&caller, connection, &snapshot)?;
-        connection.take_place()?;
         Ok(caller)
     });
     counted(kind, begun, connection, caller)

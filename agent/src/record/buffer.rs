@@ -27,8 +27,8 @@ const BACKLOG_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// When lines of this size could not be handed on, even what was under way is only counted.
 const LINES_BYTES_MAX: usize = 4 * BACKLOG_BYTES_MAX;
 
-/// Failed connections and requests from one network or user, for one reason, that are written at once. Whoever reaches the port can
-/// cause them, and could otherwise fill the disk; then everybody would be refused.
+/// Connections and requests from one network or user, for one reason, that are written at once where nobody has proved who they are.
+/// Whoever reaches the port can cause them, and could otherwise fill the disk; then everybody would be refused.
 const STRANGERS_AT_ONCE: u64 = 100;
 
 /// How long until one more is written after that.
@@ -53,7 +53,7 @@ pub(crate) struct AuditBuffer {
     strangers: RefCell<Allowances<Stranger>>,
 }
 
-/// Those who have proved nothing: by where they come from and by why they failed. None for those who share.
+/// Those who have proved nothing: by where they come from and by how it ended. None for those who share.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Stranger {
     origin: Option<Origin>,
@@ -114,7 +114,7 @@ impl AuditBuffer {
         self.waiting.notify_one();
     }
 
-    /// How many connections of strangers like this one were left out before it; nothing if it is left out too, and counted in
+    /// How many lines of strangers like this one were left out before it; nothing if it is left out too, and counted in
     /// the next line.
     pub(crate) fn stranger(&self, address: &PeerAddress, reason: &'static str, now: Timestamp) -> Option<u64> {
         let (key, shared) = (Stranger { origin: Some(address.origin()), reason }, Stranger { origin: None, reason });

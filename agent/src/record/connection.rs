@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::counters::RouteCounters;
+use super::counters::{Outcome, RouteCounters};
 use super::line::{DecisionId, Event, Line};
 use super::{Transfer, outcome_of};
 use crate::authorize::AuthorizedConnection;
+use crate::connection::Connection;
 use crate::direction::Direction;
 use crate::identify::Peer;
 use crate::limit::Notice;
@@ -25,6 +26,8 @@ pub(crate) struct ConnectionRecord {
     address: PeerAddress,
     opened: Instant,
     peer: Option<Rc<Peer>>,
+    /// What it became when it could carry something.
+    connection: Option<Rc<Connection>>,
     decision: DecisionId,
     rule: Option<Arc<str>>,
     limit: Option<Arc<str>>,
@@ -51,6 +54,7 @@ impl ConnectionRecord {
             address,
             opened: Instant::now(),
             peer: None,
+            connection: None,
             decision: worker.next_decision(),
             rule: None,
             limit: None,
@@ -63,6 +67,11 @@ impl ConnectionRecord {
     pub(crate) fn peer(&mut self, peer: Rc<Peer>) -> Rc<Peer> {
         self.peer = Some(Rc::clone(&peer));
         peer
+    }
+
+    /// Notes what carries requests from here on: one of them may prove who asks.
+    pub(crate) fn carries(&mut self, connection: &Rc<Connection>) {
+        self.connection = Some(Rc::clone(connection));
     }
 
     /// Notes the rule that allowed the connection as a whole (plain TCP), and hands the evidence on.
@@ -101,7 +110,9 @@ impl ConnectionRecord {
         if matches!(refusal, Some(Refusal::AuditUnavailable)) {
             return self.worker.audit().count_unrecorded();
         }
-        let Some(omitted) = self.omitted(refusal) else { return };
+        // Where nobody has proved who they are, nobody was allowed anything.
+        let outcome = outcome_of(refusal, cancelled || self.is_of_stranger());
+        let Some(omitted) = self.omitted(refusal, outcome) else { return };
         let detail = refusal.map(Refusal::detail);
         let line = Line {
             omitted,
@@ -113,7 +124,7 @@ impl ConnectionRecord {
             claimed: refusal.and_then(claimed).map(ToString::to_string),
             peer: self.peer.as_deref(),
             caller: None,
-            outcome: outcome_of(refusal, cancelled),
+            outcome,
             reason: refusal.map(Refusal::reason),
             detail: detail.as_deref(),
             rule: self.rule.as_deref(),
@@ -131,15 +142,19 @@ impl ConnectionRecord {
         self.worker.audit().write(&line, self.worker.clock().precise());
     }
 
+    /// Whether nobody has proved who uses it, in the handshake or by a request.
+    fn is_of_stranger(&self) -> bool {
+        self.peer.is_none() && self.connection.as_ref().is_none_or(|connection| connection.is_of_stranger())
+    }
+
     /// How many lines like this one were left out before it; nothing if it is left out too. Only what those can cause who have proved
     /// nothing, or who may do nothing here.
-    fn omitted(&self, refusal: Option<&Refusal>) -> Option<u64> {
-        let refusal = match (self.direction, &self.peer, refusal) {
-            (Direction::Inbound, None, Some(refusal)) => refusal,
-            (Direction::Outbound, _, Some(refusal @ Refusal::LocalCaller(_))) => refusal,
-            (Direction::Inbound | Direction::Outbound, _, _) => return Some(0),
-        };
-        self.worker.audit().stranger(&self.address, refusal.reason(), self.worker.clock().now())
+    fn omitted(&self, refusal: Option<&Refusal>, outcome: Outcome) -> Option<u64> {
+        if self.is_of_stranger() || matches!(refusal, Some(Refusal::LocalCaller(_))) {
+            let reason = refusal.map_or(outcome.as_str(), Refusal::reason);
+            return self.worker.audit().stranger(&self.address, reason, self.worker.clock().now());
+        }
+        Some(0)
     }
 }
 

@@ -28,7 +28,7 @@ impl Counter {
 pub(crate) enum Outcome {
     /// Allowed, and came to its own end.
     Allowed,
-    /// The peer went away in the middle.
+    /// The peer went away in the middle, or before anybody had proved who uses the connection.
     Cancelled,
     /// Was allowed, and had to end: expiry, revocation, a changed policy.
     Cut,

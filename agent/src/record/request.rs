@@ -150,7 +150,7 @@ impl RequestRecord {
             self.connection.worker().audit().count_unrecorded();
             return self.connection.request_ended();
         }
-        let Some(omitted) = self.omitted(refusal) else { return self.connection.request_ended() };
+        let Some(omitted) = self.omitted(refusal, outcome) else { return self.connection.request_ended() };
         let detail = refusal.map(Refusal::detail);
         let line = Line {
             omitted,
@@ -198,15 +198,13 @@ impl RequestRecord {
         self.connection.worker().notables().refused(&who, self.connection.route_name());
     }
 
-    /// As for a connection: whoever has proved nothing can cause as many refusals as it likes.
-    fn omitted(&self, refusal: Option<&Refusal>) -> Option<u64> {
-        match (self.connection.peer(), &self.caller, refusal) {
-            (None, None, Some(refusal)) => {
-                let worker = self.connection.worker();
-                worker.audit().stranger(self.connection.address(), refusal.reason(), worker.clock().now())
-            }
-            (_, _, _) => Some(0),
+    /// As for a connection: whoever has proved nothing can ask, and take back what it asked, as often as it likes.
+    fn omitted(&self, refusal: Option<&Refusal>, outcome: Outcome) -> Option<u64> {
+        if self.connection.peer().is_some() || self.caller.is_some() {
+            return Some(0);
         }
+        let (worker, reason) = (self.connection.worker(), refusal.map_or(outcome.as_str(), Refusal::reason));
+        worker.audit().stranger(self.connection.address(), reason, worker.clock().now())
     }
 }
 

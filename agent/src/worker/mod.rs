@@ -5,7 +5,7 @@ mod state;
 mod places;
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ pub(crate) use places::{Place, Places, Turn};
 pub(crate) use state::{Worker, WorkerSetup};
 
 use crate::authorize;
+use crate::connection::Connection;
 use crate::listener::WorkerListener;
 use crate::refusal::Withdrawn;
 use crate::routes::{Entrance, Phase, Route};
@@ -142,8 +143,9 @@ async fn let_rest(worker: Rc<Worker>) {
             tokio::time::sleep(BEAT).await;
             let beat = worker.beat.get();
             worker.beat.set(beat + 1);
-            let candidates = worker.resting.take();
-            let waiting = candidates.into_iter().filter(|connection| !connection.try_rest(beat)).collect::<Vec<_>>();
+            // One that has ended has nothing to give back, and keeps its place no longer than it lasted.
+            let waits = |candidate: &Weak<Connection>| candidate.upgrade().is_some_and(|it| !it.try_rest(beat));
+            let waiting = worker.resting.take().into_iter().filter(waits).collect::<Vec<_>>();
             worker.resting.borrow_mut().extend(waiting);
         }
     }

@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use countersign_certs::time::{Clock, Timestamp};
@@ -62,7 +62,7 @@ pub(crate) struct Worker {
     /// Which keys of issuers were in use when it last looked, and since which snapshot.
     pub(super) token_keys: Cell<(u64, u64)>,
     pub(super) beat: Cell<u64>,
-    pub(super) resting: RefCell<Vec<Rc<Connection>>>,
+    pub(super) resting: RefCell<Vec<Weak<Connection>>>,
     pub(super) rest_wanted: Notify,
     decisions: Cell<DecisionId>,
     pub(super) connections: Rc<Live<Connection>>,
@@ -182,7 +182,7 @@ impl Worker {
 
     /// Notes a connection that has just fallen silent.
     pub(crate) fn may_rest(&self, connection: &Rc<Connection>) {
-        self.resting.borrow_mut().push(Rc::clone(connection));
+        self.resting.borrow_mut().push(Rc::downgrade(connection));
         self.rest_wanted.notify_one();
     }
 

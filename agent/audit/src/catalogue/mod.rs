@@ -136,7 +136,8 @@ pub struct Access {
     /// Whom a refused certificate named. Nobody vouches for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claimed: Option<String>,
-    /// `allowed`, `cancelled`, `cut`, `denied` or `failed`.
+    /// `allowed`, `cancelled`, `cut`, `denied` or `failed`. A connection on which nobody has proved who asks was not allowed anything: it
+    /// is cancelled when it ends.
     pub outcome: String,
     /// Why, in one fixed word.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -85,7 +85,11 @@ const ACCESS: &[Key] = &[
     may("subject_roles", Form::Texts, "its roles, on which was decided"),
     may("credential", Form::Word(&["api_key", "basic", "jwt", "opaque_token"]), "what it showed"),
     may("claimed", Form::Text, "whom a refused certificate named; nobody vouches for it"),
-    must("outcome", Form::Word(&["allowed", "cancelled", "cut", "denied", "failed"]), "how it ended"),
+    must(
+        "outcome",
+        Form::Word(&["allowed", "cancelled", "cut", "denied", "failed"]),
+        "how it ended; `cancelled` too if nobody had proved who asks",
+    ),
     may("reason", Form::Text, "why, in one fixed word"),
     may("detail", Form::Text, "why, in a sentence"),
     may("rule", Form::Text, "the rule that allowed it"),
