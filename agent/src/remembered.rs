@@ -44,6 +44,13 @@ impl<K: Copy + Eq + Hash, V: Clone> Remembered<K, V> {
         self.0.borrow_mut().insert(key, value);
     }
 
+    /// Forgets what was remembered.
+    pub(crate) fn remove(&self, key: &K) {
+        let mut halves = self.0.borrow_mut();
+        halves.young.remove(key);
+        halves.old.remove(key);
+    }
+
     /// Everything that is remembered and that `wanted` wants.
     pub(crate) fn all(&self, wanted: impl Fn(&V) -> bool) -> Vec<V> {
         let halves = self.0.borrow();
@@ -102,6 +109,11 @@ mod tests {
         assert_eq!(remembered.all(|number| *number == 3 * REMEMBERED - 1), [3 * REMEMBERED - 1]);
         remembered.insert(0, 7);
         assert_eq!(remembered.get(&0), Some(7), "the newer one counts");
+        // In both halves, of which the old one is not looked at while the young one has it.
+        (1..=REMEMBERED / 2).for_each(|number| remembered.insert(number, number));
+        remembered.insert(0, 8);
+        remembered.remove(&0);
+        assert_eq!(remembered.get(&0), None);
     }
 
     #[test]

@@ -335,3 +335,22 @@ fn an_issuer_that_is_taken_out_of_the_config_takes_its_streams_along() {
     assert_eq!(line["reason"], "withdrawn_credential");
     gateway.refused("/group", &["-H", &token], 401, "token_issuer");
 }
+
+#[test]
+fn a_token_that_was_believed_ends_when_it_is_too_old() {
+    let (agent, pki) = (TestAgent::new("gateway"), TestPki::new("corp"));
+    let provider = Provider::start(&pki, agent.folder());
+    let before = provider.table("age_max = \"6s\"\nleeway = \"0s\"\n") + ROLES;
+    let gateway = Gateway::start_of(pki, agent, &before, &keys_of("any_of = [\"jwt\"]"));
+    let header = bearer(&provider.token(SERVICE_CLIENT));
+    // Both workers believe it.
+    for _ in 0..8 {
+        gateway.allowed("/client", &["-H", &header]);
+    }
+    let mut in_a_row = 0;
+    wait::until_so("neither worker believes it any more", || {
+        in_a_row = if gateway.call("/client", &["-H", &header]).status == 401 { in_a_row + 1 } else { 0 };
+        in_a_row == 8
+    });
+    gateway.refused("/client", &["-H", &header], 401, "token_lifetime");
+}

@@ -24,6 +24,10 @@ pub struct IntrospectionSettings {
     pub audiences: Vec<String>,
     /// How far the clocks of the issuer and of this host may differ.
     pub leeway: Duration,
+    /// How long ago a token may have been issued. If set, an answer must say when it was.
+    pub age_max: Option<Duration>,
+    /// The longest from a token's beginning to its end. If set, an answer must say when it was issued.
+    pub lifetime_max: Option<Duration>,
     /// Whether an answer must name the issuer. It was asked over TLS, so that it is the issuer's is known; if it names one it must be
     /// this.
     pub require_issuer: bool,
@@ -57,6 +61,8 @@ impl IntrospectionSettings {
             issuer: issuer.into(),
             audiences,
             leeway: LEEWAY_DEFAULT,
+            age_max: None,
+            lifetime_max: None,
             require_issuer: false,
             require_audience: true,
             lifetime_unnamed: None,
@@ -72,8 +78,8 @@ pub fn believe(answer: &[u8], expected: &IntrospectionSettings, now: Timestamp) 
     let members = read(answer)?;
     let read = Claims(&members);
     check_issuer(read, expected)?;
-    let times = times(read, expected, now)?;
-    times.check(expected.leeway, now)?;
+    let ages = (expected.age_max, expected.lifetime_max);
+    let times = times(read, expected, now)?.checked(expected.leeway, ages, now)?;
     let audiences = read.audiences()?;
     match &audiences {
         Some(audiences) => check_audience(audiences, &expected.audiences)?,
@@ -227,6 +233,21 @@ mod tests {
         let token = believe(answer(json!({"exp": null})).to_string().as_bytes(), &lax, NOW).unwrap();
         assert_eq!(token.expires, NOW.plus(Duration::from_secs(7)));
         check(json!({"exp": 5}), &lax, Err("token_expired"));
+    }
+
+    #[test]
+    fn age_and_lifetime_can_have_bounds() {
+        let hundred = Some(Duration::from_secs(100));
+        let young = IntrospectionSettings { age_max: hundred, ..settings() };
+        check(json!({"iat": 1_799_999_870}), &young, Ok(()));
+        check(json!({"iat": 1_799_999_869}), &young, Err("token_lifetime"));
+        check(json!({"iat": null}), &young, Err("token_claim"));
+        let token = believe(answer(json!({"exp": 1_800_009_999})).to_string().as_bytes(), &young, NOW).unwrap();
+        assert_eq!(token.expires.as_unix_seconds(), 1_800_000_091, "it ends when it is too old");
+        let short = IntrospectionSettings { lifetime_max: hundred, ..settings() };
+        check(json!({"iat": 1_799_999_960}), &short, Ok(()));
+        check(json!({"iat": 1_799_999_959}), &short, Err("token_lifetime"));
+        check(json!({"iat": null}), &short, Err("token_claim"));
     }
 
     #[test]

@@ -274,6 +274,10 @@ impl Asking {
                 Ok(subject)
             }
             Err(why) => {
+                // What was said before counts no longer, also if the clock is set back to when it did.
+                if let NotBelieved::Token(_) = &why {
+                    worker.subjects().forget(&self.digest);
+                }
                 worker.introspections().note_refused(self.digest, why.clone(), worker.clock().now());
                 Err(why.by(issuer))
             }

@@ -46,6 +46,11 @@ impl Subjects {
         self.remembered.insert(digest, Rc::clone(subject));
     }
 
+    /// Forgets somebody who is believed no longer.
+    pub(super) fn forget(&self, digest: &[u8; 32]) {
+        self.remembered.remove(digest);
+    }
+
     /// Those that have made a request since this was asked last.
     pub(crate) fn take_used(&self) -> Vec<Rc<Subject>> {
         self.remembered.all(|subject| subject.take_used())

@@ -160,9 +160,7 @@ fn believe(
     now: Timestamp,
 ) -> Result<VerifiedToken, TokenRefusal> {
     let read = Claims(&claims);
-    let times = Times::read(read)?;
-    times.check(expected.leeway, now)?;
-    times.check_age(expected, now)?;
+    let times = Times::read(read)?.checked(expected.leeway, (expected.age_max, expected.lifetime_max), now)?;
     let audiences = read.audiences()?.ok_or(ClaimError { name: "aud" })?;
     check_audience(&audiences, &expected.audiences)?;
     let client = read.client()?;
@@ -200,8 +198,33 @@ impl Times {
         })
     }
 
-    /// Whether a token is valid now. On its last second it is not any more (RFC 7519 §4.1.4).
-    pub(crate) fn check(&self, leeway: Duration, now: Timestamp) -> Result<(), TokenRefusal> {
+    /// The same if a token is valid now, with the earlier of its ends: that of its own, and that of the greatest age.
+    pub(crate) fn checked(
+        self,
+        leeway: Duration,
+        (age_max, lifetime_max): (Option<Duration>, Option<Duration>),
+        now: Timestamp,
+    ) -> Result<Self, TokenRefusal> {
+        self.check(leeway, now)?;
+        let issued = || self.issued.ok_or(ClaimError { name: "iat" });
+        if let Some(lifetime_max) = lifetime_max {
+            let lifetime = self.expires.since(issued()?);
+            if lifetime > lifetime_max {
+                return Err(TokenRefusal::Lifetime { lifetime, lifetime_max });
+            }
+        }
+        let Some(age_max) = age_max else { return Ok(self) };
+        let issued = issued()?;
+        // In the second in which it is as old as it may be, it still counts.
+        let too_old = issued.plus(age_max).plus(Duration::from_secs(1));
+        if now >= too_old.plus(leeway) {
+            return Err(TokenRefusal::TooOld { issued, now, age_max });
+        }
+        Ok(Self { expires: self.expires.min(too_old), ..self })
+    }
+
+    /// On its last second a token is not valid any more (RFC 7519 §4.1.4).
+    fn check(&self, leeway: Duration, now: Timestamp) -> Result<(), TokenRefusal> {
         let expires = self.expires;
         if now >= expires.plus(leeway) {
             return Err(TokenRefusal::Expired { expires, now });
@@ -211,23 +234,6 @@ impl Times {
         }
         if let Some(issued) = self.issued.filter(|issued| *issued > now.plus(leeway)) {
             return Err(TokenRefusal::IssuedInFuture { issued, now });
-        }
-        Ok(())
-    }
-
-    fn check_age(&self, expected: &IssuerSettings, now: Timestamp) -> Result<(), TokenRefusal> {
-        let issued = || self.issued.ok_or(ClaimError { name: "iat" });
-        if let Some(age_max) = expected.age_max {
-            let issued = issued()?;
-            if now > issued.plus(age_max).plus(expected.leeway) {
-                return Err(TokenRefusal::TooOld { issued, now, age_max });
-            }
-        }
-        if let Some(lifetime_max) = expected.lifetime_max {
-            let lifetime = self.expires.since(issued()?);
-            if lifetime > lifetime_max {
-                return Err(TokenRefusal::Lifetime { lifetime, lifetime_max });
-            }
         }
         Ok(())
     }

@@ -204,6 +204,12 @@ fn age_and_lifetime_can_have_bounds() {
     bench.check_claims(json!({"iat": at(-130)}), Ok(()));
     bench.check_claims(json!({"iat": at(-131)}), Err("token_lifetime"));
     bench.check_claims(json!({"iat": null}), Err("token_claim"));
+    let ends = |changes| {
+        let token = bench.look(&bench.signer.token(json!({}), &claims(changes))).unwrap();
+        i64::try_from(token.expires.as_unix_seconds()).unwrap()
+    };
+    assert_eq!(ends(json!({"iat": at(-10), "exp": at(9000)})), at(91), "it ends when it is too old");
+    assert_eq!(ends(json!({"iat": at(-10), "exp": at(50)})), at(50), "its own end is earlier");
     bench.settings.age_max = None;
     bench.settings.lifetime_max = Some(Duration::from_secs(100));
     bench.check_claims(json!({"iat": at(-40)}), Ok(()));

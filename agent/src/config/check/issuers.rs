@@ -146,6 +146,8 @@ fn introspection(
     let transport = if issuer.unsafe_http_on_loopback { Transport::HttpOnLoopback } else { Transport::HttpsOnly };
     let mut expected = IntrospectionSettings::new(issuer.issuer.get_ref(), issuer.audiences.get_ref().clone());
     expected.leeway = seconds(issuer.leeway.as_ref(), Duration::ZERO..=LEEWAY_MAX)?.unwrap_or(expected.leeway);
+    expected.age_max = seconds(issuer.age_max.as_ref(), SECOND..=WEEK)?;
+    expected.lifetime_max = seconds(issuer.lifetime_max.as_ref(), SECOND..=WEEK)?;
     expected.require_audience = !written.unsafe_any_audience;
     expected.lifetime_unnamed = seconds(written.lifetime_unnamed.as_ref(), SECOND..=WEEK)?;
     let secret = secret::resolve(written.client_secret.get_ref(), secrets)
