@@ -32,6 +32,10 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// Headers by which some servers take a request for one with another method or path than it has.
+const OVERRIDES: [&str; 5] =
+    ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
+
 /// Why a request is refused before any rule is asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RequestError {
@@ -51,6 +55,8 @@ pub(crate) enum RequestError {
     Length,
     #[error("the method {0} is not taken")]
     Method(Method),
+    #[error("the header {0} asks for another method or path than the request has")]
+    Override(HeaderName),
     #[error("the path cannot be taken")]
     Path(#[from] PathError),
     #[error("a parameter that the agent itself sends stands beside ';', which some servers take for a separator")]
@@ -59,6 +65,8 @@ pub(crate) enum RequestError {
     Target,
     #[error("the upgrade cannot be taken: {0}")]
     Upgrade(&'static str),
+    #[error("the value of {0} begins or ends with a blank, which HTTP/1.1 takes away (RFC 9113 §8.2.1)")]
+    ValueBlank(HeaderName),
 }
 
 /// Marks a request whose head gave its body two lengths, of which the HTTP library has dropped one.
@@ -123,6 +131,7 @@ pub(crate) fn normalise(parts: Parts) -> Result<NormalRequest, RequestError> {
     if extensions.get::<TwoLengths>().is_some() {
         return Err(RequestError::Length);
     }
+    check_each(&headers)?;
     check_connection_options(&headers)?;
     check_authorization(&headers)?;
     remove_hop_by_hop(&mut headers);
@@ -133,12 +142,31 @@ pub(crate) fn normalise(parts: Parts) -> Result<NormalRequest, RequestError> {
 
 /// Methods are compared with case (RFC 9110 §9.1), so `get` is not GET; a server that thinks otherwise would do what no
 /// rule allowed.
-fn check_method(method: &Method) -> Result<(), RequestError> {
+pub(crate) fn check_method(method: &Method) -> Result<(), RequestError> {
     let upper = method.as_str().bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
     if !upper || *method == Method::CONNECT || *method == Method::TRACE {
         return Err(RequestError::Method(method.clone()));
     }
     Ok(())
+}
+
+/// What a backend would read otherwise than whoever decides here.
+fn check_each(headers: &HeaderMap) -> Result<(), RequestError> {
+    for (name, value) in headers {
+        let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+        if is_blank(value.as_bytes().first()) || is_blank(value.as_bytes().last()) {
+            return Err(RequestError::ValueBlank(name.clone()));
+        }
+        if is_override(name) {
+            return Err(RequestError::Override(name.clone()));
+        }
+    }
+    Ok(())
+}
+
+fn is_override(name: &HeaderName) -> bool {
+    // Most names do not begin so.
+    name.as_str().starts_with('x') && OVERRIDES.iter().any(|known| is_spelling(name.as_str(), known))
 }
 
 /// Programs that read two credentials choose differently, whoever they are for (RFC 9110 §11.6.2 has one).
@@ -168,13 +196,16 @@ fn authority(uri: &http::Uri, headers: &HeaderMap) -> Result<Authority, RequestE
         (Some(authority), None) => checked_authority(authority.clone()),
         (None, Some(host)) => Ok(host),
         (Some(authority), Some(host)) if authority.as_str().eq_ignore_ascii_case(host.as_str()) => Ok(host),
-        (Some(one), Some(other)) => Err(RequestError::HostMismatch { one: one.to_string(), other: other.to_string() }),
+        (Some(one), Some(other)) => {
+            let other = other.to_string();
+            Err(RequestError::HostMismatch { one: without_user(one.as_str()).to_owned(), other })
+        }
         (None, None) => Err(RequestError::HostCount { count: 0 }),
     }
 }
 
 fn parse_host(value: &HeaderValue) -> Result<Authority, RequestError> {
-    let malformed = || RequestError::HostMalformed(String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let malformed = || RequestError::HostMalformed(without_user(&String::from_utf8_lossy(value.as_bytes())).to_owned());
     let authority = Authority::try_from(value.as_bytes()).map_err(|_not_an_authority| malformed())?;
     checked_authority(authority)
 }
@@ -183,9 +214,14 @@ fn checked_authority(authority: Authority) -> Result<Authority, RequestError> {
     let plain =
         |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']');
     if authority.as_str().is_empty() || !authority.as_str().bytes().all(plain) {
-        return Err(RequestError::HostMalformed(authority.to_string()));
+        return Err(RequestError::HostMalformed(without_user(authority.as_str()).to_owned()));
     }
     Ok(authority)
+}
+
+/// A host without the name and password that may stand before it, of which no record is kept.
+fn without_user(authority: &str) -> &str {
+    authority.rsplit('@').next().unwrap_or_default()
 }
 
 fn check_length(headers: &HeaderMap) -> Result<(), RequestError> {
@@ -305,7 +341,11 @@ pub(crate) fn remove_each(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName
 
 /// Whether two names differ in nothing but the marks between their letters.
 pub(crate) fn is_spelling_of(found: &HeaderName, name: &HeaderName) -> bool {
-    let (found, name) = (found.as_str().as_bytes(), name.as_str().as_bytes());
+    is_spelling(found.as_str(), name.as_str())
+}
+
+fn is_spelling(found: &str, name: &str) -> bool {
+    let (found, name) = (found.as_bytes(), name.as_bytes());
     let same =
         |(one, other): (&u8, &u8)| one == other || !(one.is_ascii_alphanumeric() || other.is_ascii_alphanumeric());
     found.len() == name.len() && found.iter().zip(name).all(same)
@@ -418,6 +458,29 @@ mod tests {
         let twice = get("/").header("authorization", "Bearer a").header("authorization", "Bearer a");
         assert!(matches!(refused(twice), RequestError::AuthorizationCount { count: 2 }));
         assert!(matches!(refused(Request::connect("llm.local:443")), RequestError::Method(_)));
+        for value in [" gold", "gold ", "\tgold", "gold\t", " "] {
+            assert!(matches!(refused(get("/").header("x-tenant", value)), RequestError::ValueBlank(_)), "{value:?}");
+        }
+        assert!(normalised(get("/").header("x-tenant", "gold 1").header("x-empty", "")).is_ok());
+        for name in ["X-HTTP-Method-Override", "x_http_method", "x.method-override", "x-original-url", "X-Rewrite_URL"]
+        {
+            assert!(matches!(refused(get("/").header(name, "/")), RequestError::Override(_)), "{name}");
+        }
+        assert!(normalised(get("/").header("x-http-methods", "1").header("x-original-urls", "1")).is_ok());
+    }
+
+    #[test]
+    fn a_name_and_a_password_before_a_host_are_not_told_of() {
+        let requests = [
+            Request::get("/").header("host", "ada:pass@llm.local"),
+            Request::get("/").header("host", "ada:p@ss@llm local"),
+            get("http://ada:pass@llm.local/"),
+            get("http://ada:pass@other/"),
+        ];
+        for request in requests {
+            let told = normalised(request).unwrap_err().to_string();
+            assert!(!told.contains("ss@") && !told.contains("ada"), "{told}");
+        }
     }
 
     #[test]

@@ -13,6 +13,8 @@ use countersign_tests::http::{self, Client};
 use countersign_tests::mesh::{FRONTEND, Mesh, Plan, SERVICE};
 use countersign_tests::pki::Leaf;
 use countersign_tests::raw_http2::{End, RawHttp2};
+use countersign_tests::wait;
+use serde_json::Value;
 
 /// A peer that is let in, and what reaches the service behind the inbound.
 struct Site {
@@ -114,6 +116,8 @@ fn ambiguous_requests_are_refused_and_do_not_reach_the_service() {
         "GET / HTTP/1.1\r\nHost: service.test\r\nConnection: close, Authorization\r\nAuthorization: Bearer a\r\n",
         "GET / HTTP/1.1\r\nHost: service.test\r\nConnection: content-length\r\nContent-Length: 0\r\n",
         "GET / HTTP/1.1\r\nHost: service.test\r\nConnection: upgrade\r\nUpgrade: websocket, other\r\n",
+        "POST / HTTP/1.1\r\nHost: service.test\r\nX-HTTP-Method-Override: DELETE\r\n",
+        "GET / HTTP/1.1\r\nHost: service.test\r\nX_Original_URL: /admin\r\n",
         "POST / HTTP/1.1\r\nHost: service.test\r\nConnection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n",
     ];
     for head in heads {
@@ -291,6 +295,9 @@ fn ambiguous_http2_requests_are_refused_and_do_not_reach_the_service() {
         with("transfer-encoding", "chunked"),
         with("X-Upper", "1"),
         with(":path", "/other"),
+        with("x-tenant", "gold "),
+        with("x-tenant", "\tgold"),
+        with("x-rewrite-url", "/admin"),
         vec![(":method", "GET"), (":scheme", "https"), (":path", "/")],
     ];
     for fields in requests {
@@ -302,6 +309,19 @@ fn ambiguous_http2_requests_are_refused_and_do_not_reach_the_service() {
         assert!(refused, "{fields:?}: {end:?}");
     }
     assert_eq!(site.backend.seen().len(), 0, "something reached the service: {:?}", site.backend.seen());
+}
+
+#[test]
+fn a_password_in_the_host_is_in_no_line() {
+    let site = site();
+    for head in
+        ["GET http://a:s3cret@service.test/ HTTP/1.1\r\nHost: service.test", "GET / HTTP/1.1\r\nHost: a:s3cret@b"]
+    {
+        assert_eq!(site.send(&format!("{head}\r\n\r\n")), Knock::Answered(400), "{head}");
+    }
+    let is_refused = |line: &Value| line["reason"] == "request_ambiguous";
+    wait::until_so("both are told of", || site.mesh.host_b.told(is_refused) == 2);
+    assert!(!site.mesh.host_b.audit_text().contains("s3cret"), "{}", site.mesh.host_b.audit_text());
 }
 
 #[test]

@@ -102,6 +102,16 @@ when  = 'principal is Workload && principal.certificate_age_seconds + 9223372036
     gateway.allowed("/model?model=small", &as_workload(&frontend, &[]));
     gateway.refused("/model?model=llama3:70b", &as_workload(&frontend, &[]), 403, "condition_not_met");
     gateway.refused("/model?mod%65l=llama3%3A70b", &as_workload(&frontend, &[]), 403, "condition_not_met");
+    // PHP, ASP.NET and whoever takes ';' for a separator read these as the parameter that the condition looks at.
+    for spelling in
+        ["Model=", "+model=", "%20model=", "model[]=", "model%00=", "x=1;model=", "x;model=", "x=1%3Bmodel="]
+    {
+        let path = format!("/model?{spelling}llama3:70b");
+        gateway.refused(&path, &as_workload(&frontend, &["--globoff"]), 403, "condition_unclear");
+    }
+    for other in ["models=a", "a=model", "a=b;c", "mode=l", "amodel=x"] {
+        gateway.allowed(&format!("/model?{other}"), &as_workload(&frontend, &[]));
+    }
     let line = gateway.refused("/", &as_workload(&batch, &[]), 403, "condition_unclear");
     assert!(line["detail"].as_str().unwrap().contains("overflow"), "{line}");
 }

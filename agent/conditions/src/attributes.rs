@@ -1,6 +1,6 @@
 //! What is known of one request, as far as somebody asks for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -53,11 +53,11 @@ pub enum AttributeError {
     #[error("principal and service were made for different configs")]
     OtherConfig,
     /// A backend may read both as the same name (RFC 3875 §4.1.18), and what the condition looks at would not be what it reads.
-    #[error("{found:?} is another spelling of the header {declared:?}; which one a backend reads is ambiguous")]
+    #[error("{found:?} is another spelling of {declared:?}; which one a backend reads is ambiguous")]
     Spelling {
         /// As in the request.
         found: String,
-        /// As in the config, in lower case.
+        /// As in the config, a header in lower case.
         declared: String,
     },
     /// Said twice, so a condition and a backend could read different ones.
@@ -119,13 +119,16 @@ impl Attributes {
     /// [`Uses::QUERY`](crate::uses::Uses::QUERY).
     ///
     /// # Errors
-    /// A declared parameter that is there twice, or a value that is too long.
+    /// A declared parameter that is there twice or in another spelling, also behind a `;`, or a value that is too long.
     pub fn query<'request>(
         &mut self,
         parameters: impl IntoIterator<Item = (&'request str, &'request str)>,
     ) -> Result<(), AttributeError> {
         let declared = &self.parties.0.schema.names.queries;
         let query = record(parameters.into_iter().filter_map(|(name, value)| {
+            if let Some((found, declared)) = other_spelling(declared, name, value) {
+                return Some(Err(AttributeError::Spelling { found: found.to_owned(), declared: declared.clone() }));
+            }
             declared.get(name).map(|name| Ok((name.clone(), text("a parameter of the query", value)?)))
         }))?;
         self.set("query", query);
@@ -181,6 +184,29 @@ impl Attributes {
             Some(Context::Value(Arc::clone(&self.context))),
         )
     }
+}
+
+/// A name that stands in a parameter and that some servers read as a declared one that it is not. Those that take `;` for a separator
+/// read names behind it.
+fn other_spelling<'found, 'declared>(
+    declared: &'declared BTreeSet<String>,
+    name: &'found str,
+    value: &'found str,
+) -> Option<(&'found str, &'declared String)> {
+    let name_of = |part: &'found str| part.split('=').next().unwrap_or_default();
+    let is_whole = !(name.contains(';') || value.contains(';'));
+    let inside = name.split(';').chain(value.split(';').skip(1).map(name_of)).filter(|_| !is_whole);
+    inside.chain(is_whole.then_some(name)).find_map(|found| {
+        let same = declared.iter().find(|declared| is_parameter_spelling_of(found, declared))?;
+        (!is_whole || found != same).then_some((found, same))
+    })
+}
+
+/// As for headers; and with blanks before it or as a list (PHP: `name[]`), or with a zero byte behind it.
+fn is_parameter_spelling_of(found: &str, name: &str) -> bool {
+    let found = found.trim_ascii_start();
+    let end = found.find(|letter: char| letter == '[' || letter.is_ascii_control()).unwrap_or(found.len());
+    is_spelling_of(found.get(..end).unwrap_or_default(), name)
 }
 
 /// Whether two names of headers differ in nothing but case and the marks between their letters.
