@@ -21,7 +21,9 @@ use crate::policy::subject::SubjectNames;
 pub(crate) struct RequestFacts<'request> {
     pub(crate) method: &'request http::Method,
     pub(crate) path: CheckedPath<'request>,
+    /// Empty where the request has none; none where it is not known.
     pub(crate) query: Option<&'request str>,
+    /// None where they are not known, and where no condition looks at them.
     pub(crate) headers: Option<&'request HeaderMap>,
     pub(crate) now: Timestamp,
 }
@@ -132,8 +134,7 @@ mod gathered {
                 .collect();
             attributes.headers(texts.iter().map(|(name, value)| (*name, &**value)))?;
         }
-        if uses.0.contains(uses::Uses::QUERY) {
-            let query = asked.query.unwrap_or_default();
+        if let Some(query) = asked.query.filter(|_| uses.0.contains(uses::Uses::QUERY)) {
             let parameters: Vec<_> = query::parameters(query).collect();
             // One that cannot be read could be the one that a condition forbids.
             if parameters.len() != query.split('&').filter(|parameter| !parameter.is_empty()).count() {

@@ -158,7 +158,8 @@ async fn carry_out(command: Command, clock: Clock, handed_over: HandedOver) -> R
                 Some(outbound) => RouteName::Outbound(outbound),
                 None => RouteName::Inbound(inbound.unwrap_or_default()),
             };
-            let question = Question { route, peer, subject, facts, address, method, path, headers, at };
+            let question =
+                Question { route, peer, subject, facts, address, method, path, headers, at, is_recorded: false };
             commands::explain::question(&config.path, &question, json, &clock)
         }
         Command::Replay { policy, audit, json } => commands::replay::replay(&policy, &audit, json, &clock),

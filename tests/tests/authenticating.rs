@@ -117,6 +117,15 @@ fn a_credential_that_is_no_longer_taken_when_it_is_found_good_is_refused() {
 }
 
 #[test]
+fn a_token_that_must_be_bound_when_it_is_found_good_is_refused() {
+    let mut site = site(READERS);
+    let tables = site.tables(READERS, &format!("{ANY_OF}bound_tokens_only = true\n{RULES}"));
+    let Answered { status, line, forwarded } = site.meanwhile(&tables, 200);
+    assert_eq!((status, line["reason"].as_str()), (403, Some("withdrawn_credential")), "{line}");
+    assert!(!forwarded, "what was refused reached the service");
+}
+
+#[test]
 fn questions_about_tokens_of_one_address_take_no_turn_of_another() {
     let Site { provider, gateway, header, .. } = site(READERS);
     provider.mode("hold");

@@ -122,7 +122,7 @@ fn still_as_verified(caller: &Caller, connection: &Connection, verified_by: &Sna
         return Ok(());
     }
     match connection.current()? {
-        Current::Inbound(route) => still_believed(caller, connection, route.demand),
+        Current::Inbound(route) => still_believed(caller, connection, &route),
         Current::Outbound(_) => Err(Withdrawn::Route),
     }
 }
@@ -172,8 +172,8 @@ fn shown_by(certificate: bool, subject: Option<&Subject>) -> CredentialSet {
 }
 
 /// Whether the caller of a request under way would still be believed, by what is configured now.
-pub(crate) fn still_believed(caller: &Caller, connection: &Connection, demand: Demand) -> Result<(), Withdrawn> {
-    let snapshot = connection.worker().snapshot();
+pub(crate) fn still_believed(caller: &Caller, connection: &Connection, route: &InboundRoute) -> Result<(), Withdrawn> {
+    let (snapshot, demand) = (connection.worker().snapshot(), route.demand);
     let certificate = connection.peer().is_some() && demand.accepted().has(CredentialKind::Mtls);
     let withdrawn = |refusal: CredentialRefusal| Withdrawn::Credential(refusal.reason());
     let subject = caller.subject();
@@ -191,6 +191,9 @@ pub(crate) fn still_believed(caller: &Caller, connection: &Connection, demand: D
                 ends.set(found.not_after());
             }
             Proof::Token(token) => {
+                if route.bound_tokens_only && !token.is_bound() {
+                    return Err(withdrawn(CredentialRefusal::TokenUnbound));
+                }
                 tokens::still_counts(token, &snapshot, connection.worker().clock().now()).map_err(withdrawn)?;
             }
             Proof::Password { name, hash } => passwords::still_right(name, hash, &snapshot).map_err(withdrawn)?,

@@ -64,6 +64,11 @@ impl TokenProof {
         self.answer.is_some()
     }
 
+    /// Whether it is good only for who has a certificate or a key besides.
+    pub(super) fn is_bound(&self) -> bool {
+        self.confirmation.is_some()
+    }
+
     /// Whether the answer of its issuer still counts.
     pub(super) fn is_current_answer(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
         let counts = |answer: Answer| (answer.asked..=answer.until).contains(&now);

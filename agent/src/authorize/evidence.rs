@@ -124,7 +124,7 @@ impl Ongoing {
         RequestFacts {
             method: &self.method,
             path: self.target.path(),
-            query: self.target.query(),
+            query: Some(self.target.query().unwrap_or_default()),
             headers: self.headers.as_deref(),
             now,
         }

@@ -45,7 +45,7 @@ pub(crate) fn request(
     let asked = RequestFacts {
         method: &request.method,
         path: request.target.path(),
-        query: request.target.query(),
+        query: Some(request.target.query().unwrap_or_default()),
         headers: Some(&request.headers),
         now,
     };
@@ -185,7 +185,7 @@ fn still_allowed(ongoing: &Ongoing) -> Result<(), Withdrawn> {
     still_connected(connection)?;
     let route = still_as_begun(connection)?;
     if let Current::Inbound(route) = &route {
-        authenticate::still_believed(caller, connection, route.demand)?;
+        authenticate::still_believed(caller, connection, route)?;
     }
     let asked = ongoing.asked(connection.worker().clock().now());
     decided(&route, connection, caller, asked).map(drop).map_err(|refusal| Withdrawn::Policy(refusal.detail()))

@@ -119,7 +119,7 @@ fn one(case: Case, config: &crate::config::checked::Agent, clock: &Clock) -> Tes
     };
     let at = at.map(|text| text.parse()).transpose().map_err(|error: TimestampError| error.to_string());
     let asked = route.and_then(|route| Ok((route, at?))).and_then(|(route, at): (_, Option<Timestamp>)| {
-        let question = Question { route, peer, subject, facts, address, method, path, headers, at };
+        let question = Question { route, peer, subject, facts, address, method, path, headers, at, is_recorded: false };
         question::answer(config, &question, clock.now()).map_err(|error| in_one_line(&error))
     });
     let (passed, found) = match asked {

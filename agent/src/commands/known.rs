@@ -7,12 +7,22 @@ use super::shown::Shown;
 use crate::config::{KeysError, checked, read_keys};
 use crate::limit::definition::{Limit, Limitable};
 
-/// The API key that is asked about, as the file of keys has it. Where something is said of it, that is what is asked about.
-pub(super) fn key(config: &checked::Agent, question: &Question) -> Result<Option<KeyRecord>, KeysError> {
+/// What the file of keys has of the API key that is asked about.
+pub(super) enum Known {
+    /// No key is asked about, or one of which it is said what it grants.
+    Unasked,
+    /// There is none of this name.
+    Unknown,
+    Key(Box<KeyRecord>),
+}
+
+/// The API key that is asked about. Where something is said of it, that is what is asked about.
+pub(super) fn key(config: &checked::Agent, question: &Question) -> Result<Known, KeysError> {
     let id = question.subject.as_deref().and_then(|subject| subject.strip_prefix("key:"));
     let file = config.accepted.api_keys.as_ref().map(|keys| &keys.file);
-    let (Some(id), Some(file), true) = (id, file, question.facts.is_empty()) else { return Ok(None) };
-    Ok(read_keys(file)?.keys().iter().find(|key| key.id.as_str() == id).cloned())
+    let (Some(id), Some(file), true) = (id, file, question.facts.is_empty()) else { return Ok(Known::Unasked) };
+    let key = read_keys(file)?.keys().iter().find(|key| key.id.as_str() == id).cloned();
+    Ok(key.map_or(Known::Unknown, |key| Known::Key(Box::new(key))))
 }
 
 /// The names of the limits that would count it.

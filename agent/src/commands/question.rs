@@ -8,9 +8,10 @@ use countersign_certs::time::{Timestamp, Validity};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, uri::PathAndQuery};
 
-use super::known;
+use super::known::{self, Known};
 use super::shown::{self, Shown};
 use crate::authenticate::keys;
+use crate::authenticate::refusal::CredentialRefusal;
 use crate::authorize;
 use crate::config::{KeysError, checked};
 use crate::facts::{self, Parts, RequestFacts};
@@ -23,6 +24,7 @@ use crate::policy::path::{CheckedTarget, PathError};
 use crate::policy::role::{RoleSet, Roles};
 use crate::policy::rule::Policy;
 use crate::policy::subject::{SubjectError, SubjectNames};
+use crate::request::check_method;
 
 /// What is asked about.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +43,8 @@ pub(crate) struct Question {
     pub(crate) path: String,
     /// `NAME: VALUE`.
     pub(crate) headers: Vec<String>,
+    /// It was recorded, and no more is known of it than records hold: no header, no query, no claim.
+    pub(crate) is_recorded: bool,
     /// When; now if it does not say.
     pub(crate) at: Option<Timestamp>,
 }
@@ -63,6 +67,8 @@ impl Default for RouteName {
 pub(crate) enum QuestionError {
     #[error("{0:?} is no address")]
     Address(String),
+    #[error("it hangs on claims of the token, which are not recorded")]
+    Claims,
     #[error(transparent)]
     Keys(#[from] KeysError),
     #[error("{0:?} is no header; write NAME: VALUE")]
@@ -71,7 +77,7 @@ pub(crate) enum QuestionError {
     Inbound { name: String, known: String },
     #[error("{0:?} names no program of this host; write local:loopback or local:uid=N,gid=N")]
     Local(String),
-    #[error("{0:?} is no method")]
+    #[error("{0:?} is no method that is taken")]
     Method(String),
     #[error("nobody asks: name a peer or a subject")]
     Nobody,
@@ -106,7 +112,9 @@ impl Question {
     }
 
     fn checked_method(&self) -> Result<Method, QuestionError> {
-        self.method.parse().map_err(|_not_a_method| QuestionError::Method(self.method.clone()))
+        let method: Option<Method> = self.method.parse().ok();
+        let taken = method.filter(|method| check_method(method).is_ok());
+        taken.ok_or_else(|| QuestionError::Method(self.method.clone()))
     }
 }
 
@@ -116,7 +124,11 @@ pub(crate) fn answer(
     question: &Question,
     now: Timestamp,
 ) -> Result<Explanation, QuestionError> {
-    let key = known::key(config, question)?;
+    let (key, is_unknown) = match known::key(config, question)? {
+        Known::Unasked => (None, false),
+        Known::Unknown => (None, true),
+        Known::Key(key) => (Some(key), false),
+    };
     let known = key.as_ref().map(|key| keys::names(key).facts());
     let question = Question { facts: known.unwrap_or_else(|| question.facts.clone()), ..question.clone() };
     let explanation = by_rules(config, &question, now)?;
@@ -125,9 +137,13 @@ pub(crate) fn answer(
     if shown.refused.is_some() {
         return Ok(explanation);
     }
+    if is_unknown && shown.subject.is_some() {
+        let unknown = CredentialRefusal::KeyUnknown;
+        return Ok(explanation.refused_for(unknown.reason(), in_one_line(&unknown)));
+    }
     // A key that the inbound does not look at is no key of this request.
     let key = key.filter(|_key| shown.subject.is_some());
-    let explanation = explanation.under(known::limits(config, inbound, &shown, key.as_ref()));
+    let explanation = explanation.under(known::limits(config, inbound, &shown, key.as_deref()));
     let Some(key) = key else { return Ok(explanation) };
     let method = question.checked_method()?;
     let told = |reason, error: &dyn std::error::Error| (reason, in_one_line(error));
@@ -154,6 +170,9 @@ pub(crate) fn by_rules(
         return Err(QuestionError::Nobody);
     }
     let Shown { names, subject, refused } = shown::to(config, question)?;
+    if question.is_recorded && matches!(subject, Some(SubjectNames::Token(_))) && policy.looks_at_claims() {
+        return Err(QuestionError::Claims);
+    }
     let address = question.address.as_deref().map(address).transpose()?;
     let method = question.checked_method()?;
     let target = PathAndQuery::try_from(question.path.as_str())
@@ -172,8 +191,14 @@ pub(crate) fn by_rules(
         local,
         address,
     };
-    let request =
-        RequestFacts { method: &method, path: target.path(), query: target.query(), headers: Some(&headers), now };
+    let is_known = !question.is_recorded;
+    let request = RequestFacts {
+        method: &method,
+        path: target.path(),
+        query: is_known.then(|| target.query().unwrap_or_default()),
+        headers: is_known.then_some(&headers),
+        now,
+    };
     let explanation = facts::with_parts(&parts, policy, service_facts, request, |facts| {
         let asked = explain::Asked {
             holders,
@@ -396,6 +421,54 @@ when { context.method == "POST" && principal is Workload && principal.certificat
         assert_eq!(of("local:uid=6,gid=1").in_short(), "denied: no_role, the caller holds no role");
         let rules = site.config.outbounds[1].policy.as_ref().unwrap();
         assert_eq!([rules.could_allow_local(true), rules.could_allow_local(false)], [true, false]);
+    }
+
+    #[test]
+    fn of_what_was_not_recorded_nothing_is_said() {
+        let roles = "[api_keys]\nfile = \"/nowhere.json\"\n[[issuer]]\nname = \"corp\"\nissuer = \"https://i.example\"\naudiences = [\"a\"]\nclaims = { tenant = \"text\" }\n[conditions]\nheaders = [\"x-tenant\"]\nquery = [\"model\"]\n\
+            [[role]]\nname = \"blue\"\nmembers = [\"claim:corp/tenant=blue\"]\n[[role]]\nname = \"ada\"\nmembers = [\"user:corp/ada\"]\n";
+        let said = |rules: &str| {
+            let written = format!("{RIGHT}{roles}").replacen(
+                "backend = \"http://127.0.0.1:11434\"",
+                &format!("backend = \"http://127.0.0.1:11434\"\nany_of = [\"mtls\", \"jwt\"]\n{rules}\n"),
+                1,
+            );
+            let config = checked(&written).unwrap();
+            let question = Question {
+                route: RouteName::Inbound("llm".to_owned()),
+                subject: Some("user:corp/ada".to_owned()),
+                method: "POST".to_owned(),
+                path: "/v1".to_owned(),
+                is_recorded: true,
+                ..Question::default()
+            };
+            by_rules(&config, &question, Timestamp::from_unix_seconds(0))
+        };
+        let allowed = "[[inbound.allow]]\nroles = [\"ada\"]\n";
+        assert!(said(allowed).unwrap().is_allowed());
+        for condition in ["!(context.headers has x_tenant)", "!(context.query has model)"] {
+            assert!(said(&format!("{allowed}when = '{condition}'")).unwrap().is_unclear(), "{condition}");
+        }
+        let on_claim = "!(principal is User && principal.claims has tenant)";
+        for rules in [&format!("when = '{on_claim}'"), "[[inbound.deny]]\nroles = [\"blue\"]"] {
+            assert!(matches!(said(&format!("{allowed}{rules}")), Err(QuestionError::Claims)), "{rules}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_before_any_rule_is_asked_is_no_question() {
+        let site = site();
+        for method in ["get", "TRACE", "CONNECT", "G T"] {
+            let question = Question {
+                route: RouteName::Inbound("ruled".to_owned()),
+                peer: vec!["spiffe://prod.example/web/a".to_owned()],
+                method: method.to_owned(),
+                path: "/v1".to_owned(),
+                ..Question::default()
+            };
+            let refused = answer(&site.config, &question, Timestamp::from_unix_seconds(0));
+            assert!(matches!(refused, Err(QuestionError::Method(_))), "{method}");
+        }
     }
 
     #[test]

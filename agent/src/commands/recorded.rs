@@ -64,6 +64,7 @@ impl Recorded {
             method,
             path,
             headers: Vec::new(),
+            is_recorded: true,
             at: self.time.parse().ok(),
         })
     }

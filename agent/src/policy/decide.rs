@@ -162,7 +162,7 @@ pub(super) fn denies<'policy>(rule: &'policy Rule, question: Question<'_>) -> Op
     let covers = covers_anybody_of(rule, question.holders)
         && rule.covers_address(question.address)
         && rule.covers_method(question.method)
-        && rule.covers_path(question.path);
+        && rule.may_cover_path(question.path);
     if !covers {
         return None;
     }

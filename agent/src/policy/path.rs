@@ -102,6 +102,14 @@ impl<'text> CheckedPath<'text> {
         self.text
     }
 
+    /// The path that many servers take this one for: the same without a slash at its end.
+    fn without_final_slash(self) -> Self {
+        match self.text.strip_suffix('/') {
+            Some(text) => Self { text, segment_count: self.segment_count.saturating_sub(1) },
+            None => self,
+        }
+    }
+
     fn segments(self) -> impl Iterator<Item = &'text [u8]> {
         self.text.as_bytes().split(|byte| *byte == b'/').skip(1)
     }
@@ -191,26 +199,42 @@ impl PathPattern {
 
     /// Whether the pattern covers a path. Takes time proportional to the path.
     pub(crate) fn matches(&self, path: CheckedPath<'_>) -> bool {
-        let Some(split) = self.segments.iter().position(|segment| *segment == Segment::AnyNumber) else {
-            return path.segment_count == self.segments.len() && all_match(&self.segments, path.segments());
+        // What has no percent sign is its own decoding.
+        covers(&self.segments, path, |literal, found| match found.contains(&b'%') {
+            true => decoded(found).eq(literal.iter().copied()),
+            false => *literal == *found,
+        })
+    }
+
+    /// Whether some server could take a path for one that the pattern covers: one that looks neither at the case of letters nor at a
+    /// slash at the end.
+    pub(crate) fn may_match(&self, path: CheckedPath<'_>) -> bool {
+        let segments = match &*self.segments {
+            [before @ .., Segment::Literal(last)] if last.is_empty() => before,
+            all => all,
         };
-        let (before, after) =
-            (self.segments.get(..split).unwrap_or_default(), self.segments.get(split + 1..).unwrap_or_default());
-        let Some(skipped) = path.segment_count.checked_sub(after.len()).filter(|end| *end >= before.len()) else {
-            return false;
-        };
-        all_match(before, path.segments()) && all_match(after, path.segments().skip(skipped))
+        covers(segments, path.without_final_slash(), |literal, found| {
+            decoded(found).map(|byte| byte.to_ascii_lowercase()).eq(literal.iter().map(u8::to_ascii_lowercase))
+        })
     }
 }
 
-fn all_match<'text>(pattern: &[Segment], segments: impl Iterator<Item = &'text [u8]>) -> bool {
-    pattern.iter().zip(segments).all(|(expected, found)| match expected {
-        // An empty segment (a final slash) is not something that "*" should stand for.
-        Segment::Any | Segment::AnyNumber => !found.is_empty(),
-        // What has no percent sign is its own decoding.
-        Segment::Literal(literal) if found.contains(&b'%') => decoded(found).eq(literal.iter().copied()),
-        Segment::Literal(literal) => **literal == *found,
-    })
+fn covers(segments: &[Segment], path: CheckedPath<'_>, is_same: impl Fn(&[u8], &[u8]) -> bool) -> bool {
+    let all_match = |pattern: &[Segment], skipped: usize| {
+        pattern.iter().zip(path.segments().skip(skipped)).all(|(expected, found)| match expected {
+            // An empty segment (a final slash) is not something that "*" should stand for.
+            Segment::Any | Segment::AnyNumber => !found.is_empty(),
+            Segment::Literal(literal) => is_same(literal, found),
+        })
+    };
+    let Some(split) = segments.iter().position(|segment| *segment == Segment::AnyNumber) else {
+        return path.segment_count == segments.len() && all_match(segments, 0);
+    };
+    let (before, after) = (segments.get(..split).unwrap_or_default(), segments.get(split + 1..).unwrap_or_default());
+    let Some(skipped) = path.segment_count.checked_sub(after.len()).filter(|end| *end >= before.len()) else {
+        return false;
+    };
+    all_match(before, 0) && all_match(after, skipped)
 }
 
 /// The bytes of a segment that [`check_bytes`] has accepted.
@@ -350,6 +374,23 @@ mod tests {
     }
 
     #[test]
+    fn what_some_server_takes_for_a_covered_path_is_known() {
+        let may_match = |pattern: &str, path: &str| {
+            PathPattern::parse(pattern).unwrap().may_match(CheckedPath::parse(path).unwrap())
+        };
+        for path in ["/admin", "/admin/", "/ADMIN", "/Admin/"] {
+            assert!(may_match("/admin", path) && may_match("/admin/", path) && may_match("/**/Admin", path), "{path}");
+        }
+        assert!(may_match("/admin/*", "/admin/x/") && may_match("/admin/*", "/ADMIN/x"));
+        assert!(!may_match("/admin/*", "/admin/") && !may_match("/admin/*", "/admin/x/y"));
+        assert!(!may_match("/admin", "/admin/x") && !may_match("/admin", "/admins") && !may_match("/admin", "/"));
+        assert!(
+            may_match("/admin/**", "/admin") && may_match("/", "/") && may_match("/**", "/") && !may_match("/*", "/")
+        );
+        assert!(may_match("/m/A:b", "/m/a%3AB"));
+    }
+
+    #[test]
     fn patterns_that_can_never_match_are_errors() {
         assert_eq!(PathPattern::parse("/v1/../x").unwrap_err(), PatternError::Unmatchable(PathError::DotSegment));
         assert_eq!(PathPattern::parse("v1").unwrap_err(), PatternError::Unmatchable(PathError::NotAbsolute));
@@ -372,7 +413,8 @@ mod tests {
         #[test]
         fn every_literal_pattern_matches_itself(path in "(/[a-zA-Z0-9._~-]{1,8}){1,5}") {
             if let Ok(checked) = CheckedPath::parse(&path) {
-                prop_assert!(PathPattern::parse(&path).unwrap().matches(checked));
+                let pattern = PathPattern::parse(&path).unwrap();
+                prop_assert!(pattern.matches(checked) && pattern.may_match(checked));
                 prop_assert!(matches("/**", &path));
             }
         }

@@ -7,8 +7,9 @@ use http::Method;
 
 use super::condition::{Compiler, Condition, PolicyFile, Uses};
 use super::network::Network;
-use super::path::PathPattern;
+use super::path::{CheckedPath, PathPattern};
 use super::role::{RoleSet, Roles};
+use super::subject::SubjectPattern;
 
 /// Every rule of one service. Nothing is allowed that no rule allows, and nothing that a rule denies.
 #[derive(Debug, Clone, Default)]
@@ -105,6 +106,17 @@ impl Policy {
         self.could_allow(&self.roles.held_by(|member| member.is_local(on_unix_socket)))
     }
 
+    /// Whether anything hangs on what the claims of a token hold: a condition, a file of policies, or a role that a rule names.
+    pub(crate) fn looks_at_claims(&self) -> bool {
+        let by_claim = self.roles.held_by(|member| member.subject().and_then(SubjectPattern::claim).is_some());
+        let names_such =
+            |(_, rule): (Effect, &Rule)| rule.roles.as_ref().is_some_and(|roles| roles.intersects(&by_claim));
+        let rules = self.observed.as_ref().unwrap_or(&self.enforced);
+        self.uses.is_some_and(Uses::looks_at_claims)
+            || (rules.file.is_some() && !by_claim.is_empty())
+            || self.all_rules().any(names_such)
+    }
+
     /// Every rule, those that are only observed too: first what denies, then what allows.
     pub(crate) fn all_rules(&self) -> impl Iterator<Item = (Effect, &Rule)> {
         let rules = self.observed.as_ref().unwrap_or(&self.enforced);
@@ -165,8 +177,13 @@ impl Rule {
         self.methods.as_ref().is_none_or(|methods| methods.contains(method))
     }
 
-    pub(super) fn covers_path(&self, path: super::path::CheckedPath<'_>) -> bool {
+    pub(super) fn covers_path(&self, path: CheckedPath<'_>) -> bool {
         self.paths.as_ref().is_none_or(|paths| paths.iter().any(|pattern| pattern.matches(path)))
+    }
+
+    /// Whether it covers what some server could take this path for, which is what a denial is about.
+    pub(super) fn may_cover_path(&self, path: CheckedPath<'_>) -> bool {
+        self.paths.as_ref().is_none_or(|paths| paths.iter().any(|pattern| pattern.may_match(path)))
     }
 }
 

@@ -119,6 +119,11 @@ impl Uses {
     pub(crate) fn looks_at_time(self) -> bool {
         self.0.contains(uses::Uses::TIME) || self.0.contains(uses::Uses::CERTIFICATE)
     }
+
+    /// Whether what they say can hang on the claims of a token.
+    pub(crate) fn looks_at_claims(self) -> bool {
+        self.0.contains(uses::Uses::CLAIMS)
+    }
 }
 
 impl Compiler {

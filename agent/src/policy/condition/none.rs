@@ -62,6 +62,10 @@ impl Uses {
     pub(crate) fn looks_at_time(self) -> bool {
         false
     }
+
+    pub(crate) fn looks_at_claims(self) -> bool {
+        false
+    }
 }
 
 impl Compiler {
