@@ -81,7 +81,8 @@ impl RequestRecord {
     pub(crate) fn fields(&mut self, request: &NormalRequest) {
         let listed = self.connection.worker().recorded_fields();
         if !listed.is_empty() {
-            let found = listed.in_json(&request.headers, request.target.query());
+            let keys = &self.connection.worker().snapshot().accepted;
+            let found = listed.in_json(&request.headers, request.target.query(), keys.key_places());
             self.fields = (!found.is_empty()).then(|| found.into());
         }
     }
