@@ -135,6 +135,10 @@ fn proofs_that_were_made_for_something_else_are_refused_by_name() {
     let good = proof("good 0");
     gateway.refused("/group", &["-H", &by_proof, "-H", &good, "-X", "DELETE"], 401, "proof_method");
     gateway.refused("/other", &["-H", &by_proof, "-H", &good], 401, "proof_target");
+    // A service that was shown this proof names itself here.
+    let elsewhere = &forger.proofs("https://elsewhere.test/group", token, 1)["good 0"];
+    let stolen = ["-H", "Host: elsewhere.test", "-H", &by_proof, "-H", &format!("DPoP: {elsewhere}")];
+    gateway.refused("/group", &stolen, 401, "proof_target");
     gateway.refused("/group", &["-H", &by_proof, "-H", &good, "-H", &proof("good 1")], 401, "proof_count");
     gateway.refused("/group", &["-H", &format!("Authorization: Bearer {token}"), "-H", &good], 401, "token_no_proof");
     gateway.refused("/group", &["-H", &format!("Authorization: DPoP {free}"), "-H", &good], 401, "proof_token");

@@ -50,6 +50,8 @@ pub(crate) enum CredentialRefusal {
     PasswordWrong,
     #[error("the DPoP proof is refused")]
     Proof(#[from] ProofRefusal),
+    #[error("the DPoP proof is for {0:?}, as is the request, and that is no name in the certificate of this service")]
+    ProofElsewhere(String),
     #[error(transparent)]
     ProofSpent(#[from] ReplayRefusal),
     #[error("it shows more than one credential")]
@@ -86,6 +88,7 @@ impl CredentialRefusal {
             Self::PasswordMalformed(_) => "password_malformed",
             Self::PasswordWrong => "password_wrong",
             Self::Proof(refusal) => refusal.reason(),
+            Self::ProofElsewhere(_) => "proof_target",
             Self::ProofSpent(refusal) => refusal.reason(),
             Self::Several => "credential_ambiguous",
             Self::Token(refusal) => refusal.reason(),
@@ -103,6 +106,7 @@ impl CredentialRefusal {
             Self::LockedOut(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::IssuerUnknown
             | Self::Proof(_)
+            | Self::ProofElsewhere(_)
             | Self::ProofSpent(_)
             | Self::Token(_)
             | Self::TokenKeyWithdrawn(_)

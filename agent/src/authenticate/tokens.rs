@@ -4,19 +4,20 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use countersign_certs::digest::sha256;
+use countersign_certs::san::San;
 use countersign_certs::time::Timestamp;
 use countersign_credentials::confirmation::Confirmation;
 use countersign_credentials::dpop::{self, ProofRequest, ProofSettings, ReplayCache, VerifiedProof};
 use countersign_credentials::jwk::Thumbprint;
 use countersign_credentials::jwt::{self, TokenRefusal, VerifiedToken};
-use countersign_credentials::url::HttpUrl;
+use countersign_credentials::url::{Host, HttpUrl};
 use serde_json::Value;
 
 use super::refusal::CredentialRefusal;
 use super::shown::{ProofFor, TokenShown};
 use super::subject::{Proof, Subject};
 use crate::config::checked::Issuer;
-use crate::connection::Connection;
+use crate::connection::{Connection, Current};
 use crate::issuers::LiveIssuer;
 use crate::policy::subject::{SubjectNames, TokenNames};
 use crate::routes::Snapshot;
@@ -266,6 +267,23 @@ pub(super) fn check_binding(
     }
 }
 
+/// The host is what the caller says. One who was shown a proof for itself could name itself here, and the proof would fit; but whoever
+/// calls by a name looks for that name in our certificate. One without names of hosts tells nothing.
+fn check_host(host: &Host, connection: &Connection) -> Result<(), CredentialRefusal> {
+    let Ok(Current::Inbound(route)) = connection.current() else { return Err(CredentialRefusal::IssuerUnknown) };
+    let is_this = |san: &San| match (san, host) {
+        (San::Dns(own), Host::Name(name)) => Some(own.as_str() == name),
+        (San::Ip(own), Host::Address(address)) => Some(own == address),
+        (San::Dns(_) | San::Ip(_), _) => Some(false),
+        (San::Email(_) | San::Spiffe(_), _) => None,
+    };
+    let known: Vec<bool> = route.tls.identity.leaf().sans().iter().filter_map(is_this).collect();
+    if known.is_empty() || known.contains(&true) {
+        return Ok(());
+    }
+    Err(CredentialRefusal::ProofElsewhere(host.to_string()))
+}
+
 fn verify_proof(
     shown: &TokenShown,
     token: &str,
@@ -274,6 +292,7 @@ fn verify_proof(
 ) -> Result<VerifiedProof, CredentialRefusal> {
     let target = HttpUrl::parse_target(&format!("https://{}{}", asked.authority, asked.path))
         .map_err(|_no_url| CredentialRefusal::NotText)?;
+    check_host(target.host(), connection)?;
     let request = ProofRequest { method: asked.method.as_str(), target: &target, token, nonce: None };
     let proofs = shown.proofs.iter().map(|value| value.to_str().unwrap_or_default());
     Ok(dpop::verify(proofs, &request, &ProofSettings::default(), connection.worker().clock().now())?)
