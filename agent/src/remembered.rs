@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
 use tokio::sync::Mutex;
@@ -26,6 +27,18 @@ struct Halves<K, V> {
 /// Credentials that are being verified or exchanged, so that each is once at a time.
 #[derive(Debug)]
 pub(crate) struct Turns<K>(RefCell<HashMap<K, Weak<Mutex<()>>>>);
+
+/// Questions to others under way, by who causes them.
+#[derive(Debug)]
+pub(crate) struct FairTurns<K>(Rc<RefCell<HashMap<K, usize>>>);
+
+/// One question under way. It is over when this is dropped.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct FairTurn<K: Eq + Hash> {
+    under_way: Rc<RefCell<HashMap<K, usize>>>,
+    who: K,
+}
 
 impl<K: Copy + Eq + Hash, V: Clone> Remembered<K, V> {
     /// What was remembered. Whether it still counts is for the caller to see.
@@ -90,6 +103,39 @@ impl<K: Eq + Hash> Turns<K> {
 impl<K> Default for Turns<K> {
     fn default() -> Self {
         Self(RefCell::default())
+    }
+}
+
+impl<K: Clone + Eq + Hash> FairTurns<K> {
+    /// A turn, if `who` has fewer than half of those that are free of `limit`: what causes a question costs its sender little, and each
+    /// that joins in takes less than the one before.
+    pub(crate) fn take(&self, who: K, limit: usize) -> Option<FairTurn<K>> {
+        let mut under_way = self.0.borrow_mut();
+        let own = under_way.get(&who).copied().unwrap_or_default();
+        let free = limit.saturating_sub(under_way.values().sum());
+        if own >= free.div_ceil(2) {
+            return None;
+        }
+        under_way.insert(who.clone(), own + 1);
+        Some(FairTurn { under_way: Rc::clone(&self.0), who })
+    }
+}
+
+impl<K> Default for FairTurns<K> {
+    fn default() -> Self {
+        Self(Rc::default())
+    }
+}
+
+impl<K: Eq + Hash> Drop for FairTurn<K> {
+    fn drop(&mut self) {
+        let mut under_way = self.under_way.borrow_mut();
+        if let Some(count) = under_way.get_mut(&self.who) {
+            *count -= 1;
+            if *count == 0 {
+                under_way.remove(&self.who);
+            }
+        }
     }
 }
 

@@ -2,13 +2,16 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that finds less than it expects has failed")]
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use countersign_tests::agent::TestAgent;
 use countersign_tests::backend::EchoBackend;
 use countersign_tests::gateway::{Gateway, Reply};
+use countersign_tests::hostile::HostilePeer;
 use countersign_tests::mesh::certificate;
 use countersign_tests::part::Part;
 use countersign_tests::pki::{CertificateFiles, Leaf, TestPki, write_by_rename};
+use countersign_tests::raw_http2::RawHttp2;
 use countersign_tests::wait;
 use serde_json::Value;
 
@@ -342,6 +345,20 @@ fn many_requests_of_one_caller_are_one_question_on_each_worker() {
 }
 
 #[test]
+fn a_caller_that_takes_its_requests_back_has_the_endpoint_work_on_no_more() {
+    let site = exchanging("[\"opaque_token\"]");
+    site.answers("hang");
+    let peer = HostilePeer::showing(None).speaking(&[b"h2"]);
+    let mut stream = RawHttp2::open(peer.connect(site.gateway.address()).unwrap()).unwrap();
+    let authorization = [("authorization", "Bearer opaque-alice")];
+    stream.get(1, "/", &authorization).unwrap();
+    wait::until_so("the endpoint is asked", || !site.questions().is_empty());
+    stream.reset(1).unwrap();
+    stream.get(3, "/", &authorization).unwrap();
+    wait::stays_so(Duration::from_secs(1), "it is asked once", || site.questions().len() == 1);
+}
+
+#[test]
 fn a_caller_whose_token_is_not_exchanged_is_refused_and_another_is_not() {
     let site = exchanging("[\"opaque_token\"]");
     for _ in 0..6 {
@@ -429,7 +446,7 @@ fn an_exchanged_token_is_fetched_ahead_of_its_end_and_none_is_used_after_it() {
         assert_eq!(site.call_with("opaque-bob").status, 200);
         asked() > 2
     });
-    wait::within(std::time::Duration::from_secs(60), "the last token has ended", || {
+    wait::within(Duration::from_secs(60), "the last token has ended", || {
         Some(site.call_with("opaque-bob")).filter(|reply| reply.status == 503)
     });
 }
@@ -440,7 +457,7 @@ fn what_was_exchanged_ends_with_the_callers_own_token() {
     let token = signed_token("carol", 4);
     assert_eq!(site.call_with(&token).status, 200);
     // The issuer's clock may be 30 s behind, so that the token counts for so much longer.
-    let reply = wait::within(std::time::Duration::from_secs(60), "the caller's token has ended", || {
+    let reply = wait::within(Duration::from_secs(60), "the caller's token has ended", || {
         Some(site.call_with(&token)).filter(|reply| reply.status != 200)
     });
     assert_eq!((reply.status, &site.gateway.line(&reply)["reason"]), (401, &"token_expired".into()));

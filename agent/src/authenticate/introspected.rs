@@ -26,6 +26,7 @@ use crate::connection::Connection;
 use crate::in_words::in_one_line;
 use crate::issuers::LiveIssuer;
 use crate::listener::Origin;
+use crate::remembered::{FairTurn, FairTurns};
 use crate::routes::Snapshot;
 use crate::web::{Question, WebError, client_secret_basic};
 use crate::worker::Worker;
@@ -50,13 +51,18 @@ const UNREACHED_FOR: Duration = Duration::from_secs(2);
 /// For how long a token is not asked about again after an answer that says nothing of it.
 const UNTOLD_FOR: Duration = Duration::from_secs(2);
 
+/// How often the log tells that an issuer does not answer. Whoever can send tokens can cause it.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
+
 /// What one worker knows of questions to issuers.
 #[derive(Debug, Default)]
 pub(crate) struct Introspections {
-    of_strangers: QuestionTurns,
-    of_known: QuestionTurns,
+    of_strangers: FairTurns<Origin>,
+    of_known: FairTurns<Origin>,
     /// When the issuer could not be reached.
     unreached: Cell<Option<Timestamp>>,
+    /// When the log has told of trouble last.
+    told: Cell<Option<Timestamp>>,
     refused: RefCell<HashMap<[u8; 32], Refused>>,
 }
 
@@ -117,49 +123,11 @@ impl Introspections {
     }
 }
 
-/// Questions under way, by where their callers are.
-#[derive(Debug, Default)]
-struct QuestionTurns(Rc<RefCell<HashMap<Origin, usize>>>);
-
-/// One question under way. It is over when this is dropped.
-#[must_use]
-struct QuestionTurn {
-    by_origin: Rc<RefCell<HashMap<Origin, usize>>>,
-    origin: Origin,
-}
-
 impl Introspections {
     /// A turn to ask. Whoever is known has some that no stranger takes.
-    fn turn(&self, origin: Origin, is_known: bool) -> Option<QuestionTurn> {
+    fn turn(&self, origin: Origin, is_known: bool) -> Option<FairTurn<Origin>> {
         let of_known = is_known.then(|| self.of_known.take(origin, QUESTIONS_OF_KNOWN)).flatten();
         of_known.or_else(|| self.of_strangers.take(origin, QUESTIONS_OF_STRANGERS))
-    }
-}
-
-impl QuestionTurns {
-    /// A turn, if this origin has fewer than half of those that are free: tokens that nobody made cost their sender nothing, and each
-    /// origin that joins in takes less than the one before.
-    fn take(&self, origin: Origin, limit: usize) -> Option<QuestionTurn> {
-        let mut by_origin = self.0.borrow_mut();
-        let of_origin = by_origin.get(&origin).copied().unwrap_or_default();
-        let free = limit.saturating_sub(by_origin.values().sum());
-        if of_origin >= free.div_ceil(2) {
-            return None;
-        }
-        by_origin.insert(origin, of_origin + 1);
-        Some(QuestionTurn { by_origin: Rc::clone(&self.0), origin })
-    }
-}
-
-impl Drop for QuestionTurn {
-    fn drop(&mut self) {
-        let mut by_origin = self.by_origin.borrow_mut();
-        if let Some(count) = by_origin.get_mut(&self.origin) {
-            *count -= 1;
-            if *count == 0 {
-                by_origin.remove(&self.origin);
-            }
-        }
     }
 }
 
@@ -242,7 +210,7 @@ struct Asking {
     worker: Rc<Worker>,
     snapshot: Arc<Snapshot>,
     /// Its turn among all questions, and the only one about this token.
-    _under_way: (QuestionTurn, OwnedMutexGuard<()>),
+    _under_way: (FairTurn<Origin>, OwnedMutexGuard<()>),
 }
 
 /// What an issuer has said about a token.
@@ -302,8 +270,12 @@ impl Asking {
             Ok(answer) => return Ok(Said::Answer(answer)),
             Err(error) => error,
         };
-        let name = &*issuer.settings.name;
-        tracing::warn!(issuer = name, error = in_one_line(&error), "an issuer does not answer about a token");
+        let (told, now) = (&worker.introspections().told, worker.clock().now());
+        if !told.get().is_some_and(|since| is_within(TOLD_EVERY, since, now)) {
+            let name = &*issuer.settings.name;
+            tracing::warn!(issuer = name, error = in_one_line(&error), "an issuer does not answer about a token");
+            told.set(Some(now));
+        }
         match error {
             // Some refuse the question where the token is of a form that they do not know. Our part of it is the same each time.
             WebError::Status { status: StatusCode::BAD_REQUEST, .. } => Ok(Said::NoToken),

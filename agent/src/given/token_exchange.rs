@@ -15,7 +15,8 @@ use countersign_certs::time::{Clock, Timestamp};
 use countersign_certs::tls::TlsError;
 use countersign_credentials::grant::Grant;
 use http::StatusCode;
-use tokio::sync::Semaphore;
+use tokio::sync::OwnedMutexGuard;
+use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use super::endpoint::{AskError, Endpoint, Granted};
@@ -24,13 +25,13 @@ use crate::config::checked::{BackendToken, TokenFor};
 use crate::connection::{Connection, Current};
 use crate::in_words::in_one_line;
 use crate::refusal::Refusal;
-use crate::remembered::{Remembered, Turns};
+use crate::remembered::{FairTurns, Remembered, Turns};
 use crate::request::CallerToken;
 use crate::web::WebError;
 use crate::worker::Worker;
 
 /// Questions of one worker under way at once. Whoever can show tokens can cause them.
-const QUESTIONS_MAX: usize = 16;
+const QUESTIONS_MAX: usize = 24;
 
 /// How long it is remembered that no token is given in exchange for one.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
@@ -40,6 +41,9 @@ const DOWN_FOR: Duration = Duration::from_secs(1);
 
 /// How long a token is used at least that the backend refuses. Whoever may call can cause that.
 const USED_FOR: Duration = Duration::from_secs(10);
+
+/// How often the log tells of trouble.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
 
 /// How often it is begun anew when the config changes meanwhile.
 const TRIES: usize = 3;
@@ -59,6 +63,8 @@ struct Trouble {
     error: Option<Arc<str>>,
     /// Since when it is left alone.
     down: Option<Timestamp>,
+    /// When the log has told of trouble last: callers can cause it as often as they like.
+    told: Option<Timestamp>,
 }
 
 /// A token that was given in exchange.
@@ -91,10 +97,21 @@ enum NotGranted {
 type Key = (u64, [u8; 32]);
 
 /// What one worker has exchanged lately.
+#[derive(Default)]
 pub(crate) struct Exchanges {
     remembered: Remembered<Key, Rc<Entry>>,
     turns: Turns<Key>,
-    questions: Semaphore,
+    /// By the names of the callers.
+    questions: FairTurns<Arc<str>>,
+}
+
+/// A caller and the token that it has shown.
+#[derive(Clone)]
+struct Asker {
+    name: Arc<str>,
+    shown: CallerToken,
+    /// When it is believed no longer.
+    ends: Option<Timestamp>,
 }
 
 /// Gets the token that the backend is given for this caller, where it is given one in exchange for the caller's own.
@@ -103,11 +120,13 @@ pub(crate) async fn for_caller(
     permit: &Permit,
     shown: CallerToken,
 ) -> Result<Option<Exchanged>, Refusal> {
-    let ends = permit.ongoing().caller().subject().and_then(|subject| subject.proof().ends());
+    let subject = permit.ongoing().caller().subject();
+    let name = subject.map(|subject| subject.principal().into()).unwrap_or_default();
+    let asker = Asker { name, shown, ends: subject.and_then(|subject| subject.proof().ends()) };
     for _ in 0..TRIES {
         let Some(exchange) = exchange_of(connection)? else { return Ok(None) };
         let exchanged = tokio::select! {
-            exchanged = exchange.exchanged(connection.worker(), &shown, ends) => exchanged?,
+            exchanged = exchange.exchanged(connection.worker(), &asker) => exchanged?,
             withdrawn = permit.ongoing().signal().cut_asked() => return Err(withdrawn.into()),
         };
         // What was given for one backend is not sent to another that the config names by now.
@@ -157,27 +176,24 @@ impl LiveExchange {
         self.trouble().error.clone()
     }
 
-    async fn exchanged(
-        self: &Arc<Self>,
-        worker: &Rc<Worker>,
-        shown: &CallerToken,
-        ends: Option<Timestamp>,
-    ) -> Result<Exchanged, Refusal> {
-        let key = (self.number, sha256(shown.expose()));
+    async fn exchanged(self: &Arc<Self>, worker: &Rc<Worker>, asker: &Asker) -> Result<Exchanged, Refusal> {
+        let key = (self.number, sha256(asker.shown.expose()));
         let entry = match worker.exchanges().get(&key, self.now()) {
             Some(entry) => {
                 if self.now() >= entry.renewed_from {
-                    self.renew(worker, shown, key, ends);
+                    self.renew(worker, asker, key);
                 }
                 entry
             }
             None => {
                 // However many requests bring it at once, the endpoint is asked once.
-                let turn = worker.exchanges().turns.of(key);
-                let _turn = turn.lock().await;
+                let alone = worker.exchanges().turns.of(key).lock_owned().await;
                 match worker.exchanges().get(&key, self.now()) {
                     Some(entry) => entry,
-                    None => self.ask(worker, shown, key, ends).await?,
+                    None => {
+                        let asking = self.ask_to_the_end(worker, asker, key, alone);
+                        asking.await.unwrap_or(Err(Refusal::BackendCredential))?
+                    }
                 }
             }
         };
@@ -188,30 +204,39 @@ impl LiveExchange {
         }
     }
 
-    /// Asks for a new one while the one before is still used.
-    fn renew(self: &Arc<Self>, worker: &Rc<Worker>, shown: &CallerToken, key: Key, ends: Option<Timestamp>) {
-        let (exchange, worker, shown) = (Arc::clone(self), Rc::clone(worker), shown.clone());
-        let turn = worker.exchanges().turns.of(key);
-        let Ok(turn) = turn.try_lock_owned() else { return };
-        tokio::task::spawn_local(async move {
-            // If it fails, it is tried again by who needs it then.
-            exchange.ask(&worker, &shown, key, ends).await.ok();
-            drop(turn);
-        });
+    /// Asks for a new one while the one before is still used. If it fails, it is tried again by who needs it then.
+    fn renew(self: &Arc<Self>, worker: &Rc<Worker>, asker: &Asker, key: Key) {
+        if let Ok(alone) = worker.exchanges().turns.of(key).try_lock_owned() {
+            drop(self.ask_to_the_end(worker, asker, key, alone));
+        }
     }
 
-    async fn ask(
-        &self,
-        worker: &Worker,
-        shown: &CallerToken,
+    /// Asks in a task that goes on when the caller goes away: the endpoint is at work on it, and whoever asks and goes away could else
+    /// have it work on as many as it likes.
+    fn ask_to_the_end(
+        self: &Arc<Self>,
+        worker: &Rc<Worker>,
+        asker: &Asker,
         key: Key,
-        ends: Option<Timestamp>,
-    ) -> Result<Rc<Entry>, Refusal> {
+        alone: OwnedMutexGuard<()>,
+    ) -> JoinHandle<Result<Rc<Entry>, Refusal>> {
+        let (exchange, worker, asker) = (Arc::clone(self), Rc::clone(worker), asker.clone());
+        tokio::task::spawn_local(async move {
+            let asked = exchange.ask(&worker, asker, key).await;
+            drop(alone);
+            asked
+        })
+    }
+
+    async fn ask(&self, worker: &Worker, asker: Asker, key: Key) -> Result<Rc<Entry>, Refusal> {
+        let Asker { name, shown, ends } = asker;
         let asked = self.now();
         if self.trouble().down.is_some_and(|since| since <= asked && asked.since(since) <= DOWN_FOR) {
             return Err(Refusal::BackendCredential);
         }
-        let Ok(_turn) = worker.exchanges().questions.try_acquire() else { return Err(Refusal::BackendCredential) };
+        let Some(_turn) = worker.exchanges().questions.take(name, QUESTIONS_MAX) else {
+            return Err(Refusal::BackendCredential);
+        };
         let subject_token =
             std::str::from_utf8(shown.expose()).map_err(|_not_text| Refusal::BackendCredentialRefused)?;
         let entry = match self.endpoint.ask(Grant::TokenExchange { subject_token }).await {
@@ -238,13 +263,17 @@ impl LiveExchange {
     }
 
     fn note_trouble(&self, error: &AskError, is_down: bool) {
-        let error = in_one_line(error);
-        tracing::warn!(inbound = &*self.whose.inbound, error, "a caller's token cannot be exchanged");
-        *self.trouble() = Trouble { error: Some(error.as_str().into()), down: is_down.then(|| self.now()) };
+        let (error, now, mut trouble) = (in_one_line(error), self.now(), self.trouble());
+        if trouble.told.is_none_or(|told| now < told || now.since(told) >= TOLD_EVERY) {
+            tracing::warn!(inbound = &*self.whose.inbound, error, "a caller's token cannot be exchanged");
+            trouble.told = Some(now);
+        }
+        (trouble.error, trouble.down) = (Some(error.as_str().into()), is_down.then_some(now));
     }
 
     fn note_answer(&self) {
-        *self.trouble() = Trouble::default();
+        let mut trouble = self.trouble();
+        (trouble.error, trouble.down) = (None, None);
     }
 
     fn trouble(&self) -> MutexGuard<'_, Trouble> {
@@ -315,13 +344,6 @@ impl Entry {
             Err(NotGranted::Failed) => age <= DOWN_FOR,
             Err(NotGranted::Refused) => age < REFUSED_FOR,
         }
-    }
-}
-
-impl Default for Exchanges {
-    fn default() -> Self {
-        let questions = Semaphore::new(QUESTIONS_MAX);
-        Self { remembered: Remembered::default(), turns: Turns::default(), questions }
     }
 }
 
