@@ -17,7 +17,7 @@ use crate::direction::Direction;
 use crate::forward::tcp;
 use crate::identify;
 use crate::limit;
-use crate::listener::{PeerAddress, Stream};
+use crate::listener::{Origin, PeerAddress, Stream};
 use crate::record::ConnectionRecord;
 use crate::refusal::{Refusal, Withdrawn};
 use crate::routes::InboundRoute;
@@ -64,17 +64,15 @@ async fn serve_recorded(
     worker.audit().admit().await?;
     let _entered = worker.enter();
     // Boxed and taken apart, so that a connection that is idle later keeps neither the handshake's state nor a second stream.
-    let Encrypted { stream, peer: verified, carries } = Box::pin(handshake(stream, route, worker)).await?;
+    let Encrypted { stream, peer: verified, carries } =
+        Box::pin(handshake(stream, record.address().origin(), route, worker)).await?;
     let identified =
         verified.as_ref().map(|verified| worker.peers().identify(verified, route, &worker.snapshot().roles));
     let peer = identified.map(|peer| record.peer(peer));
     if let Some(peer) = &peer {
-        worker.notables().seen(peer.principal(), &route.name, record.address().ip());
+        worker.notables().seen(peer.principal(), &route.name, record.address());
     }
-    let _peer_place = match &peer {
-        Some(peer) => worker.take_peer_place(&route.name, peer.principal())?,
-        None => worker.take_peer_place(&route.name, &record.address().origin().to_string())?,
-    };
+    let _peer_place = peer.as_ref().map(|peer| worker.take_peer_place(&route.name, peer.principal())).transpose()?;
     let connection = Connection::inbound(worker, route, record.address(), peer.zip(verified.as_deref()));
     record.carries(&connection);
     authorize::still_trusted(&connection)?;
@@ -107,15 +105,20 @@ fn carried(stream: &TlsStream<Stream>, route: &InboundRoute) -> Carried {
 }
 
 /// Both sides prove who they are. Bounded in time, and in how many do it at once.
-async fn handshake(stream: Stream, route: &InboundRoute, worker: &Worker) -> Result<Encrypted, Refusal> {
+async fn handshake(
+    stream: Stream,
+    origin: Origin,
+    route: &InboundRoute,
+    worker: &Worker,
+) -> Result<Encrypted, Refusal> {
     identify::own_certificate(&route.tls.identity, worker.clock().now())?;
-    let turn = worker.begin_handshake();
+    let turn = worker.begin_handshake(origin);
     let (limit, handshakes) = (worker.snapshot().limits.handshake_timeout, worker.snapshot().limits.handshakes);
     let (config, handshake) = route.tls.begin().map_err(Refusal::Tls)?;
     let accepted = tokio::select! {
         accepted = tokio::time::timeout(limit, TlsAcceptor::from(config).accept(stream)) => accepted,
         () = turn.must_give_way() => {
-            return Err(Refusal::TooMany { what: "handshakes at once, of which this was the oldest", limit: handshakes });
+            return Err(Refusal::TooMany { what: "handshakes at once, of which this was the oldest from where most came", limit: handshakes });
         }
         () = worker.drain_begun() => return Err(Refusal::Withdrawn(Withdrawn::Stopped)),
     };

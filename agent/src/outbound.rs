@@ -13,7 +13,7 @@ use crate::direction::Direction;
 use crate::forward::tcp;
 use crate::identify;
 use crate::limit;
-use crate::listener::{PeerAddress, Stream};
+use crate::listener::{Origin, PeerAddress, Stream};
 use crate::record::ConnectionRecord;
 use crate::refusal::Refusal;
 use crate::routes::OutboundRoute;
@@ -46,9 +46,14 @@ async fn serve_recorded(
     let _entered = worker.enter();
     let peer = record.peer(identify::local_caller(record.address().local_caller(), &worker.snapshot().roles));
     let connection = Connection::outbound(worker, route, record.address(), peer);
-    connection.take_place(None)?;
     authorize::still_trusted(&connection)?;
     authorize::local_caller(&connection)?;
+    // Programs that come over loopback cannot be told apart; a user has no more places than a peer.
+    let _user_place = match record.address().origin() {
+        user @ Origin::User(_) => Some(worker.take_peer_place(&route.name, &user.to_string())?),
+        Origin::Network(_) | Origin::Unknown => None,
+    };
+    connection.take_place(None)?;
     if route.is_tcp {
         let authorized = record.authorized(authorize::connection(&connection)?);
         let permit = limit::connection(authorized, &connection, record).await?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::time::Timestamp;
 
-/// Most keys that are told apart; all others share.
+/// Most keys that are told apart unless it is said; all others share.
 const KEYS_MAX: usize = 4096;
 
 /// What may still be written for each key: one that floods does not hide another.
@@ -15,6 +15,7 @@ const KEYS_MAX: usize = 4096;
 pub struct Allowances<K> {
     lines_max: u64,
     line_every: Duration,
+    keys_max: usize,
     left: HashMap<K, Allowance<K>>,
     /// When it was last looked which keys can be forgotten.
     swept: Timestamp,
@@ -33,16 +34,22 @@ impl<K: Clone + Hash + Eq> Allowances<K> {
     /// `lines_max` lines for each key at once, and after that one each `line_every`.
     pub fn new(lines_max: u64, line_every: Duration) -> Self {
         let line_every = line_every.max(Duration::from_secs(1));
-        Self { lines_max, line_every, left: HashMap::new(), swept: Timestamp::from_unix_seconds(0) }
+        Self { lines_max, line_every, keys_max: KEYS_MAX, left: HashMap::new(), swept: Timestamp::from_unix_seconds(0) }
+    }
+
+    /// Tells no more than so many keys apart, which bounds what is written in all.
+    #[must_use]
+    pub fn of_at_most(self, keys_max: usize) -> Self {
+        Self { keys_max, ..self }
     }
 
     /// How many were left out before this one, or nothing if it is left out too. `shared` is the key of those for whom there is
     /// no more room.
     pub fn take(&mut self, key: K, shared: K, now: Timestamp) -> Option<u64> {
-        if self.left.len() >= KEYS_MAX && !self.left.contains_key(&key) {
+        if self.left.len() >= self.keys_max && !self.left.contains_key(&key) {
             self.sweep(now);
         }
-        let is_full = self.left.len() >= KEYS_MAX && !self.left.contains_key(&key);
+        let is_full = self.left.len() >= self.keys_max && !self.left.contains_key(&key);
         let (lines_max, line_every) = (self.lines_max, self.line_every);
         self.entry(if is_full { shared.clone() } else { key }, shared, now).take(now, lines_max, line_every)
     }
@@ -164,6 +171,9 @@ mod tests {
         assert_eq!(allowances.take(3 * KEYS_MAX, usize::MAX, at(0)), None);
         assert_eq!(allowances.take(3 * KEYS_MAX, usize::MAX, at(60)), Some(0));
         assert!(allowances.left.len() <= 2);
+        let mut few = Allowances::new(1, Duration::from_secs(60)).of_at_most(2);
+        let told = (0..9).filter(|number| few.take(*number, usize::MAX, at(0)).is_some()).count();
+        assert_eq!(told, 3, "two apart, and one for all others");
     }
 
     #[test]

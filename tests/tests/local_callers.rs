@@ -231,6 +231,31 @@ fn users_of_a_socket_are_told_apart() {
 }
 
 #[test]
+fn a_user_of_a_socket_has_no_more_places_than_a_peer() {
+    let backend = EchoBackend::start();
+    let folder = tools::folder();
+    let own = folder.path().join("own.sock");
+    let mut mesh = Mesh::of_files(&Plan::to(backend.url()));
+    let tables = format!(
+        "[limits]\nconnections_per_peer = 2\n{}[[outbound]]\nname = \"own\"\nidentity = \"{FRONTEND}\"\nlisten = \"unix:{}\"\nservice = \"{SERVICE}\"\nendpoints = [\"{}\"]\n",
+        mesh.host_a.tables(),
+        own.display(),
+        mesh.inbound,
+    );
+    mesh.host_a.reload(&tables);
+    let open = || Client::connect(Address::Unix(own.clone())).unwrap();
+    let answers = |client: &mut Client| client.ask("GET", "/a", &[], b"").is_ok_and(|answer| answer.status() == 200);
+    let mut held = [open(), open()];
+    assert!(held.iter_mut().all(answers));
+    assert!(!answers(&mut open()));
+    let line = mesh.host_a.wait_for_audit("a refused connection", |line| line["reason"] == "limit");
+    assert_eq!((&line["event"], &line["route"]), (&"connection".into(), &"own".into()), "{line}");
+    assert_eq!(http::get(mesh.frontend, "/a").unwrap().status(), 200, "other sockets have places of their own");
+    drop(held);
+    wait::until_so("a place is free again", || answers(&mut open()));
+}
+
+#[test]
 fn a_program_that_may_do_nothing_does_not_fill_the_audit() {
     let backend = EchoBackend::start();
     let folder = tools::folder();

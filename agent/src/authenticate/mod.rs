@@ -148,7 +148,7 @@ fn note(subject: &Subject, connection: &Connection) {
     if subject.take_fresh() {
         notables.authenticated(subject.proof().kind().as_str(), subject.principal(), address, route);
     }
-    notables.seen(subject.principal(), route, address.ip());
+    notables.seen(subject.principal(), route, address);
 }
 
 /// Joins what the connection has proved with what the request has.

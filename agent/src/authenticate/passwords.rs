@@ -92,7 +92,7 @@ async fn check(
         Origin::Unknown => Place::unknown(),
         Origin::User(uid) => Place::user(uid),
     };
-    let tell = |locked: &LockedUntil| worker.notables().locked_out(&format!("basic:{name} at {origin}"), locked.until);
+    let tell = |locked: &LockedUntil| worker.notables().locked_out(&name, origin, locked.until);
     let allowed = checks.lockout().check(worker.clock().now(), &name, place);
     allowed.inspect_err(tell)?;
     let turn = tokio::time::timeout(TURN, Arc::clone(&checks.turns).acquire_owned()).await;

@@ -78,7 +78,7 @@ pub(crate) struct Control {
 pub(crate) struct Limits {
     /// Connections of one listener, of callers who have proved who they are.
     pub(crate) connections: u32,
-    /// Connections to one inbound of one identity, user or service, and of callers without a certificate from one network.
+    /// Connections to one inbound of one identity, user or service, and to one outbound of one user of this host.
     pub(crate) connections_per_peer: u32,
     /// Handshakes under way on one worker, and connections of it on which nobody has proved who they are.
     pub(crate) handshakes: u32,

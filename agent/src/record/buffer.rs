@@ -34,6 +34,9 @@ const STRANGERS_AT_ONCE: u64 = 100;
 /// How long until one more is written after that.
 const STRANGER_EVERY: Duration = Duration::from_secs(1);
 
+/// Networks and reasons that are told apart. All others count as one: networks of IPv6 cost next to nothing.
+const STRANGERS_APART: usize = 128;
+
 /// How long new work waits for room, where it may wait, and how often it looks.
 const BLOCK_MAX: Duration = Duration::from_secs(10);
 const BLOCK_LOOK: Duration = Duration::from_millis(50);
@@ -70,7 +73,7 @@ impl AuditBuffer {
             time: RefCell::default(),
             unrecorded: Cell::new(0),
             left_out: Cell::new(0),
-            strangers: RefCell::new(Allowances::new(STRANGERS_AT_ONCE, STRANGER_EVERY)),
+            strangers: RefCell::new(Allowances::new(STRANGERS_AT_ONCE, STRANGER_EVERY).of_at_most(STRANGERS_APART)),
         }
     }
 

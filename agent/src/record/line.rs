@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 
 use super::counters::Outcome;
 use crate::authenticate::caller::Caller;
@@ -83,7 +83,7 @@ pub(crate) struct Line<'record> {
     pub(crate) observed: Option<&'record str>,
     /// The limit that refused it, or, where the outcome is another, would have if it did not only watch.
     pub(crate) limit: Option<&'record str>,
-    pub(crate) method: Option<&'record Method>,
+    pub(crate) method: Option<&'record str>,
     pub(crate) path: Option<&'record str>,
     /// As they stand in the line, already in JSON.
     pub(crate) fields: Option<&'record str>,
@@ -126,7 +126,7 @@ impl Line<'_> {
         object.escaped(",\"rule\":", self.rule);
         object.escaped(",\"observed\":", self.observed);
         object.escaped(",\"limit\":", self.limit);
-        object.escaped(",\"method\":", self.method.map(Method::as_str));
+        object.escaped(",\"method\":", self.method);
         object.escaped(",\"path\":", self.path);
         object.plain("", self.fields.unwrap_or_default());
         if let Some(status) = self.status {
@@ -273,7 +273,7 @@ mod tests {
             rule: None,
             observed: None,
             limit: None,
-            method: Some(&Method::GET),
+            method: Some("GET"),
             path: Some("/\",\"outcome\":\"allowed"),
             fields: None,
             status: Some(StatusCode::FORBIDDEN),

@@ -2,17 +2,19 @@
 //! somebody is locked out, something odd was seen. Bounded for each kind and each who, so that nobody fills the disk.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_audit::catalogue::{Authentication, Event, LimitHit, Lockout, Pattern, PolicyObserved};
 use countersign_certs::allowance::Allowances;
+use countersign_certs::network::network_of;
 use countersign_certs::time::{Clock, Timestamp};
 
 use super::omitted::{self, Kind};
 use super::patterns::{Odd, Patterns};
 use super::sink::Sink;
-use crate::listener::PeerAddress;
+use crate::listener::{Origin, PeerAddress};
 
 /// Lines of one kind about one subject at once, and how long until one more.
 const LINES_AT_ONCE: u64 = 20;
@@ -22,14 +24,15 @@ const LINE_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Notables {
     sink: Sink,
     clock: Clock,
-    allowances: RefCell<Allowances<(Kind, Box<str>)>>,
+    /// Of each kind by itself: who fills the room of one with names takes none of another.
+    allowances: RefCell<BTreeMap<Kind, Allowances<Box<str>>>>,
     patterns: Option<Arc<Patterns>>,
 }
 
 impl Notables {
     /// Nothing told yet. Odd patterns are looked for only if the operator wants it.
     pub(crate) fn new(sink: Sink, clock: Clock, patterns: Option<Arc<Patterns>>) -> Self {
-        Self { sink, clock, allowances: RefCell::new(Allowances::new(LINES_AT_ONCE, LINE_EVERY)), patterns }
+        Self { sink, clock, allowances: RefCell::default(), patterns }
     }
 
     /// Somebody has proved who they are by something other than the certificate of the connection, for the first time in a while.
@@ -62,10 +65,11 @@ impl Notables {
         });
     }
 
-    /// Somebody is not listened to for a while.
-    pub(crate) fn locked_out(&self, subject: &str, until: Timestamp) {
-        self.tell(kind("lockout", None), subject, |omitted| {
-            Event::Lockout(Lockout { subject: subject.to_owned(), until: Some(until.to_string()), omitted })
+    /// Somebody is not listened to for a while. The name is what somebody at this place has made up, so that it is no share of its own.
+    pub(crate) fn locked_out(&self, name: &str, origin: Origin, until: Timestamp) {
+        self.tell(kind("lockout", None), &origin.to_string(), |omitted| {
+            let subject = format!("basic:{name} at {origin}");
+            Event::Lockout(Lockout { subject, until: Some(until.to_string()), omitted })
         });
     }
 
@@ -103,9 +107,9 @@ impl Notables {
     }
 
     /// Somebody uses a route from an address.
-    pub(crate) fn seen(&self, subject: &str, route: &str, address: Option<std::net::IpAddr>) {
+    pub(crate) fn seen(&self, subject: &str, route: &str, address: &PeerAddress) {
         let Some(patterns) = &self.patterns else { return };
-        for odd in patterns.seen(subject, route, address, self.clock.now()) {
+        for odd in patterns.seen(subject, route, address.ip().map(network_of), self.clock.now()) {
             self.odd(&odd, subject, route);
         }
     }
@@ -140,13 +144,19 @@ impl Notables {
 
     /// Has the last word: nothing comes after it.
     pub(crate) fn finish(&self) {
-        let omitted = self.allowances.borrow_mut().take_omitted().into_iter();
-        omitted::tell(&self.sink, omitted.map(|((kind, _), count)| (kind, count)), self.clock.precise());
+        let mut allowances = self.allowances.borrow_mut();
+        let of_kind = |(kind, allowances): (&Kind, &mut Allowances<Box<str>>)| {
+            let kind = *kind;
+            allowances.take_omitted().into_iter().map(move |(_, count)| (kind, count))
+        };
+        omitted::tell(&self.sink, allowances.iter_mut().flat_map(of_kind), self.clock.precise());
     }
 
     /// `event` is told how many like it were left out before, if any were.
     fn tell(&self, kind: Kind, who: &str, event: impl FnOnce(Option<u64>) -> Event) {
-        let taken = self.allowances.borrow_mut().take((kind, who.into()), (kind, "".into()), self.clock.now());
+        let mut allowances = self.allowances.borrow_mut();
+        let of_kind = allowances.entry(kind).or_insert_with(|| Allowances::new(LINES_AT_ONCE, LINE_EVERY));
+        let taken = of_kind.take(who.into(), "".into(), self.clock.now());
         if let Some(omitted) = taken {
             self.sink.event(event(Some(omitted).filter(|omitted| *omitted > 0)), self.clock.precise());
         }
@@ -180,5 +190,20 @@ mod tests {
         (0..20).for_each(|host| check(&format!("192.0.2.1:{}", 4000 + host), 1));
         check("192.0.2.1:1", 0);
         check("192.0.2.2:1", 1);
+    }
+
+    #[test]
+    fn names_that_somebody_makes_up_have_the_lines_of_one_and_take_none_of_another_kind() {
+        let (sink, _batches, shared) = channel(WhenFull::Refuse, Vec::new());
+        let notables = Notables::new(sink, Clock::new(|| SystemTime::UNIX_EPOCH), None);
+        let until = Timestamp::from_unix_seconds(60);
+        let lines = || shared.take_events().iter().filter(|byte| **byte == b'\n').count();
+        let at = |host: u32| Origin::Network(std::net::Ipv4Addr::from(host).into());
+        (0..500).for_each(|name| notables.locked_out(&format!("made-up-{name}"), at(1), until));
+        assert_eq!(lines(), 20);
+        (0..5000).for_each(|host| notables.locked_out("a", at(host), until));
+        lines();
+        (0..30).for_each(|_| notables.authenticated("api_key", "key:a", &PeerAddress::Unix(None), "llm"));
+        assert_eq!(lines(), 20, "another kind has its own lines");
     }
 }

@@ -1,8 +1,7 @@
 //! Odd patterns: somebody on a route for the first time, from an address for the first time, or refused again and again. A small set,
 //! each easy to explain; whoever wants more has a SIEM.
 
-use std::collections::HashMap;
-use std::hash::Hash;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,8 +11,12 @@ use countersign_certs::time::Timestamp;
 /// After a start everything is seen for the first time; that long it is only learned.
 const LEARNING: Duration = Duration::from_secs(60 * 60);
 
-/// Pairs of each kind that are remembered. Beyond it, new ones are not told: they could be old.
+/// Pairs of each kind that are remembered, and networks of one subject. Beyond it, new ones are not told: they could be old.
 const PAIRS_MAX: usize = 100_000;
+const NETWORKS_OF_ONE_MAX: usize = 256;
+
+/// How often it is looked which bursts are over when there is no more room.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// So many refusals of one subject within so long are a burst.
 const BURST: u64 = 20;
@@ -28,9 +31,11 @@ pub(crate) struct Patterns {
 
 #[derive(Debug, Default)]
 struct Seen {
-    routes: HashMap<(Box<str>, Box<str>), ()>,
-    addresses: HashMap<(Box<str>, IpAddr), ()>,
+    routes: HashSet<(Box<str>, Box<str>)>,
+    networks: HashMap<Box<str>, HashSet<IpAddr>>,
+    network_count: usize,
     refusals: HashMap<Box<str>, Refusals>,
+    swept: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -53,11 +58,11 @@ impl Patterns {
         Self { learning_until: now.plus(LEARNING), seen: Mutex::default() }
     }
 
-    /// What is odd about a subject that uses a route from an address.
-    pub(crate) fn seen(&self, subject: &str, route: &str, address: Option<IpAddr>, now: Timestamp) -> Vec<Odd> {
+    /// What is odd about a subject that uses a route from a network.
+    pub(crate) fn seen(&self, subject: &str, route: &str, network: Option<IpAddr>, now: Timestamp) -> Vec<Odd> {
         let mut seen = self.lock();
-        let new_route = is_new(&mut seen.routes, (subject.into(), route.into()));
-        let new_address = address.is_some_and(|address| is_new(&mut seen.addresses, (subject.into(), address)));
+        let new_route = seen.is_new_route(subject, route);
+        let new_address = network.is_some_and(|network| seen.is_new_network(subject, network));
         if now < self.learning_until {
             return Vec::new();
         }
@@ -70,7 +75,7 @@ impl Patterns {
     pub(crate) fn refused(&self, subject: &str, now: Timestamp) -> Option<Odd> {
         let mut seen = self.lock();
         if seen.refusals.len() >= PAIRS_MAX && !seen.refusals.contains_key(subject) {
-            seen.refusals.retain(|_, refusals| refusals.since <= now && now.since(refusals.since) < BURST_WITHIN);
+            seen.sweep(now);
             if seen.refusals.len() >= PAIRS_MAX {
                 return None;
             }
@@ -89,13 +94,41 @@ impl Patterns {
     }
 }
 
-/// Whether a pair is seen for the first time, as far as can be remembered.
-fn is_new<K: Hash + Eq>(known: &mut HashMap<K, ()>, pair: K) -> bool {
-    if known.contains_key(&pair) || known.len() >= PAIRS_MAX {
-        return false;
+impl Seen {
+    /// Whether a route is used for the first time by a subject, as far as can be remembered.
+    fn is_new_route(&mut self, subject: &str, route: &str) -> bool {
+        let pair = (subject.into(), route.into());
+        if self.routes.len() >= PAIRS_MAX && !self.routes.contains(&pair) {
+            return false;
+        }
+        self.routes.insert(pair)
     }
-    known.insert(pair, ());
-    true
+
+    /// The same of a network. One subject with many takes no room of others.
+    fn is_new_network(&mut self, subject: &str, network: IpAddr) -> bool {
+        let is_full = self.network_count >= PAIRS_MAX;
+        let Some(known) = self.networks.get_mut(subject) else {
+            if is_full {
+                return false;
+            }
+            self.network_count += 1;
+            self.networks.insert(subject.into(), HashSet::from([network]));
+            return true;
+        };
+        if is_full || known.len() >= NETWORKS_OF_ONE_MAX || !known.insert(network) {
+            return false;
+        }
+        self.network_count += 1;
+        true
+    }
+
+    fn sweep(&mut self, now: Timestamp) {
+        if self.swept.is_some_and(|swept| swept <= now && now.since(swept) < SWEEP_EVERY) {
+            return;
+        }
+        self.swept = Some(now);
+        self.refusals.retain(|_, refusals| refusals.since <= now && now.since(refusals.since) < BURST_WITHIN);
+    }
 }
 
 #[cfg(test)]
@@ -120,6 +153,11 @@ mod tests {
         assert_eq!(see("other", "10.0.0.2", 4000), ["new_route"]);
         assert_eq!(see("other", "10.0.0.2", 4000), [""; 0]);
         assert_eq!(names(&patterns.seen("b", "llm", None, at(4000))), ["new_route"]);
+        // One that comes from everywhere says nothing of others.
+        for host in 0..200_000_u32 {
+            patterns.seen("wanderer", "llm", Some(std::net::Ipv4Addr::from(host).into()), at(4000));
+        }
+        assert_eq!(see("llm", "10.0.0.3", 4000), ["new_address"]);
     }
 
     #[test]

@@ -16,8 +16,14 @@ use crate::authorize::Authorized;
 use crate::connection::Connection;
 use crate::identify::Peer;
 use crate::limit::{LimitFields, Notice};
+use crate::policy::path::PATH_BYTES_MAX;
 use crate::refusal::Refusal;
 use crate::request::NormalRequest;
+
+/// Most bytes in a line of a method, of the story of a refusal, and of a path where somebody has proved nothing.
+const METHOD_BYTES_MAX: usize = 64;
+const DETAIL_BYTES_MAX: usize = 1000;
+const STRANGERS_PATH_BYTES_MAX: usize = 256;
 
 /// The record of one HTTP request, from its head to the last byte of the answer.
 pub(crate) struct RequestRecord {
@@ -153,6 +159,7 @@ impl RequestRecord {
         }
         let Some(omitted) = self.omitted(refusal, outcome) else { return self.connection.request_ended() };
         let detail = refusal.map(Refusal::detail);
+        let path_bytes_max = if self.is_of_stranger() { STRANGERS_PATH_BYTES_MAX } else { PATH_BYTES_MAX };
         let line = Line {
             omitted,
             event: Event::Request,
@@ -165,12 +172,12 @@ impl RequestRecord {
             caller: self.caller.as_ref(),
             outcome,
             reason: refusal.map(Refusal::reason),
-            detail: detail.as_deref(),
+            detail: detail.as_deref().map(|detail| beginning(detail, DETAIL_BYTES_MAX)),
             rule: self.rule.as_deref(),
             observed: self.observed.as_deref().or_else(|| refusal.and_then(Refusal::observed)),
             limit: self.limited.as_ref().and_then(|notice| notice.hit.as_deref()),
-            method: Some(&self.method),
-            path: self.target.as_ref().map(PathAndQuery::path),
+            method: Some(beginning(self.method.as_str(), METHOD_BYTES_MAX)),
+            path: self.target.as_ref().map(|target| beginning(target.path(), path_bytes_max)),
             fields: self.fields.as_deref(),
             status: self.status,
             rotated: self.rotated,
@@ -199,14 +206,24 @@ impl RequestRecord {
         self.connection.worker().notables().refused(&who, self.connection.route_name());
     }
 
+    /// Whether nobody has proved who makes it.
+    fn is_of_stranger(&self) -> bool {
+        self.connection.peer().is_none() && self.caller.is_none()
+    }
+
     /// As for a connection: whoever has proved nothing can ask, and take back what it asked, as often as it likes.
     fn omitted(&self, refusal: Option<&Refusal>, outcome: Outcome) -> Option<u64> {
-        if self.connection.peer().is_some() || self.caller.is_some() {
+        if !self.is_of_stranger() {
             return Some(0);
         }
         let (worker, reason) = (self.connection.worker(), refusal.map_or(outcome.as_str(), Refusal::reason));
         worker.audit().stranger(self.connection.address(), reason, worker.clock().now())
     }
+}
+
+/// As much of a text as a line has room for. What is longer was refused.
+fn beginning(text: &str, bytes_max: usize) -> &str {
+    text.get(..text.floor_char_boundary(bytes_max)).unwrap_or_default()
 }
 
 impl Drop for RequestRecord {

@@ -1,7 +1,7 @@
 //! Places: how many connections there may be of a route, of a peer and of strangers, and how many handshakes at once.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -117,10 +117,10 @@ fn leave<K: Hash + Eq>(counts: &Mutex<HashMap<K, u32>>, key: &K) {
     }
 }
 
-/// Handshakes under way on one worker. When there is no more room, the oldest gives way: whoever is silent does not keep those
-/// out who have something to say.
+/// Handshakes under way on one worker, the oldest first. When there are too many, the oldest gives way of those from where most of them
+/// are: whoever is silent does not keep those out who have something to say.
 #[derive(Default)]
-pub(crate) struct Handshakes(RefCell<VecDeque<Rc<Notify>>>);
+pub(crate) struct Handshakes(RefCell<Vec<(Origin, Rc<Notify>)>>);
 
 /// One handshake under way.
 #[must_use]
@@ -131,14 +131,13 @@ pub(crate) struct HandshakeTurn {
 
 impl Handshakes {
     /// Begins one.
-    pub(crate) fn begin(handshakes: &Rc<Self>, limit: u32) -> HandshakeTurn {
+    pub(crate) fn begin(handshakes: &Rc<Self>, origin: Origin, limit: u32) -> HandshakeTurn {
         let gives_way = Rc::new(Notify::new());
         let mut under_way = handshakes.0.borrow_mut();
-        under_way.push_back(Rc::clone(&gives_way));
-        while under_way.len() > usize::try_from(limit).unwrap_or(usize::MAX)
-            && let Some(oldest) = under_way.pop_front()
-        {
-            oldest.notify_one();
+        under_way.push((origin, Rc::clone(&gives_way)));
+        while under_way.len() > usize::try_from(limit).unwrap_or(usize::MAX) {
+            let most = oldest_of_most(under_way.iter().map(|(origin, _)| *origin));
+            under_way.remove(most).1.notify_one();
         }
         drop(under_way);
         HandshakeTurn { handshakes: Rc::clone(handshakes), gives_way }
@@ -154,7 +153,7 @@ impl HandshakeTurn {
 
 impl Drop for HandshakeTurn {
     fn drop(&mut self) {
-        self.handshakes.0.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.gives_way));
+        self.handshakes.0.borrow_mut().retain(|(_, other)| !Rc::ptr_eq(other, &self.gives_way));
     }
 }
 
@@ -169,18 +168,18 @@ impl Strangers {
         let mut strangers: Vec<Rc<Connection>> = entered.filter(|entered| entered.is_of_stranger()).collect();
         strangers.push(Rc::clone(connection));
         while strangers.len() > usize::try_from(limit).unwrap_or(usize::MAX) {
-            let most = oldest_of_most(&strangers);
+            let most = oldest_of_most(strangers.iter().map(|stranger| stranger.address().origin()));
             strangers.remove(most).signal().cut(Withdrawn::GaveWay { limit });
         }
         self.0.replace(strangers.iter().map(Rc::downgrade).collect());
     }
 }
 
-/// Where the oldest connection stands of the origin that has most.
-fn oldest_of_most(strangers: &[Rc<Connection>]) -> usize {
+/// Where the oldest stands of the origin that has most.
+fn oldest_of_most(origins: impl Iterator<Item = Origin>) -> usize {
     let mut counts: HashMap<Origin, (usize, usize)> = HashMap::new();
-    for (place, stranger) in strangers.iter().enumerate() {
-        counts.entry(stranger.address().origin()).or_insert((0, place)).0 += 1;
+    for (place, origin) in origins.enumerate() {
+        counts.entry(origin).or_insert((0, place)).0 += 1;
     }
     let most = counts.into_values().max_by_key(|(count, oldest)| (*count, std::cmp::Reverse(*oldest)));
     most.map_or(0, |(_, oldest)| oldest)
@@ -205,5 +204,30 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_begins_many_handshakes_ends_their_own() {
+        let handshakes = Rc::<Handshakes>::default();
+        let begin = |user| Handshakes::begin(&handshakes, Origin::User(user), 4);
+        let mut turns = vec![begin(1), begin(2)];
+        turns.extend((0..6).map(|_| begin(3)));
+        turns.push(begin(4));
+        let mut given_way = Vec::new();
+        for turn in &turns {
+            given_way.push(tokio::select! {
+                biased;
+                () = turn.must_give_way() => true,
+                () = std::future::ready(()) => false,
+            });
+        }
+        assert_eq!(given_way, [false, false, true, true, true, true, true, false, false]);
+        turns.truncate(1);
+        assert_eq!(handshakes.0.borrow().len(), 1, "what has ended is forgotten");
     }
 }

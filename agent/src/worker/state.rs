@@ -20,6 +20,7 @@ use crate::forward::hop::{Hop, HopPool};
 use crate::given::token_exchange::Exchanges;
 use crate::identify::Peers;
 use crate::limit::link::StoreLink;
+use crate::listener::Origin;
 use crate::live::Live;
 use crate::record::buffer::AuditBuffer;
 use crate::record::counters::RouteCounters;
@@ -316,8 +317,8 @@ impl Worker {
     }
 
     /// Begins one more handshake.
-    pub(crate) fn begin_handshake(&self) -> HandshakeTurn {
-        Handshakes::begin(&self.handshakes, self.snapshot.borrow().limits.handshakes)
+    pub(crate) fn begin_handshake(&self, origin: Origin) -> HandshakeTurn {
+        Handshakes::begin(&self.handshakes, origin, self.snapshot.borrow().limits.handshakes)
     }
 
     /// Bounds the connections on which nobody has proved who they are, of which this is one: as many as handshakes.

@@ -96,7 +96,11 @@ const ACCESS: &[Key] = &[
     may("observed", Form::Text, "what the rules that are only observed would have changed"),
     may("limit", Form::Text, "the limit that refused it, or would have if it did not only watch"),
     may("method", Form::Text, "the method that was decided on"),
-    may("path", Form::Text, "the path as it was sent, without its query"),
+    may(
+        "path",
+        Form::Text,
+        "the path as it was sent, without its query; its first 256 bytes where nobody has proved who asks",
+    ),
     may("headers", Form::Texts, "request headers that the config lists, `name: value`"),
     may("query", Form::Texts, "parameters of the query that the config lists, `name=value`"),
     may("status", Form::Count, "the HTTP status that the caller got"),
