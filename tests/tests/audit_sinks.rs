@@ -4,6 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use countersign_tests::agent::TestAgent;
 use countersign_tests::backend::EchoBackend;
@@ -195,6 +196,42 @@ fn what_a_collector_refuses_for_good_is_counted_in_the_record() {
     assert_eq!(gap["sink"], "collector", "{gap}");
     assert!(mesh.host_b.metric("countersign_audit_sink_dropped_lines_total", &[("sink", "collector")]) >= 1.0);
     assert_eq!(mesh.host_b.status()["ready"], true);
+}
+
+#[test]
+fn what_tells_of_a_gap_causes_none_and_the_sums_add_up() {
+    let collector = Part::serve("otlp_receiver", &["--refuse"]);
+    let sink = format!(
+        "[[audit.sink]]\nname = \"collector\"\nkind = \"otlp\"\nurl = \"http://{}/v1/logs\"\n",
+        collector.address()
+    );
+    let begun = wait::now();
+    let mut mesh = mesh_with(&EchoBackend::start(), &sink);
+    ask(&mesh, 1);
+    let gaps_max = || usize::try_from(begun.elapsed().as_secs() / 10).unwrap() + 1;
+    let gaps = |agent: &TestAgent| {
+        let gaps = agent.audit().into_iter().filter(|line| line["event"] == "audit_gap");
+        gaps.map(|gap| gap["count"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    mesh.host_b.wait_for_audit("the gap", |line| line["event"] == "audit_gap");
+    // Nobody asks for anything. Each line about a gap is refused as well.
+    std::thread::sleep(Duration::from_secs(3));
+    let told = gaps(&mesh.host_b);
+    assert!(told.len() <= gaps_max(), "{told:?}");
+    let dropped = |mesh: &Mesh| mesh.host_b.status()["audit_sinks"][0]["dropped"].as_u64().unwrap();
+    ask(&mesh, 20);
+    wait::until_so("every line is refused", || {
+        dropped(&mesh) == u64::try_from(mesh.host_b.audit().len()).unwrap() && dropped(&mesh) >= 20
+    });
+    let dropped = dropped(&mesh);
+    mesh.host_b.stop();
+    let (told, lines) = (gaps(&mesh.host_b), mesh.host_b.audit());
+    assert!(told.len() <= gaps_max() + 1, "one more at the end: {told:?}");
+    let last = lines.iter().rposition(|line| line["event"] == "audit_gap").unwrap();
+    let sum = told.iter().sum::<u64>();
+    assert!((dropped..=u64::try_from(last).unwrap()).contains(&sum), "{told:?}, {dropped} refused, {last} before");
+    let log = mesh.host_b.process().stderr().join("\n");
+    assert_eq!(log.matches("refuses audit lines for good").count(), 1, "{log}");
 }
 
 #[test]

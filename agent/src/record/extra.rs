@@ -6,13 +6,12 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use countersign_audit::catalogue::{AuditGap, Event};
+use countersign_audit::catalogue::{AuditGap, Entry, Event};
 use countersign_certs::time::Clock;
 
 use super::deliver::{Setup, Target};
-use super::sink::Sink;
 use crate::config::audit::{AuditSink, SinkFull};
 use crate::in_words::in_one_line;
 
@@ -25,6 +24,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// How often it is tried when the agent stops, a pause apart.
 const ENDING_TRIES: u32 = 6;
+
+/// How long at least between two lines that tell what one sink did not get. Each of them is a line that it may not get either.
+const GAP_EVERY: Duration = Duration::from_secs(10);
 
 /// Lines on their way to a sink.
 pub(crate) struct Queue {
@@ -41,8 +43,12 @@ struct Waiting {
     batches: VecDeque<Arc<Vec<u8>>>,
     bytes: usize,
     closed: bool,
-    /// Lines that were dropped and that nobody was told of yet.
+    /// Lines that were dropped and that the record has not told of yet.
     untold: u64,
+    /// Whether there are others among them than what the record says of itself.
+    is_news: bool,
+    /// When the record last told of some.
+    told: Option<SystemTime>,
 }
 
 /// The thread of a sink. It ends after [`Queue::close`].
@@ -93,10 +99,31 @@ impl Queue {
         true
     }
 
-    /// Counts lines that it does not get.
-    pub(super) fn drop_lines(&self, count: u64) {
+    /// Counts lines of these that it does not get.
+    pub(super) fn drop_lines<'line>(&self, count: u64, mut of: impl Iterator<Item = &'line str>) {
+        let is_news = of.any(|line| !is_of_the_record(line));
         self.dropped.fetch_add(count, Ordering::Relaxed);
-        self.lock().untold += count;
+        let mut waiting = self.lock();
+        waiting.untold = waiting.untold.saturating_add(count);
+        waiting.is_news |= is_news;
+    }
+
+    /// The line that is due about what it did not get. Until then the sum grows. What the record says of itself is counted with
+    /// the next others: a sink that takes nothing would otherwise have a line written about each such line, for ever.
+    pub(super) fn gap_due(&self, now: SystemTime) -> Option<Event> {
+        let mut waiting = self.lock();
+        // A clock that was set back holds nothing up.
+        let is_recent = |told| now.duration_since(told).is_ok_and(|since| since < GAP_EVERY);
+        if !waiting.is_news || waiting.told.is_some_and(is_recent) {
+            return None;
+        }
+        waiting.told = Some(now);
+        self.gap_of(waiting.take_untold())
+    }
+
+    /// All that it did not get and that nobody was told of: the record is about to end.
+    pub(super) fn last_gap(&self) -> Option<Event> {
+        self.gap_of(self.lock().take_untold())
     }
 
     /// Says that nothing more will come.
@@ -123,8 +150,8 @@ impl Queue {
         waiting.closed
     }
 
-    fn take_untold(&self) -> u64 {
-        std::mem::take(&mut self.lock().untold)
+    fn gap_of(&self, count: u64) -> Option<Event> {
+        (count > 0).then(|| Event::AuditGap(AuditGap { count, sink: Some(self.name.to_string()) }))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
@@ -132,18 +159,18 @@ impl Queue {
     }
 }
 
+impl Waiting {
+    fn take_untold(&mut self) -> u64 {
+        self.is_news = false;
+        std::mem::take(&mut self.untold)
+    }
+}
+
 impl Extra {
     /// Starts the thread.
-    pub(super) fn start(
-        config: &AuditSink,
-        queue: Arc<Queue>,
-        sink: Sink,
-        clock: Clock,
-        host: &str,
-    ) -> io::Result<Self> {
-        let setup = Setup { format: config.format, host: host.to_owned(), clock: clock.clone() };
-        let target = Target::new(&config.target, setup);
-        let delivering = Delivering { queue, target, sink, clock };
+    pub(super) fn start(config: &AuditSink, queue: Arc<Queue>, clock: Clock, host: &str) -> io::Result<Self> {
+        let target = Target::new(&config.target, Setup { format: config.format, host: host.to_owned(), clock });
+        let delivering = Delivering { queue, target };
         let thread = std::thread::Builder::new().name(format!("audit-{}", config.name));
         Ok(Self(thread.spawn(move || delivering.run())?))
     }
@@ -158,8 +185,6 @@ impl Extra {
 struct Delivering {
     queue: Arc<Queue>,
     target: Target,
-    sink: Sink,
-    clock: Clock,
 }
 
 impl Delivering {
@@ -168,7 +193,11 @@ impl Delivering {
             let text = String::from_utf8_lossy(&batch);
             let lines: Vec<&str> = text.lines().collect();
             self.deliver(&lines);
-            self.tell_gap();
+        }
+        // Its last lines are delivered after the record was sealed.
+        let count = self.queue.lock().take_untold();
+        if count > 0 {
+            tracing::error!(sink = self.queue.name(), count, "lines that no audit_gap tells of were not delivered");
         }
     }
 
@@ -182,7 +211,7 @@ impl Delivering {
             match delivered {
                 Ok(refused) => {
                     if refused > 0 {
-                        self.queue.drop_lines(refused);
+                        self.queue.drop_lines(refused, rest.iter().copied().take(taken));
                     }
                     pause = PAUSE;
                     if self.queue.failing.swap(false, Ordering::Relaxed) {
@@ -206,22 +235,27 @@ impl Delivering {
                             left,
                             "audit lines were not delivered; the record has them"
                         );
-                        return self.queue.drop_lines(left);
+                        return self.queue.drop_lines(left, lines.iter().copied().skip(done));
                     }
                     pause = (pause * 2).min(PAUSE_MAX);
                 }
             }
         }
     }
+}
 
-    /// What was dropped is told in the record, which every sink gets.
-    fn tell_gap(&self) {
-        let count = self.queue.take_untold();
-        if count > 0 {
-            let gap = AuditGap { count, sink: Some(self.queue.name().to_owned()) };
-            self.sink.event(Event::AuditGap(gap), self.clock.precise());
-        }
-    }
+/// Whether it tells of the record and not of what happened: seals, and what sinks did not get. A segment that holds only such lines
+/// is sealed in time as well, so that the loss of a seal would bring about the next one.
+fn is_of_the_record(line: &str) -> bool {
+    let event = || Entry::parse(line).map_or(Event::Unknown, |entry| entry.event);
+    line.contains("\"event\":\"audit_")
+        && matches!(
+            event(),
+            Event::AuditGap(AuditGap { sink: Some(_), .. })
+                | Event::AuditOpened(_)
+                | Event::AuditRetired(_)
+                | Event::AuditSealed(_)
+        )
 }
 
 #[cfg(test)]
@@ -230,15 +264,68 @@ mod tests {
     use crate::config::audit::SinkTarget;
     use countersign_audit::format::Format;
 
-    #[test]
-    fn a_queue_is_bounded_and_gives_back_what_is_left_when_it_is_closed() {
-        let config = AuditSink {
+    fn queue() -> Arc<Queue> {
+        Queue::of(&AuditSink {
             name: "siem".into(),
             target: SinkTarget::File("/nowhere".into()),
             format: Format::Json,
             when_full: SinkFull::Drop,
+        })
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_402_800 + seconds)
+    }
+
+    fn count(gap: Option<Event>) -> Option<u64> {
+        let Event::AuditGap(gap) = gap? else { panic!("it is another event") };
+        assert_eq!(gap.sink.as_deref(), Some("siem"));
+        Some(gap.count)
+    }
+
+    #[test]
+    fn a_gap_is_told_once_in_a_while_in_sums_and_not_because_of_what_tells_it() {
+        let (queue, lost) = (queue(), [r#"{"schema":1,"time":"t","event":"agent_stopped","version":"1","pid":1}"#]);
+        assert_eq!(count(queue.gap_due(at(0))), None);
+        queue.drop_lines(3, lost.into_iter());
+        assert_eq!(count(queue.gap_due(at(0))), Some(3));
+        queue.drop_lines(4, lost.into_iter());
+        queue.drop_lines(5, lost.into_iter());
+        assert_eq!(count(queue.gap_due(at(9))), None, "it is summed");
+        assert_eq!(count(queue.gap_due(at(10))), Some(9));
+        // The line about it is lost, and that of another sink, and the seal of the segment that they fill.
+        let gap = |sink: Option<&str>| {
+            Entry::new(Event::AuditGap(AuditGap { count: 9, sink: sink.map(ToOwned::to_owned) }), at(10)).to_line()
         };
-        let queue = Queue::of(&config);
+        let zeros = "0".repeat(64);
+        let own = [
+            gap(Some("siem")),
+            gap(Some("other")),
+            format!(r#"{{"schema":1,"time":"t","event":"audit_sealed","segment":1,"lines":9,"last":"{zeros}"}}"#),
+            format!(
+                r#"{{"schema":1,"time":"t","event":"audit_opened","segment":2,"previous":"{zeros}","version":"1","host":"h","public_key":"k"}}"#
+            ),
+            r#"{"schema":1,"time":"t","event":"audit_retired","through":1,"reason":"age"}"#.to_owned(),
+        ];
+        queue.drop_lines(5, own.iter().map(String::as_str));
+        assert_eq!(count(queue.gap_due(at(1000))), None, "without other lines there is nothing more to tell");
+        queue.drop_lines(1, own.iter().map(String::as_str).chain(lost));
+        assert_eq!(count(queue.gap_due(at(1000))), Some(6), "they are counted with the next");
+        // A clock that was set back holds nothing up.
+        queue.drop_lines(1, lost.into_iter());
+        assert_eq!(count(queue.gap_due(at(500))), Some(1));
+        // A gap of the record itself is in no record, and lost lines of it are as any.
+        queue.drop_lines(1, [gap(None).as_str()].into_iter());
+        assert_eq!(count(queue.gap_due(at(600))), Some(1));
+        // At the end all is told at once.
+        queue.drop_lines(1, own.iter().map(String::as_str));
+        assert_eq!((count(queue.last_gap()), count(queue.last_gap())), (Some(1), None));
+        assert_eq!(queue.dropped(), 21);
+    }
+
+    #[test]
+    fn a_queue_is_bounded_and_gives_back_what_is_left_when_it_is_closed() {
+        let queue = queue();
         let batch = Arc::new(vec![b'x'; QUEUE_BYTES_MAX / 3]);
         assert_eq!([(); 4].map(|()| queue.push(&batch)), [true, true, true, false]);
         queue.close();

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use countersign_audit::catalogue::{Entry, Event};
 use countersign_certs::time::Clock;
 
 use super::extra::{Extra, Queue};
@@ -57,7 +58,7 @@ pub(crate) fn start(audit: &Audit, host: &str, clock: &Clock) -> Result<(Sink, W
     let (sink, batches, shared) = channel(audit.when_full, queues.clone());
     let machine = crate::teller::host(None);
     let extras = audit.sinks.iter().zip(queues);
-    let extras = extras.map(|(config, queue)| Extra::start(config, queue, sink.clone(), clock.clone(), &machine));
+    let extras = extras.map(|(config, queue)| Extra::start(config, queue, clock.clone(), &machine));
     let extras = extras.collect::<Result<Vec<_>, _>>().map_err(StartError::Thread)?;
     let writing = Writing { output, shared, clock: clock.clone() };
     let thread = std::thread::Builder::new().name("audit".to_owned()).spawn(move || {
@@ -83,6 +84,7 @@ impl Writing {
         loop {
             let batch = batches.recv_timeout(TEND);
             self.write(self.shared.take_events())?;
+            self.tell_gaps(Queue::gap_due)?;
             match batch {
                 Ok(Batch::Lines(lines)) => self.write(lines)?,
                 Ok(Batch::Events) => {}
@@ -93,6 +95,7 @@ impl Writing {
                 }
                 Ok(Batch::End) | Err(RecvTimeoutError::Disconnected) => {
                     self.write(self.shared.take_events())?;
+                    self.tell_gaps(|queue, _now| queue.last_gap())?;
                     self.until_written(0, Output::finish)?;
                     self.offer_own();
                     return Ok(());
@@ -111,6 +114,14 @@ impl Writing {
         self.shared.keep(staged);
         self.offer_own();
         Ok(())
+    }
+
+    /// Writes what additional sinks did not get. These lines too go to every sink.
+    fn tell_gaps(&mut self, gap: impl Fn(&Queue, SystemTime) -> Option<Event>) -> Result<(), AuditLost> {
+        let now = self.clock.precise();
+        let gaps = self.shared.extras().iter().filter_map(|queue| gap(queue, now));
+        let lines: String = gaps.map(|gap| Entry::new(gap, now).to_line() + "\n").collect();
+        self.write(lines.into_bytes())
     }
 
     /// Hands on what the output has added by itself.
@@ -132,7 +143,8 @@ impl Writing {
             let must_wait = queue.when_full() == SinkFull::Refuse && failures < ENDING_TRIES;
             if !must_wait {
                 let count = lines.iter().filter(|byte| **byte == b'\n').count();
-                return queue.drop_lines(u64::try_from(count).unwrap_or(u64::MAX));
+                let text = String::from_utf8_lossy(lines);
+                return queue.drop_lines(u64::try_from(count).unwrap_or(u64::MAX), text.lines());
             }
             if self.shared.set_failing(true) {
                 tracing::error!(sink = queue.name(), "a sink that must have every audit line is full");

@@ -1,7 +1,7 @@
 //! An OTLP collector over HTTP/1.1: one request for some lines, and its answer says what became of them (OTLP 1.x,
 //! "OTLP/HTTP Response").
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use countersign_audit::otlp::{Answer, body};
@@ -29,20 +29,25 @@ const BYTES_MAX: usize = 512 * 1024;
 /// Most bytes of an answer that are read.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
+/// How long at least between two log lines about what is refused: a collector that takes nothing refuses each request.
+const REFUSED_EVERY: Duration = Duration::from_secs(60);
+
 /// A collector.
 pub(in crate::record) struct Otlp {
     endpoint: Endpoint,
     uri: Uri,
     tls: Option<SinkTls>,
     setup: Setup,
+    /// When the log last told that it refuses.
+    refused: Option<SystemTime>,
 }
 
 impl Otlp {
     pub(super) fn new(endpoint: Endpoint, uri: Uri, tls: Option<SinkTls>, setup: Setup) -> Self {
-        Self { endpoint, uri, tls, setup }
+        Self { endpoint, uri, tls, setup, refused: None }
     }
 
-    pub(super) fn deliver(&self, lines: &[&str], taken: &mut usize) -> Result<u64, DeliverError> {
+    pub(super) fn deliver(&mut self, lines: &[&str], taken: &mut usize) -> Result<u64, DeliverError> {
         let mut bytes = 0;
         let fits = |line: &&&str| {
             bytes += line.len();
@@ -70,15 +75,24 @@ impl Otlp {
                 let answer: Answer = serde_json::from_slice(&answer).unwrap_or_default();
                 answer.partial_success.map_or(0, |partial| partial.rejected()).min(lines)
             }
-            status => {
-                // Any other status means that the same request would be refused again.
-                let (endpoint, status) = (self.endpoint.to_string(), status.as_u16());
-                tracing::error!(endpoint, status, "the collector refuses audit lines for good");
-                lines
-            }
+            // Any other status means that the same request would be refused again.
+            _ => lines,
         };
         *taken = count;
+        if refused > 0 {
+            self.say_refused(status, refused);
+        }
         Ok(refused)
+    }
+
+    fn say_refused(&mut self, status: StatusCode, lines: u64) {
+        let now = self.setup.clock.precise();
+        let is_known = |said| now.duration_since(said).is_ok_and(|since| since < REFUSED_EVERY);
+        if !self.refused.is_some_and(is_known) {
+            self.refused = Some(now);
+            let (endpoint, status) = (self.endpoint.to_string(), status.as_u16());
+            tracing::error!(endpoint, status, lines, "the collector refuses audit lines for good");
+        }
     }
 
     async fn post(&self, body: String) -> Result<(StatusCode, Bytes), DeliverError> {
