@@ -1,11 +1,12 @@
 //! Limits that several agents count together in a real store, and what happens while it is away.
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that finds less than it expects has failed")]
 
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use countersign_tests::gateway::Gateway;
@@ -165,6 +166,55 @@ fn a_store_that_never_answers_is_away_from_the_beginning() {
     assert_eq!(limited.statuses(3), [200, 200, 429]);
     let refusing = Limited::start(&format!("url = {url:?}\ntimeout = \"100ms\""), "2/1h");
     assert_eq!(refusing.statuses(3), [503; 3]);
+}
+
+/// What a store saw that answers the first question on each connection, and the next without end.
+#[derive(Default)]
+struct Endless {
+    connections: AtomicUsize,
+    /// Most bytes that were taken of one answer.
+    taken: AtomicUsize,
+}
+
+impl Endless {
+    fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        let mut question = [0; 4096];
+        if stream.read(&mut question)? > 0 {
+            stream.write_all(b"*0\r\n")?;
+        }
+        if stream.read(&mut question)? > 0 {
+            stream.write_all(b"$99999999999\r\n")?;
+        }
+        for taken in 0..256 {
+            self.taken.fetch_max(taken << 20, Ordering::Relaxed);
+            stream.write_all(&[b'a'; 1 << 20])?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_store_that_answers_without_end_is_cut_off_and_tried_less_and_less() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let endless = Arc::new(Endless::default());
+    let store = Arc::clone(&endless);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let store = Arc::clone(&store);
+            std::thread::spawn(move || store.serve(stream));
+        }
+    });
+    let limited = Limited::start(&format!("url = {url:?}\ntimeout = \"5s\""), "1000/1h");
+    let begun = wait::now();
+    assert_eq!(limited.statuses(80), [503; 80]);
+    let (workers, seconds) = (2, usize::try_from(begun.elapsed().as_secs()).unwrap());
+    let connections = endless.connections.load(Ordering::Relaxed);
+    // The pauses grow to one second within two.
+    assert!(connections <= workers * (8 + seconds), "{connections} connections in {seconds} seconds");
+    let taken = endless.taken.load(Ordering::Relaxed);
+    assert!(taken < 64 << 20, "{taken} bytes were taken");
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! request of each, or of none. It goes by the server's clock, so that agents whose clocks differ still agree. A bucket that is full
 //! again is gone by itself. What a bucket is called holds the digest of whoever is counted, never a name.
 
+mod answers;
+
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -11,15 +13,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ErrorKind, ProtocolVersion, RedisConnectionInfo, RedisError, Script};
+use redis::{
+    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, ProtocolVersion, RedisConnectionInfo, RedisError, Script,
+    ServerErrorKind,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
+use self::answers::{Answering, Questions};
 use crate::counted::Counted;
 use crate::quota::{Quota, Standing};
 
 /// Longest answer to a password in bytes.
 const ANSWER_BYTES_MAX: usize = 512;
+
+/// What the server runs for each question.
+const SCRIPT: &str = include_str!("store.lua");
 
 /// Why a store does not count.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +103,7 @@ pub struct Answer {
 #[derive(Clone)]
 pub struct Session {
     connection: MultiplexedConnection,
+    questions: Questions,
     script: Arc<Script>,
 }
 
@@ -121,10 +131,12 @@ impl Session {
         }
         let info = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let questions = Questions::default();
+        // The library asks nothing of its own: the password was shown, and RESP2 needs no word about itself.
+        let stream = Answering::new(stream, questions.clone());
         let opened = MultiplexedConnection::new_with_config(&info, stream, config).await;
         let (connection, carrying) = opened.map_err(StoreError::Broken)?;
-        let script = Arc::new(Script::new(include_str!("store.lua")));
-        Ok((Self { connection, script }, Box::pin(carrying)))
+        Ok((Self { connection, questions, script: Arc::new(Script::new(SCRIPT)) }, Box::pin(carrying)))
     }
 
     /// Uses one request of each limit, or of none if one that is enforced has none left. The caller bounds the time.
@@ -144,16 +156,24 @@ impl Session {
     }
 
     async fn ask(&self, asks: &[Ask<'_>], takes: bool) -> Result<Vec<Answer>, StoreError> {
-        let mut invocation = self.script.prepare_invoke();
-        invocation.arg(u8::from(takes));
+        let mut question = redis::cmd("EVALSHA");
+        question.arg(self.script.get_hash()).arg(asks.len());
+        for ask in asks {
+            question.arg(format!("countersign:limit:{}:{}", ask.name, ask.counted.to_hexadecimal()));
+        }
+        question.arg(u8::from(takes));
         for ask in asks {
             let interval = ask.quota.interval_in_microseconds();
             let capacity = interval.saturating_mul(u64::from(ask.quota.burst()));
-            invocation.key(format!("countersign:limit:{}:{}", ask.name, ask.counted.to_hexadecimal()));
-            invocation.arg(interval).arg(capacity).arg(u8::from(ask.enforced));
+            question.arg(interval).arg(capacity).arg(u8::from(ask.enforced));
         }
-        let mut connection = self.connection.clone();
-        let told: Vec<u64> = invocation.invoke_async(&mut connection).await.map_err(failed)?;
+        let told: Vec<u64> = match self.send(&question).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                self.send::<String>(redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT)).await.map_err(failed)?;
+                self.send(&question).await.map_err(failed)?
+            }
+            told => told.map_err(failed)?,
+        };
         if told.len() != asks.len() * 2 {
             return Err(StoreError::Answer { asked: asks.len(), found: told.len() });
         }
@@ -164,6 +184,12 @@ impl Session {
             Some(Answer { fits: *fits == 1, standing })
         });
         Ok(each.collect())
+    }
+
+    /// Sends what has one answer.
+    async fn send<T: FromRedisValue>(&self, question: &Cmd) -> Result<T, RedisError> {
+        self.questions.ask();
+        question.query_async(&mut self.connection.clone()).await
     }
 }
 

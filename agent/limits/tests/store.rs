@@ -6,13 +6,15 @@
     reason = "a broken fixture is a failed test"
 )]
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use countersign_limits::counted::Counted;
 use countersign_limits::quota::Quota;
 use countersign_limits::store::{Ask, Password, Session, StoreError};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use zeroize::Zeroizing;
 
 /// A `redis-server` on a Unix socket in a folder of its own.
@@ -173,6 +175,25 @@ async fn a_password_is_shown_and_a_wrong_one_is_not_taken() {
 }
 
 #[tokio::test]
+async fn questions_that_are_given_up_leave_the_connection_to_the_others() {
+    let server = Server::start(&[]);
+    let session = server.session(None).await.unwrap();
+    let (quota, key) = (Quota::parse("1000/1h", None).unwrap(), Counted::new("key", b"a"));
+    for turns in 0..50 {
+        let asks = [ask("key", &key, &quota, true)];
+        // Before it is sent, or before its answer is there.
+        let given_up = async {
+            for _ in 0..turns % 5 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! { biased; _ = session.take(&asks) => {}, () = given_up => {} }
+        let both = tokio::join!(session.look(&asks), session.look(&asks));
+        assert!(both.0.unwrap()[0].fits && both.1.unwrap()[0].fits);
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_went_away_is_no_answer() {
     let server = Server::start(&[]);
     let session = server.session(None).await.unwrap();
@@ -180,4 +201,49 @@ async fn a_server_that_went_away_is_no_answer() {
     let (quota, key) = (Quota::parse("10/1h", None).unwrap(), Counted::new("key", b"a"));
     let broken = session.take(&[ask("key", &key, &quota, true)]).await.unwrap_err();
     assert!(!broken.leaves_connection_usable(), "{broken:?}");
+}
+
+/// Bytes until the other side goes away that a connection took of a store that answers the first question with `begun` and, from then
+/// on, `endless`; and why the question has no answer.
+async fn answered_by(begun: &'static str, endless: &'static [u8]) -> (usize, StoreError) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let store = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+        stream.write_all(begun.as_bytes()).unwrap();
+        let mut sent = begun.len();
+        let chunk = endless.repeat(1024);
+        while sent < 256 << 20 && stream.write_all(&chunk).is_ok() {
+            sent += chunk.len();
+        }
+        sent
+    });
+    let (session, carrying) = Session::open(TcpStream::connect(address).await.unwrap(), None).await.unwrap();
+    let carrying = tokio::spawn(carrying);
+    // A store that has answered may be asked again: what comes unasked is found then.
+    let error = loop {
+        if let Err(error) = session.look(&[]).await {
+            break error;
+        }
+    };
+    carrying.await.unwrap();
+    (store.join().unwrap(), error)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_sends_without_end_is_cut_off() {
+    let numbers: &[u8] = b":1\r\n:1\r\n";
+    for (begun, endless) in [
+        ("$99999999999\r\n", numbers),
+        ("*99999999999\r\n", numbers),
+        ("+", b"a".as_slice()),
+        ("*0\r\n", numbers),
+        ("*0\r\n", b"+OK\r\n"),
+    ] {
+        let (sent, error) = answered_by(begun, endless).await;
+        assert!(!error.leaves_connection_usable(), "{begun:?}: {error:?}");
+        // What the kernel holds for both sides of a connection.
+        assert!(sent < 64 << 20, "{begun:?}: {sent} bytes were taken");
+    }
 }

@@ -23,7 +23,7 @@ use crate::in_words::in_one_line;
 /// How long connecting may take, the first answer included.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// Longest pause between two tries. The first is made at once.
+/// Longest pause between two tries. After a question that was answered the first is made at once.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -37,6 +37,9 @@ pub(crate) struct StoreLink {
     tried: Notify,
     /// The last question was refused, and the operator knows.
     refuses: Cell<bool>,
+    /// How long is waited before the next try. It grows until a question is answered: a store that takes each connection and breaks
+    /// each question is tried no more often than one that takes none.
+    pause: Cell<Duration>,
 }
 
 enum State {
@@ -63,8 +66,8 @@ impl StoreLink {
     /// Begins to connect. Without a store there is a link all the same, and it is always away.
     pub(crate) fn begin(store: Option<Arc<Store>>, clock: &Clock) -> Rc<Self> {
         let state = RefCell::new(if store.is_some() { State::Beginning } else { State::Away });
-        let link =
-            Rc::new(Self { store, clock: clock.clone(), state, tried: Notify::new(), refuses: Cell::new(false) });
+        let (refuses, pause) = (Cell::new(false), Cell::new(Duration::ZERO));
+        let link = Rc::new(Self { store, clock: clock.clone(), state, tried: Notify::new(), refuses, pause });
         link.connect_again();
         link
     }
@@ -98,6 +101,7 @@ impl StoreLink {
         match tokio::time::timeout(timeout, question(&session)).await {
             Ok(Ok(answers)) => {
                 self.refuses.set(false);
+                self.pause.set(Duration::ZERO);
                 return Some(answers);
             }
             Ok(Err(error)) if error.leaves_connection_usable() => {
@@ -139,6 +143,13 @@ impl StoreLink {
         }
     }
 
+    /// The pause before the next try; the one after it is longer.
+    fn next_pause(&self) -> Duration {
+        let pause = self.pause.get();
+        self.pause.set((pause * 2).clamp(PAUSE_MIN, PAUSE_MAX));
+        pause
+    }
+
     /// Notes how a try went. False if nobody needs the link any more.
     fn note(&self, tried: Result<Session, LinkError>) -> bool {
         let is_first = matches!(&*self.state.borrow(), State::Beginning);
@@ -162,8 +173,8 @@ impl StoreLink {
 
 /// Tries until it is up, or until nobody needs the link any more.
 async fn connect_until_up(link: Weak<StoreLink>, store: Arc<Store>, clock: Clock) {
-    let mut pause = PAUSE_MIN;
-    loop {
+    while let Some(pause) = link.upgrade().map(|link| link.next_pause()) {
+        tokio::time::sleep(pause).await;
         let tried = match tokio::time::timeout(CONNECT, connect(&store, &clock)).await {
             Ok(tried) => tried,
             Err(_elapsed) => Err(LinkError::Deadline),
@@ -172,8 +183,6 @@ async fn connect_until_up(link: Weak<StoreLink>, store: Arc<Store>, clock: Clock
             Some(link) if !link.note(tried) => {}
             Some(_) | None => return,
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
