@@ -165,6 +165,29 @@ fn what_a_caller_says_after_its_answer_goes_nowhere() {
 }
 
 #[test]
+fn a_service_that_answers_and_reads_no_more_keeps_nobody_for_ever() {
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    let limits = "[limits]\nbackend_idle = \"1s\"\nidle_connection = \"2s\"\n".to_owned();
+    let plan = Plan { host_b: limits, ..Plan::to(format!("http://{}", service.local_addr().unwrap())) };
+    let mesh = Mesh::of_files(&plan);
+    let mut client = member(&mesh).client(mesh.inbound).unwrap();
+    client.send("POST /a HTTP/1.1\r\nhost: service.test\r\ncontent-length: 100000000\r\n\r\n").unwrap();
+    let (mut stream, _) = service.accept().unwrap();
+    let mut head = [0; 16];
+    stream.read_exact(&mut head).unwrap();
+    // Until nothing more fits into any buffer on the way.
+    let sending = std::thread::spawn(move || {
+        client.send(vec![b'x'; 64 << 20]).ok();
+        client
+    });
+    wait::stays_so(Duration::from_secs(1), "it cannot send more", || !sending.is_finished());
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").unwrap();
+    mesh.host_b.wait_for_audit("the answered request", |line| line["event"] == "request");
+    wait::until_so("its connection has ended", || mesh.host_b.metric("countersign_connections", &[]) < 1.0);
+    drop((sending, stream));
+}
+
+#[test]
 fn what_cannot_be_recorded_makes_no_memory_grow() {
     let backend = EchoBackend::start();
     let disk = SmallDisk::new(256);

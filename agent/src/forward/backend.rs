@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::body::RequestBody;
 use super::outgoing::Outgoing;
-use super::pool::{Lease, Opened, Pool};
+use super::pool::{Http1, Lease, Opened, Pool};
 use crate::config::address::{BackendAddress, BackendSocket, Protocol};
 use crate::config::checked::Limits;
 use crate::http2::{CONNECTION_WINDOW, OnThisWorker, STREAM_WINDOW};
@@ -76,25 +76,34 @@ impl BackendPool {
         let (stream, room) = self.connect().await?;
         match self.address.protocol {
             Protocol::Http2 => self.http2(stream, room).await,
-            Protocol::Http1 | Protocol::Tcp => self.http1(stream, room).await.map(|sender| Opened::Http1(sender, None)),
+            Protocol::Http1 | Protocol::Tcp => {
+                let (sender, carrying) = self.http1(stream, room).await?;
+                Ok(Opened::Http1(Http1::carried(sender, carrying), None))
+            }
         }
     }
 
     /// A connection of its own, for what will become something else than HTTP.
     pub(crate) async fn exclusive(&self) -> Result<http1::SendRequest<RequestBody>, Refusal> {
         let (stream, room) = self.connect().await?;
-        self.http1(stream, room).await
+        let (sender, carrying) = self.http1(stream, room).await?;
+        tokio::task::spawn_local(carrying);
+        Ok(sender)
     }
 
-    async fn http1(&self, stream: Stream, room: Turn) -> Result<http1::SendRequest<RequestBody>, Refusal> {
+    async fn http1(
+        &self,
+        stream: Stream,
+        room: Turn,
+    ) -> Result<(http1::SendRequest<RequestBody>, impl Future<Output = ()> + use<>), Refusal> {
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|source| self.broken(source))?;
-        tokio::task::spawn_local(async move {
+        let carrying = async move {
             // How a connection to the backend ends is told to whoever waits for an answer on it.
             connection.with_upgrades().await.ok();
             drop(room);
-        });
-        Ok(sender)
+        };
+        Ok((sender, carrying))
     }
 
     async fn http2(&self, stream: Stream, room: Turn) -> Result<Opened, Refusal> {

@@ -22,7 +22,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::body::RequestBody;
 use super::outgoing::Outgoing;
-use super::pool::{Lease, Opened, Pool};
+use super::pool::{Http1, Lease, Opened, Pool};
 use crate::config::address::Endpoint;
 use crate::config::checked::Limits;
 use crate::http2::{Batched, CONNECTION_WINDOW, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, OnThisWorker, STREAM_WINDOW};
@@ -104,8 +104,8 @@ impl HopPool {
             let sender = self.http2(UntilCut { stream, member: Rc::clone(&member) }).await?;
             Ok(Opened::Http2(sender, Some(member)))
         } else {
-            let sender = self.http1(TokioIo::new(stream), Rc::clone(&member)).await?;
-            Ok(Opened::Http1(sender, Some(member)))
+            let (sender, carrying) = self.http1(TokioIo::new(stream), Rc::clone(&member)).await?;
+            Ok(Opened::Http1(Http1::carried(sender, carrying), Some(member)))
         }
     }
 
@@ -114,7 +114,8 @@ impl HopPool {
     /// The membership must be held, and its signal heeded, for as long as the connection lives.
     pub(crate) async fn exclusive(&self) -> Result<(http1::SendRequest<RequestBody>, Rc<HopMember>), Refusal> {
         let Established { stream, member } = self.establish(&[alpn::HTTP_1_1]).await?;
-        let sender = self.http1(TokioIo::new(stream), Rc::clone(&member)).await?;
+        let (sender, carrying) = self.http1(TokioIo::new(stream), Rc::clone(&member)).await?;
+        tokio::task::spawn_local(carrying);
         Ok((sender, member))
     }
 
@@ -172,15 +173,19 @@ impl HopPool {
         Ok(Established { stream, member })
     }
 
-    async fn http1<S>(&self, io: S, member: Rc<HopMember>) -> Result<http1::SendRequest<RequestBody>, Refusal>
+    async fn http1<S>(
+        &self,
+        io: S,
+        member: Rc<HopMember>,
+    ) -> Result<(http1::SendRequest<RequestBody>, impl Future<Output = ()> + use<S>), Refusal>
     where
         S: Read + Write + Unpin + Send + 'static,
     {
         let (sender, connection) = http1::handshake(io).await.map_err(|source| self.broken(source))?;
-        tokio::task::spawn_local(until_cut(member, async move {
+        let carrying = until_cut(member, async move {
             connection.with_upgrades().await.ok();
-        }));
-        Ok(sender)
+        });
+        Ok((sender, carrying))
     }
 
     async fn http2<S>(&self, stream: S) -> Result<http2::SendRequest<RequestBody>, Refusal>

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::Response;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::body::RequestBody;
@@ -39,8 +40,16 @@ pub(crate) struct Pool {
 /// A connection that was just opened; the other side chose what it speaks.
 #[derive(Debug)]
 pub(crate) enum Opened {
-    Http1(http1::SendRequest<RequestBody>, Option<Rc<HopMember>>),
+    Http1(Http1, Option<Rc<HopMember>>),
     Http2(http2::SendRequest<RequestBody>, Option<Rc<HopMember>>),
+}
+
+/// An HTTP/1.1 connection. It ends when this is dropped, whatever is under way on it: the other side may have answered, and read no more
+/// of the question for ever.
+#[derive(Debug)]
+pub(crate) struct Http1 {
+    sender: http1::SendRequest<RequestBody>,
+    _carried: oneshot::Sender<()>,
 }
 
 /// The use of a connection by one request. Given back when the answer is whole.
@@ -54,7 +63,7 @@ pub(crate) enum Lease {
 
 #[derive(Debug)]
 pub(crate) struct Exclusive {
-    sender: http1::SendRequest<RequestBody>,
+    connection: Http1,
     since: Instant,
     hop: Option<Rc<HopMember>>,
 }
@@ -165,8 +174,8 @@ impl Pool {
     fn enter(&self, opened: Opened) -> Lease {
         self.carries_one.set(matches!(opened, Opened::Http1(..)));
         match opened {
-            Opened::Http1(sender, hop) => {
-                let connection = Exclusive { sender, since: Instant::now(), hop };
+            Opened::Http1(connection, hop) => {
+                let connection = Exclusive { connection, since: Instant::now(), hop };
                 Lease::Exclusive { connection, idle: Rc::clone(&self.idle) }
             }
             Opened::Http2(sender, hop) => {
@@ -193,7 +202,7 @@ impl Pool {
     fn last_used(&self) -> Option<Lease> {
         let mut idle = self.idle.borrow_mut();
         while let Some(connection) = idle.last() {
-            let stale = connection.sender.is_closed()
+            let stale = connection.is_closed()
                 || connection.since.elapsed() >= self.idle_for
                 || is_draining(connection.hop.as_ref());
             if !stale {
@@ -202,7 +211,7 @@ impl Pool {
             idle.pop();
         }
         // One whose last answer has just gone out may not have been noticed by its own task yet.
-        let ready = idle.iter().rposition(|connection| connection.sender.is_ready())?;
+        let ready = idle.iter().rposition(|connection| connection.connection.sender.is_ready())?;
         let connection = idle.remove(ready);
         drop(idle);
         Some(Lease::Exclusive { connection, idle: Rc::clone(&self.idle) })
@@ -211,7 +220,7 @@ impl Pool {
     /// Forgets connections that nobody will use again, so that the other side need not keep them.
     pub(crate) fn tidy(&self) {
         self.idle.borrow_mut().retain(|connection| {
-            !connection.sender.is_closed()
+            !connection.is_closed()
                 && connection.since.elapsed() < self.idle_for
                 && !is_draining(connection.hop.as_ref())
         });
@@ -223,10 +232,37 @@ fn is_draining(hop: Option<&Rc<HopMember>>) -> bool {
     hop.is_some_and(|hop| hop.signal().is_draining() || hop.signal().cut_reason().is_some())
 }
 
+impl Http1 {
+    /// Has a task of its own carry a connection.
+    pub(crate) fn carried(
+        sender: http1::SendRequest<RequestBody>,
+        carrying: impl Future<Output = ()> + 'static,
+    ) -> Self {
+        let (carried, dropped) = oneshot::channel();
+        tokio::task::spawn_local(async move {
+            tokio::select! {
+                // One on which nothing is under way ends by itself, and in order.
+                biased;
+                () = carrying => {}
+                _ = dropped => {}
+            }
+        });
+        Self { sender, _carried: carried }
+    }
+}
+
+impl Exclusive {
+    fn is_closed(&self) -> bool {
+        self.connection.sender.is_closed()
+    }
+}
+
 impl Lease {
     async fn send(&mut self, outgoing: Outgoing) -> Result<Response<Incoming>, NotSent> {
         let sent = match self {
-            Self::Exclusive { connection, .. } => connection.sender.try_send_request(outgoing.into_http1()).await,
+            Self::Exclusive { connection, .. } => {
+                connection.connection.sender.try_send_request(outgoing.into_http1()).await
+            }
             Self::Shared(turn) => turn.0.sender.clone().try_send_request(outgoing.into_http2()).await,
         };
         sent.map_err(|mut error| match error.take_message().and_then(Outgoing::unsent) {
@@ -257,7 +293,7 @@ impl Lease {
     pub(crate) fn give_back(self) {
         let Self::Exclusive { mut connection, idle } = self else { return };
         let mut idle = idle.borrow_mut();
-        if idle.len() < IDLE_MAX && !connection.sender.is_closed() {
+        if idle.len() < IDLE_MAX && !connection.is_closed() {
             connection.since = Instant::now();
             idle.push(connection);
         }
