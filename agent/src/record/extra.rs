@@ -170,7 +170,7 @@ impl Extra {
     /// Starts the thread.
     pub(super) fn start(config: &AuditSink, queue: Arc<Queue>, clock: Clock, host: &str) -> io::Result<Self> {
         let target = Target::new(&config.target, Setup { format: config.format, host: host.to_owned(), clock });
-        let delivering = Delivering { queue, target };
+        let delivering = Delivering { queue, target, tries_at_the_end: 0 };
         let thread = std::thread::Builder::new().name(format!("audit-{}", config.name));
         Ok(Self(thread.spawn(move || delivering.run())?))
     }
@@ -185,6 +185,8 @@ impl Extra {
 struct Delivering {
     queue: Arc<Queue>,
     target: Target,
+    /// How often it was tried in vain since the agent stops.
+    tries_at_the_end: u32,
 }
 
 impl Delivering {
@@ -203,8 +205,13 @@ impl Delivering {
 
     /// Delivers lines, however often it must be tried, or until the agent has to go.
     fn deliver(&mut self, lines: &[&str]) {
-        let (mut done, mut pause, mut tries_at_the_end) = (0, PAUSE, 0);
+        let (mut done, mut pause) = (0, PAUSE);
         while let Some(rest) = lines.get(done..).filter(|rest| !rest.is_empty()) {
+            // What did not get through when the agent began to stop will not for the next lines either.
+            if self.tries_at_the_end > ENDING_TRIES {
+                let left = u64::try_from(rest.len()).unwrap_or(u64::MAX);
+                return self.queue.drop_lines(left, rest.iter().copied());
+            }
             let mut taken = 0;
             let delivered = self.target.deliver(rest, &mut taken);
             done += taken;
@@ -223,19 +230,13 @@ impl Delivering {
                         let error = in_one_line(&error);
                         tracing::error!(sink = self.queue.name(), error, "audit lines cannot be delivered");
                     }
-                    let pause_now = if tries_at_the_end > 0 { PAUSE } else { pause };
+                    let pause_now = if self.tries_at_the_end > 0 { PAUSE } else { pause };
                     if self.queue.pause(pause_now) {
-                        tries_at_the_end += 1;
+                        self.tries_at_the_end += 1;
                         std::thread::sleep(PAUSE);
                     }
-                    if tries_at_the_end > ENDING_TRIES {
-                        let left = u64::try_from(lines.len().saturating_sub(done)).unwrap_or(u64::MAX);
-                        tracing::error!(
-                            sink = self.queue.name(),
-                            left,
-                            "audit lines were not delivered; the record has them"
-                        );
-                        return self.queue.drop_lines(left, lines.iter().copied().skip(done));
+                    if self.tries_at_the_end > ENDING_TRIES {
+                        tracing::error!(sink = self.queue.name(), "audit lines are not delivered; the record has them");
                     }
                     pause = (pause * 2).min(PAUSE_MAX);
                 }
@@ -331,5 +332,39 @@ mod tests {
         queue.close();
         assert_eq!([(); 4].map(|()| queue.pop().is_some()), [true, true, true, false]);
         assert!(queue.push(&Arc::new(vec![b'x'; QUEUE_BYTES_MAX * 2])), "one always has room");
+    }
+
+    #[test]
+    fn at_the_end_a_collector_that_is_down_is_tried_a_few_times_and_not_for_each_of_what_waits() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint: crate::config::address::Endpoint = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let asked = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&asked);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut some = [0; 65536];
+                io::Read::read(&mut stream, &mut some).ok();
+                counted.fetch_add(1, Ordering::Relaxed);
+                io::Write::write_all(
+                    &mut stream,
+                    b"HTTP/1.1 503 Down\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+                )
+                .ok();
+            }
+        });
+        let config = AuditSink {
+            name: "siem".into(),
+            target: SinkTarget::Otlp { endpoint, uri: "/v1/logs".parse().unwrap(), tls: None },
+            format: Format::Json,
+            when_full: SinkFull::Drop,
+        };
+        let queue = Queue::of(&config);
+        let line = r#"{"schema":1,"time":"2026-01-01T00:00:00.000000Z","event":"agent_stopped","version":"1","pid":1}"#;
+        (0..100).for_each(|_| assert!(queue.push(&Arc::new(format!("{line}\n").into_bytes()))));
+        queue.close();
+        let clock = Clock::new(|| at(0));
+        Extra::start(&config, Arc::clone(&queue), clock, "h").unwrap().0.join().unwrap();
+        assert_eq!((queue.dropped(), asked.load(Ordering::Relaxed)), (100, u64::from(ENDING_TRIES) + 1));
     }
 }
