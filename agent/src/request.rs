@@ -131,11 +131,15 @@ pub(crate) fn normalise(parts: Parts) -> Result<NormalRequest, RequestError> {
     if extensions.get::<TwoLengths>().is_some() {
         return Err(RequestError::Length);
     }
-    check_each(&headers)?;
+    let unwanted = look_at_each(&headers)?;
     check_connection_options(&headers)?;
     check_authorization(&headers)?;
-    remove_hop_by_hop(&mut headers);
-    remove_identity(&mut headers);
+    if unwanted.hop_by_hop {
+        remove_hop_by_hop(&mut headers);
+    }
+    if unwanted.identity {
+        remove_identity(&mut headers);
+    }
     headers.remove(header::HOST);
     Ok(NormalRequest { method, target, authority, headers, upgrade, token: None })
 }
@@ -150,8 +154,16 @@ pub(crate) fn check_method(method: &Method) -> Result<(), RequestError> {
     Ok(())
 }
 
-/// What a backend would read otherwise than whoever decides here.
-fn check_each(headers: &HeaderMap) -> Result<(), RequestError> {
+/// Whether a request has headers that do not go on. Most have none, and one look at each name costs less than a search for each.
+#[derive(Default)]
+struct Unwanted {
+    hop_by_hop: bool,
+    identity: bool,
+}
+
+/// Refuses what a backend would read otherwise than whoever decides here.
+fn look_at_each(headers: &HeaderMap) -> Result<Unwanted, RequestError> {
+    let mut unwanted = Unwanted::default();
     for (name, value) in headers {
         let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
         if is_blank(value.as_bytes().first()) || is_blank(value.as_bytes().last()) {
@@ -160,8 +172,10 @@ fn check_each(headers: &HeaderMap) -> Result<(), RequestError> {
         if is_override(name) {
             return Err(RequestError::Override(name.clone()));
         }
+        unwanted.hop_by_hop |= is_hop_by_hop(name);
+        unwanted.identity |= is_identity_header(name);
     }
-    Ok(())
+    Ok(unwanted)
 }
 
 fn is_override(name: &HeaderName) -> bool {
