@@ -210,7 +210,18 @@ fn what_is_ambiguous_or_too_much_is_refused() {
     }
     assert_eq!(attributes.headers([("x-tenants", "a"), ("xatenant", "a"), ("x-tenan", "a")]), Ok(()));
     assert_eq!(attributes.query([("model", "a"), ("model", "a")]), twice("model"));
-    assert_eq!(attributes.query([("Model", "a"), ("Model", "a")]), Ok(()));
+    for (name, value, found) in [
+        ("Model", "a", "Model"),
+        (" model", "a", " model"),
+        ("model[]", "a", "model[]"),
+        ("model\0x", "a", "model\0x"),
+        ("x;model", "a", "model"),
+        ("x", "1;model=a", "model"),
+    ] {
+        let spelling = AttributeError::Spelling { found: found.to_owned(), declared: "model".to_owned() };
+        assert_eq!(attributes.query([(name, value)]), Err(spelling), "{name:?}");
+    }
+    assert_eq!(attributes.query([("models", "a"), ("amodel", "a"), ("x", "1;y=model")]), Ok(()));
     let long = "a".repeat(TEXT_BYTES_MAX + 1);
     let too_long = |what| Err(AttributeError::Long { what, found: TEXT_BYTES_MAX + 1 });
     assert_eq!(attributes.headers([("x-tenant", long.as_str())]), too_long("a header"));
