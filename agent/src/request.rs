@@ -3,6 +3,7 @@
 //! What is ambiguous is refused here, before anybody decides on it. What only concerns the connection it came on is
 //! removed, and so is every header by which a caller could pretend to be somebody.
 
+use countersign_certs::spelling::is_same_name;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::Authority;
@@ -180,7 +181,8 @@ fn look_at_each(headers: &HeaderMap) -> Result<Unwanted, RequestError> {
 
 fn is_override(name: &HeaderName) -> bool {
     // Most names do not begin so.
-    name.as_str().starts_with('x') && OVERRIDES.iter().any(|known| is_spelling(name.as_str(), known))
+    name.as_str().starts_with('x')
+        && OVERRIDES.iter().any(|known| is_same_name(name.as_str().as_bytes(), known.as_bytes()))
 }
 
 /// Programs that read two credentials choose differently, whoever they are for (RFC 9110 §11.6.2 has one).
@@ -353,16 +355,9 @@ pub(crate) fn remove_each(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName
     }
 }
 
-/// Whether two names differ in nothing but the marks between their letters.
+/// Whether servers take two headers for the same.
 pub(crate) fn is_spelling_of(found: &HeaderName, name: &HeaderName) -> bool {
-    is_spelling(found.as_str(), name.as_str())
-}
-
-fn is_spelling(found: &str, name: &str) -> bool {
-    let (found, name) = (found.as_bytes(), name.as_bytes());
-    let same =
-        |(one, other): (&u8, &u8)| one == other || !(one.is_ascii_alphanumeric() || other.is_ascii_alphanumeric());
-    found.len() == name.len() && found.iter().zip(name).all(same)
+    is_same_name(found.as_str().as_bytes(), name.as_str().as_bytes())
 }
 
 /// Whether a name is one of ours, also if it is spelt with underscores or other marks: CGI-like servers (RFC 3875 §4.1.18)

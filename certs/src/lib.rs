@@ -39,3 +39,4 @@ pub mod settings;
 
 pub mod allowance;
 pub mod network;
+pub mod spelling;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use cedar_policy_core::ast::{Context, Request, Value};
 use cedar_policy_core::entities::Entities;
+use countersign_certs::spelling::{is_same_name, is_same_parameter};
 use countersign_certs::time::Timestamp;
 use smol_str::SmolStr;
 
@@ -102,7 +103,7 @@ impl Attributes {
         let declared = &self.parties.0.schema.names.headers;
         let attribute = |name: &str| match declared.get_key_value(name) {
             Some(exact) => Some(exact),
-            None => declared.iter().find(|(known, _)| is_spelling_of(name, known)),
+            None => declared.iter().find(|(known, _)| is_same_name(name.as_bytes(), known.as_bytes())),
         };
         let headers = record(headers.into_iter().filter_map(|(name, value)| {
             let (declared, attribute) = attribute(name)?;
@@ -197,24 +198,9 @@ fn other_spelling<'found, 'declared>(
     let is_whole = !(name.contains(';') || value.contains(';'));
     let inside = name.split(';').chain(value.split(';').skip(1).map(name_of)).filter(|_| !is_whole);
     inside.chain(is_whole.then_some(name)).find_map(|found| {
-        let same = declared.iter().find(|declared| is_parameter_spelling_of(found, declared))?;
+        let same = declared.iter().find(|declared| is_same_parameter(found.as_bytes(), declared.as_bytes()))?;
         (!is_whole || found != same).then_some((found, same))
     })
-}
-
-/// As for headers; and with blanks before it or as a list (PHP: `name[]`), or with a zero byte behind it.
-fn is_parameter_spelling_of(found: &str, name: &str) -> bool {
-    let found = found.trim_ascii_start();
-    let end = found.find(|letter: char| letter == '[' || letter.is_ascii_control()).unwrap_or(found.len());
-    is_spelling_of(found.get(..end).unwrap_or_default(), name)
-}
-
-/// Whether two names of headers differ in nothing but case and the marks between their letters.
-fn is_spelling_of(found: &str, name: &str) -> bool {
-    let same = |(one, other): (u8, u8)| {
-        one.eq_ignore_ascii_case(&other) || !(one.is_ascii_alphanumeric() || other.is_ascii_alphanumeric())
-    };
-    found.len() == name.len() && found.bytes().zip(name.bytes()).all(same)
 }
 
 /// Headers and claims may hold what no log should.

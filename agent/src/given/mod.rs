@@ -3,7 +3,7 @@
 
 pub(crate) mod place;
 
-pub(crate) mod query;
+mod query;
 
 mod hide;
 

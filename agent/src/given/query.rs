@@ -1,5 +1,7 @@
 //! The query of a request target: a parameter taken out in every spelling, or put in, and the rest byte for byte as it was.
 
+use countersign_certs::spelling::is_same_parameter;
+
 use crate::request::RequestError;
 
 /// The query without the parameters that some server reads as one of these names; none if there is nothing to take out.
@@ -26,22 +28,9 @@ pub(super) fn without<'name>(
     Ok(found.then(|| kept.join("&")))
 }
 
-/// Whether two names of the config are read as the same by some server.
-pub(crate) fn is_same_name(one: &str, other: &str) -> bool {
-    is_spelling_of(one, other)
-}
-
-/// Whether a parameter has a name that some server reads as this one: escaped, in other letters (ASP.NET), with other marks, with
-/// blanks before it or as a list (PHP: `key[]`), or with a zero byte behind it.
+/// Whether a parameter has a name that some server reads as this one.
 fn is_spelling_of(parameter: &str, name: &str) -> bool {
-    let found = decoded(parameter.split('=').next().unwrap_or_default().as_bytes());
-    let found = found.trim_ascii_start();
-    let end = found.iter().position(|byte| *byte == b'[' || byte.is_ascii_control()).unwrap_or(found.len());
-    let found = found.get(..end).unwrap_or_default();
-    let same = |(one, other): (&u8, &u8)| {
-        one.eq_ignore_ascii_case(other) || !(one.is_ascii_alphanumeric() || other.is_ascii_alphanumeric())
-    };
-    found.len() == name.len() && found.iter().zip(name.as_bytes()).all(same)
+    is_same_parameter(&decoded(parameter.split('=').next().unwrap_or_default().as_bytes()), name.as_bytes())
 }
 
 /// A text without its percent-encoding, in which a plus sign stands for a blank; an escape that is none stays as it is, as most

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use countersign_certs::settings::diagnostic::Finding;
+use countersign_certs::spelling::is_same_parameter;
 use http::{HeaderName, StatusCode, header};
 use toml::Spanned;
 
@@ -13,7 +14,6 @@ use super::super::checked::{Injection, SecretCommand};
 use super::super::{Secrets, file, secret};
 use super::commands;
 use crate::given::place::{Form, Place};
-use crate::given::query::is_same_name;
 use crate::in_words::in_one_line;
 use crate::request::{is_hop_by_hop, is_identity_header};
 
@@ -118,7 +118,7 @@ fn user_name(text: &Spanned<String>) -> Result<String, Finding> {
 fn is_same_place(one: &Form, other: &Form) -> bool {
     match (one.place(), other.place()) {
         (Place::Header(one), Place::Header(other)) => one == other,
-        (Place::Query(one), Place::Query(other)) => is_same_name(&one, &other),
+        (Place::Query(one), Place::Query(other)) => is_same_parameter(one.as_bytes(), other.as_bytes()),
         (Place::Header(_), Place::Query(_)) | (Place::Query(_), Place::Header(_)) => false,
     }
 }
