@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use countersign_certs::allowance::Allowances;
 use countersign_certs::digest::sha256;
 use countersign_certs::time::Timestamp;
 use countersign_credentials::introspection;
@@ -55,14 +56,14 @@ const UNTOLD_FOR: Duration = Duration::from_secs(2);
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
 /// What one worker knows of questions to issuers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Introspections {
     of_strangers: FairTurns<Origin>,
     of_known: FairTurns<Origin>,
     /// When the issuer could not be reached.
     unreached: Cell<Option<Timestamp>>,
-    /// When the log has told of trouble last.
-    told: Cell<Option<Timestamp>>,
+    /// For the log.
+    lines: RefCell<Allowances<()>>,
     refused: RefCell<HashMap<[u8; 32], Refused>>,
 }
 
@@ -103,6 +104,18 @@ impl NotBelieved {
 /// A clock that was set back makes a stored time one of the future, which says nothing.
 fn is_within(span: Duration, since: Timestamp, now: Timestamp) -> bool {
     since <= now && now.since(since) < span
+}
+
+impl Default for Introspections {
+    fn default() -> Self {
+        Self {
+            of_strangers: FairTurns::default(),
+            of_known: FairTurns::default(),
+            unreached: Cell::default(),
+            lines: RefCell::new(Allowances::new(1, TOLD_EVERY)),
+            refused: RefCell::default(),
+        }
+    }
 }
 
 impl Introspections {
@@ -270,11 +283,9 @@ impl Asking {
             Ok(answer) => return Ok(Said::Answer(answer)),
             Err(error) => error,
         };
-        let (told, now) = (&worker.introspections().told, worker.clock().now());
-        if !told.get().is_some_and(|since| is_within(TOLD_EVERY, since, now)) {
-            let name = &*issuer.settings.name;
-            tracing::warn!(issuer = name, error = in_one_line(&error), "an issuer does not answer about a token");
-            told.set(Some(now));
+        if let Some(omitted) = worker.introspections().lines.borrow_mut().take((), (), worker.clock().now()) {
+            let (issuer, error) = (&*issuer.settings.name, in_one_line(&error));
+            tracing::warn!(issuer, error, omitted, "an issuer does not answer about a token");
         }
         match error {
             // Some refuse the question where the token is of a form that they do not know. Our part of it is the same each time.

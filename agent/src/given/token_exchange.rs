@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use countersign_certs::allowance::Allowances;
 use countersign_certs::digest::sha256;
 use countersign_certs::san::San;
 use countersign_certs::svid::X509Svid;
@@ -57,14 +58,13 @@ pub(crate) struct LiveExchange {
     trouble: Mutex<Trouble>,
 }
 
-#[derive(Default)]
 struct Trouble {
     /// Why the last question gave nothing; none if it did, or if that was the caller's own fault.
     error: Option<Arc<str>>,
     /// Since when it is left alone.
     down: Option<Timestamp>,
-    /// When the log has told of trouble last: callers can cause it as often as they like.
-    told: Option<Timestamp>,
+    /// For the log: callers can cause it as often as they like.
+    lines: Allowances<()>,
 }
 
 /// A token that was given in exchange.
@@ -149,7 +149,8 @@ impl LiveExchange {
     pub(super) fn new(whose: TokenFor, settings: &Arc<BackendToken>, clock: &Clock) -> Self {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        Self { whose, endpoint: Endpoint::new(settings, clock), number, trouble: Mutex::default() }
+        let trouble = Mutex::new(Trouble { error: None, down: None, lines: Allowances::new(1, TOLD_EVERY) });
+        Self { whose, endpoint: Endpoint::new(settings, clock), number, trouble }
     }
 
     /// What it was made for.
@@ -264,9 +265,8 @@ impl LiveExchange {
 
     fn note_trouble(&self, error: &AskError, is_down: bool) {
         let (error, now, mut trouble) = (in_one_line(error), self.now(), self.trouble());
-        if trouble.told.is_none_or(|told| now < told || now.since(told) >= TOLD_EVERY) {
-            tracing::warn!(inbound = &*self.whose.inbound, error, "a caller's token cannot be exchanged");
-            trouble.told = Some(now);
+        if let Some(omitted) = trouble.lines.take((), (), now) {
+            tracing::warn!(inbound = &*self.whose.inbound, error, omitted, "a caller's token cannot be exchanged");
         }
         (trouble.error, trouble.down) = (Some(error.as_str().into()), is_down.then_some(now));
     }

@@ -1,10 +1,11 @@
 //! An OTLP collector over HTTP/1.1: one request for some lines, and its answer says what became of them (OTLP 1.x,
 //! "OTLP/HTTP Response").
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_audit::otlp::{Answer, body};
+use countersign_certs::allowance::Allowances;
 use http::header::{CONTENT_TYPE, HOST, HeaderValue};
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
@@ -38,13 +39,13 @@ pub(in crate::record) struct Otlp {
     uri: Uri,
     tls: Option<SinkTls>,
     setup: Setup,
-    /// When the log last told that it refuses.
-    refused: Option<SystemTime>,
+    /// For the log.
+    refusals: Allowances<()>,
 }
 
 impl Otlp {
     pub(super) fn new(endpoint: Endpoint, uri: Uri, tls: Option<SinkTls>, setup: Setup) -> Self {
-        Self { endpoint, uri, tls, setup, refused: None }
+        Self { endpoint, uri, tls, setup, refusals: Allowances::new(1, REFUSED_EVERY) }
     }
 
     pub(super) fn deliver(&mut self, lines: &[&str], taken: &mut usize) -> Result<u64, DeliverError> {
@@ -86,12 +87,9 @@ impl Otlp {
     }
 
     fn say_refused(&mut self, status: StatusCode, lines: u64) {
-        let now = self.setup.clock.precise();
-        let is_known = |said| now.duration_since(said).is_ok_and(|since| since < REFUSED_EVERY);
-        if !self.refused.is_some_and(is_known) {
-            self.refused = Some(now);
+        if let Some(omitted) = self.refusals.take((), (), self.setup.clock.now()) {
             let (endpoint, status) = (self.endpoint.to_string(), status.as_u16());
-            tracing::error!(endpoint, status, lines, "the collector refuses audit lines for good");
+            tracing::error!(endpoint, status, lines, omitted, "the collector refuses audit lines for good");
         }
     }
 
