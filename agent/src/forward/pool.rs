@@ -63,7 +63,7 @@ pub(crate) enum Lease {
 
 #[derive(Debug)]
 pub(crate) struct Exclusive {
-    connection: Http1,
+    http1: Http1,
     since: Instant,
     hop: Option<Rc<HopMember>>,
 }
@@ -174,8 +174,8 @@ impl Pool {
     fn enter(&self, opened: Opened) -> Lease {
         self.carries_one.set(matches!(opened, Opened::Http1(..)));
         match opened {
-            Opened::Http1(connection, hop) => {
-                let connection = Exclusive { connection, since: Instant::now(), hop };
+            Opened::Http1(http1, hop) => {
+                let connection = Exclusive { http1, since: Instant::now(), hop };
                 Lease::Exclusive { connection, idle: Rc::clone(&self.idle) }
             }
             Opened::Http2(sender, hop) => {
@@ -211,7 +211,7 @@ impl Pool {
             idle.pop();
         }
         // One whose last answer has just gone out may not have been noticed by its own task yet.
-        let ready = idle.iter().rposition(|connection| connection.connection.sender.is_ready())?;
+        let ready = idle.iter().rposition(|connection| connection.http1.sender.is_ready())?;
         let connection = idle.remove(ready);
         drop(idle);
         Some(Lease::Exclusive { connection, idle: Rc::clone(&self.idle) })
@@ -253,16 +253,14 @@ impl Http1 {
 
 impl Exclusive {
     fn is_closed(&self) -> bool {
-        self.connection.sender.is_closed()
+        self.http1.sender.is_closed()
     }
 }
 
 impl Lease {
     async fn send(&mut self, outgoing: Outgoing) -> Result<Response<Incoming>, NotSent> {
         let sent = match self {
-            Self::Exclusive { connection, .. } => {
-                connection.connection.sender.try_send_request(outgoing.into_http1()).await
-            }
+            Self::Exclusive { connection, .. } => connection.http1.sender.try_send_request(outgoing.into_http1()).await,
             Self::Shared(turn) => turn.0.sender.clone().try_send_request(outgoing.into_http2()).await,
         };
         sent.map_err(|mut error| match error.take_message().and_then(Outgoing::unsent) {
