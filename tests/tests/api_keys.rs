@@ -324,6 +324,9 @@ fn explain_asks_the_file_of_keys_for_whom_and_what_a_key_is() {
     let explain = |method: &str| {
         gateway.agent.ask("explain", &["--inbound", "llm", "--subject", &subject, "--method", method]).success()
     };
+    let unknown = format!("key:{}", id.chars().rev().collect::<String>());
+    let said = gateway.agent.ask("explain", &["--inbound", "llm", "--subject", &unknown, "--method", "POST"]).success();
+    assert!(said.contains("decision: denied, no API key has this secret"), "{said}");
     let said = explain("GET");
     assert!(said.contains("reader: member team:research") && said.contains("rule llm.allow[0]: allows it"), "{said}");
     assert!(said.contains(&format!("decision: denied, the API key {id} is not for the method GET")), "{said}");

@@ -183,13 +183,16 @@ fn an_otlp_collector_gets_every_line_as_a_record() {
     assert!(denied["body"].as_str().unwrap().contains("denied (no_role)"), "{denied}");
 }
 
+/// A collector that refuses every line for good, and the sink that leads to it.
+fn refusing_collector() -> (Part, String) {
+    let collector = Part::serve("otlp_receiver", &["--refuse"]);
+    let url = format!("http://{}/v1/logs", collector.address());
+    (collector, format!("[[audit.sink]]\nname = \"collector\"\nkind = \"otlp\"\nurl = \"{url}\"\n"))
+}
+
 #[test]
 fn what_a_collector_refuses_for_good_is_counted_in_the_record() {
-    let collector = Part::serve("otlp_receiver", &["--refuse"]);
-    let sink = format!(
-        "[[audit.sink]]\nname = \"collector\"\nkind = \"otlp\"\nurl = \"http://{}/v1/logs\"\n",
-        collector.address()
-    );
+    let (_collector, sink) = refusing_collector();
     let mesh = mesh_with(&EchoBackend::start(), &sink);
     ask(&mesh, 1);
     let gap = mesh.host_b.wait_for_audit("the gap", |line| line["event"] == "audit_gap");
@@ -200,11 +203,7 @@ fn what_a_collector_refuses_for_good_is_counted_in_the_record() {
 
 #[test]
 fn what_tells_of_a_gap_causes_none_and_the_sums_add_up() {
-    let collector = Part::serve("otlp_receiver", &["--refuse"]);
-    let sink = format!(
-        "[[audit.sink]]\nname = \"collector\"\nkind = \"otlp\"\nurl = \"http://{}/v1/logs\"\n",
-        collector.address()
-    );
+    let (_collector, sink) = refusing_collector();
     let begun = wait::now();
     let mut mesh = mesh_with(&EchoBackend::start(), &sink);
     ask(&mesh, 1);
@@ -215,9 +214,7 @@ fn what_tells_of_a_gap_causes_none_and_the_sums_add_up() {
     };
     mesh.host_b.wait_for_audit("the gap", |line| line["event"] == "audit_gap");
     // Nobody asks for anything. Each line about a gap is refused as well.
-    std::thread::sleep(Duration::from_secs(3));
-    let told = gaps(&mesh.host_b);
-    assert!(told.len() <= gaps_max(), "{told:?}");
+    wait::stays_so(Duration::from_secs(3), "few lines tell of it", || gaps(&mesh.host_b).len() <= gaps_max());
     let dropped = |mesh: &Mesh| mesh.host_b.status()["audit_sinks"][0]["dropped"].as_u64().unwrap();
     ask(&mesh, 20);
     wait::until_so("every line is refused", || {

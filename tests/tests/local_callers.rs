@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use countersign_tests::backend::EchoBackend;
 use countersign_tests::http::{self, Address, Client};
@@ -121,7 +122,7 @@ fn what_a_program_has_under_way_ends_with_the_socket_that_it_came_by() {
     let owner =
         format!("\n[[role]]\nname = \"owner\"\nmembers = [\"local:uid={}\"]\n", rustix::process::geteuid().as_raw());
     let endpoint = mesh.inbound;
-    let tables = |listen: &std::path::Path, rules: &str| {
+    let tables = |listen: &Path, rules: &str| {
         format!(
             "{before}[[outbound]]\nname = \"own\"\nidentity = \"{FRONTEND}\"\nlisten = \"unix:{}\"\nservice = \"{SERVICE}\"\nendpoints = [\"{endpoint}\"]\n{rules}{owner}",
             listen.display(),
@@ -230,18 +231,22 @@ fn users_of_a_socket_are_told_apart() {
     assert_eq!(backend.seen().len(), 3);
 }
 
+/// One more outbound, on this socket.
+fn outbound_at(socket: &Path, mesh: &Mesh) -> String {
+    format!(
+        "[[outbound]]\nname = \"own\"\nidentity = \"{FRONTEND}\"\nlisten = \"unix:{}\"\nservice = \"{SERVICE}\"\nendpoints = [\"{}\"]\n",
+        socket.display(),
+        mesh.inbound,
+    )
+}
+
 #[test]
 fn a_user_of_a_socket_has_no_more_places_than_a_peer() {
     let backend = EchoBackend::start();
     let folder = tools::folder();
     let own = folder.path().join("own.sock");
     let mut mesh = Mesh::of_files(&Plan::to(backend.url()));
-    let tables = format!(
-        "[limits]\nconnections_per_peer = 2\n{}[[outbound]]\nname = \"own\"\nidentity = \"{FRONTEND}\"\nlisten = \"unix:{}\"\nservice = \"{SERVICE}\"\nendpoints = [\"{}\"]\n",
-        mesh.host_a.tables(),
-        own.display(),
-        mesh.inbound,
-    );
+    let tables = "[limits]\nconnections_per_peer = 2\n".to_owned() + &mesh.host_a.tables() + &outbound_at(&own, &mesh);
     mesh.host_a.reload(&tables);
     let open = || Client::connect(Address::Unix(own.clone())).unwrap();
     let answers = |client: &mut Client| client.ask("GET", "/a", &[], b"").is_ok_and(|answer| answer.status() == 200);
@@ -261,13 +266,9 @@ fn a_program_that_may_do_nothing_does_not_fill_the_audit() {
     let folder = tools::folder();
     let own = folder.path().join("own.sock");
     let mut mesh = Mesh::of_files(&Plan::to(backend.url()));
-    let tables = format!(
-        "{}[[outbound]]\nname = \"own\"\nidentity = \"{FRONTEND}\"\nlisten = \"unix:{}\"\nservice = \"{SERVICE}\"\nendpoints = [\"{}\"]\n\
-         [[outbound.allow]]\nroles = [\"nobody\"]\n[[role]]\nname = \"nobody\"\nmembers = [\"local:uid=65534\"]\n",
-        mesh.host_a.tables(),
-        own.display(),
-        mesh.inbound,
-    );
+    let nobody =
+        "[[outbound.allow]]\nroles = [\"nobody\"]\n[[role]]\nname = \"nobody\"\nmembers = [\"local:uid=65534\"]\n";
+    let tables = mesh.host_a.tables() + &outbound_at(&own, &mesh) + nobody;
     mesh.host_a.reload(&tables);
     let knock = || drop(http::get(Address::Unix(own.clone()), "/a"));
     let knocks: u64 = 2000;

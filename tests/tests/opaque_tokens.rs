@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use countersign_tests::agent::TestAgent;
+use countersign_tests::clock::WrongClock;
 use countersign_tests::gateway::{Gateway, bearer};
 use countersign_tests::issuer::{CONFIG_SECRET, Provider, SERVICE_CLIENT};
 use countersign_tests::pki::{Leaf, TestPki};
-use countersign_tests::wait;
+use countersign_tests::{tools, wait};
 
 const ROLES: &str = "[[role]]\nname = \"reader\"\nmembers = [\"scope:corp/llm:read\", \"spiffe://mesh.test/web/*\"]\n";
 
@@ -26,7 +27,11 @@ struct Site {
 }
 
 fn site(demand: &str, keys: &str) -> Site {
-    let (agent, pki) = (TestAgent::new("gateway"), TestPki::new("corp"));
+    site_as(TestAgent::new("gateway"), demand, keys)
+}
+
+fn site_as(agent: TestAgent, demand: &str, keys: &str) -> Site {
+    let pki = TestPki::new("corp");
     let provider = Provider::start(&pki, agent.folder());
     let introspection =
         format!("[issuer.introspection]\nclient_id = \"gateway\"\nclient_secret = \"{CONFIG_SECRET}\"\n{keys}");
@@ -111,6 +116,32 @@ fn a_revoked_token_counts_no_longer_than_its_answer_is_kept() {
     provider.revoke("opaque-service", &token);
     std::thread::sleep(Duration::from_millis(1100));
     gateway.refused("/", &["-H", &bearer(&token)], 401, "token_inactive");
+}
+
+#[test]
+fn a_token_that_was_refused_is_not_believed_again_when_the_clock_is_set_back() {
+    let folder = tools::folder();
+    let offset = folder.path().join("offset");
+    let set_clock = |text: &str| std::fs::write(&offset, text).unwrap();
+    set_clock("+0");
+    let agent = WrongClock::find().give(TestAgent::new("gateway"), &offset);
+    let Site { provider, gateway } = site_as(agent, ONLY, "cache = \"5m\"");
+    let token = provider.token("opaque-service");
+    let all_are = |what: &str, expected: u16| {
+        let mut in_a_row = 0;
+        wait::until_so(what, || {
+            in_a_row = if status(&gateway, &token) == expected { in_a_row + 1 } else { 0 };
+            in_a_row == 8
+        });
+    };
+    all_are("both workers believe it", 200);
+    provider.revoke("opaque-service", &token);
+    set_clock("+6m");
+    all_are("both workers have asked again", 401);
+    set_clock("+0");
+    for _ in 0..16 {
+        assert_eq!(status(&gateway, &token), 401, "what was said before it was revoked counts again");
+    }
 }
 
 #[test]

@@ -520,5 +520,6 @@ fn bounds_of_tokens_and_times_arrive_where_they_are_looked_at() {
     );
     let expected = &company.introspection.as_ref().unwrap().expected;
     assert_eq!((expected.leeway, expected.lifetime_unnamed), (seconds(7), Some(seconds(120))));
+    assert_eq!((expected.age_max, expected.lifetime_max), (Some(seconds(600)), Some(seconds(3600))));
     assert_eq!(config.limits.connect_timeout, seconds(3));
 }

@@ -327,6 +327,18 @@ mod tests {
     }
 
     #[test]
+    fn a_denial_covers_what_a_server_takes_for_its_path_and_an_allowance_does_not() {
+        let policy = policy(&[["off", "", "", "", "", "/admin"]], &[["all", "web", "", "", "", "/**"]]);
+        for path in ["/admin", "/admin/", "/Admin", "/ADMIN/"] {
+            check(&policy, &format!("web 10.0.0.1 GET {path}"), "denied by off");
+        }
+        check(&policy, "web 10.0.0.1 GET /admin/x", "allowed by all");
+        let policy = plain_policy(&[["admin", "web", "", "", "", "/admin"]]);
+        check(&policy, "web 10.0.0.1 GET /admin/", "path_not_allowed");
+        check(&policy, "web 10.0.0.1 GET /Admin", "path_not_allowed");
+    }
+
+    #[test]
     fn a_denial_counts_whatever_is_allowed() {
         let policy = policy(
             &[["no-deletes", "", "", "", "DELETE", ""], ["not-from-there", "web", "", "10.9.0.0/16", "", "/v1/**"]],

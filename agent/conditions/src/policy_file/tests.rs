@@ -203,8 +203,8 @@ proptest! {
         let parties = Parties::new(&principal, &service, Some(address)).unwrap();
         let mut attributes = Attributes::request(&parties, &method, &path).unwrap();
         attributes.headers([("X-Tenant", header.as_str())]).unwrap();
-        // What some server would read as a parameter of its own is refused.
-        attributes.query([("model", parameter.replace(';', "").as_str())]).unwrap();
+        // What some server would read as two parameters may be refused.
+        prop_assert!(attributes.query([("model", parameter.as_str())]).is_ok() || parameter.contains(';'));
         let now = Timestamp::from_unix_seconds(now);
         attributes.time(&Zone::utc().at(now));
         attributes.certificate(now).unwrap();
